@@ -1,0 +1,3536 @@
+"""Let the JavaScript of a Django site's own pages call its functions and models.
+
+    # blog/endpoints.py
+    import ajax
+    from .models import Post
+
+    @ajax.login_required
+    def whoami(request):
+        return {"username": request.user.username}
+
+    @ajax.register(Post)
+    class PostEndpoint(ajax.ModelEndpoint):
+        readonly_fields = ["author"]
+
+    # urls.py
+    path("ajax/", include("ajax"))
+
+Everything is called by POST, below the mount:
+
+    {app}/{name}.json                      a function of the app's endpoints.py, a form,
+                                           or create a record of the model
+    {app}/{model}/{operation}.json         list, create, a custom operation
+    {app}/{model}/{pk}/{operation}.json    get, update, delete, a custom operation
+    {app}/{model}/{pk}/{tags}/{command}.json   add, remove, set, clear, similar
+
+The life of a request is the function `dispatch`: resolve the path to an endpoint, check
+CSRF, let the endpoint authenticate the user, run it, and respond; whatever is raised on
+the way becomes a JSON error in `_error_response`. What a model looks like in JSON, and the
+queries that read it, come from one `_Plan` per model, worked out once.
+
+Read down for definitions, up to follow a request.
+"""
+
+import base64
+import contextlib
+import contextvars
+import copy
+import datetime
+import decimal
+import difflib
+import enum
+import functools
+import importlib.machinery
+import importlib.util
+import inspect
+import json
+import math
+import re
+import sys
+import threading
+import traceback
+import uuid
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from importlib import import_module
+from operator import attrgetter
+
+from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
+from django import forms
+from django.apps import AppConfig, apps
+from django.conf import settings
+from django.contrib.auth import get_permission_codename
+from django.contrib.auth.decorators import login_not_required
+from django.core import checks
+from django.core import exceptions as core_exceptions
+from django.core.exceptions import (
+    NON_FIELD_ERRORS,
+    BadRequest,
+    EmptyResultSet,
+    FieldDoesNotExist,
+    ImproperlyConfigured,
+    PermissionDenied,
+    RequestDataTooBig,
+    SuspiciousOperation,
+    TooManyFieldsSent,
+    TooManyFilesSent,
+    ValidationError,
+)
+from django.core.files import File
+from django.core.signals import got_request_exception
+from django.db import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    OperationalError,
+    connections,
+    models,
+    router,
+    transaction,
+)
+from django.db.models import (
+    Count,
+    F,
+    OuterRef,
+    Q,
+    Subquery,
+    prefetch_related_objects,
+)
+from django.db.models import signals as model_signals
+from django.db.models.constants import LOOKUP_SEP
+from django.db.models.fields.files import FieldFile, ImageFieldFile
+from django.db.models.query_utils import DeferredAttribute
+from django.dispatch import Signal
+from django.forms.utils import from_current_timezone
+from django.http import Http404, HttpResponse, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
+from django.http.request import HttpHeaders
+from django.http.response import HttpResponseBase
+from django.middleware.csrf import CsrfViewMiddleware
+from django.shortcuts import resolve_url
+from django.urls import path, re_path
+from django.urls.exceptions import NoReverseMatch
+from django.utils import timezone
+from django.utils.datastructures import MultiValueDict
+from django.utils.duration import duration_iso_string
+from django.utils.functional import Promise, cached_property
+from django.utils.html import escape
+from django.utils.log import log_response
+from django.utils.module_loading import import_string, module_has_submodule
+from django.utils.text import smart_split, unescape_string_literal
+from django.utils.translation import gettext as _
+from django.views.decorators.csrf import csrf_exempt
+
+__version__ = "1.0.0"
+
+__all__ = [
+    "AJAXError",
+    "AjaxConfig",
+    "AlreadyRegistered",
+    "BaseAuthentication",
+    "BaseEndpoint",
+    "DefaultEncoder",
+    "EnvelopedResponse",
+    "ExcludeEncoder",
+    "FormEndpoint",
+    "HTMLEscapeEncoder",
+    "IncludeEncoder",
+    "ModelEndpoint",
+    "NotRegistered",
+    "ajax_created",
+    "ajax_deleted",
+    "ajax_updated",
+    "allowed_methods",
+    "app_name",
+    "encoder",
+    "endpoint",
+    "json_response",
+    "login_required",
+    "register",
+    "urlpatterns",
+]
+
+app_name = "ajax"
+
+
+# --- Settings and limits --------------------------------------------------------------
+
+#: The project's settings, all optional, read when used.
+_DEFAULTS = {
+    "AJAX_MAX_PER_PAGE": 100,
+    "AJAX_AUTHENTICATION": f"{__name__}.BaseAuthentication",
+}
+
+_MAX_JSON_DEPTH = 64
+_MAX_INTEGER_DIGITS = 1000
+_MAX_TAGS = 100
+_MAX_MEMBERS = 1000
+_MAX_FILTER_VALUES = 100
+_MAX_SEARCH_WORDS = 10
+_MAX_SORT_KEYS = 10
+_MAX_EXPANSION = 5
+_MAX_UNKNOWN_KEYS = 20
+#: SQLite joins at most 64 tables; what is beyond this many is fetched beside.
+_MAX_JOINS = 40
+#: Beyond Number.MAX_SAFE_INTEGER (ECMA-262) JavaScript rounds.
+_MAX_SAFE_INTEGER = 2**53 - 1
+
+
+def _setting(name):
+    return getattr(settings, name, _DEFAULTS[name])
+
+
+# --- Exceptions -----------------------------------------------------------------------
+
+
+class AlreadyRegistered(Exception):
+    """The model or form, or its path, is registered already."""
+
+
+class NotRegistered(Exception):
+    """The model or form is not registered."""
+
+
+class AJAXError(Exception):
+    """An error whose code and message are the answer; raise it, or return it.
+
+    `code` is the HTTP status, 400 to 599; `message` is shown to the user; every other
+    keyword is added to the answer at top level, beside `success` and `data`.
+    """
+
+    def __init__(self, code, message, **extra):
+        code = int(code)
+        if not 400 <= code <= 599:
+            raise ValueError(f"AJAXError wants a code from 400 to 599, not {code}.")
+        super().__init__(code, message)
+        self.code = code
+        self.msg = message
+        self.extra = extra
+
+    def __str__(self):
+        return str(self.msg)
+
+    def get_response(self):
+        """Return the error as a JSON HttpResponse."""
+        answer = {
+            "success": False,
+            "data": {"code": self.code, "message": str(self.msg)},
+        }
+        answer.update(_besides(self.extra))
+        response = _json_response(_dumps(answer), self.code)
+        if self.code == HTTPStatus.METHOD_NOT_ALLOWED:
+            response["Allow"] = "POST"
+        return response
+
+
+def _forbidden():
+    return AJAXError(403, _("Access to endpoint is forbidden"))
+
+
+def _invalid(errors):
+    return AJAXError(400, _("Could not save model."), errors=errors)
+
+
+# --- Signals --------------------------------------------------------------------------
+
+#: Sent inside the transaction, after its last write, with `instance` and `request`;
+#: `ajax_deleted` also with `payload`, what the client is answered.
+ajax_created = Signal()
+ajax_updated = Signal()
+ajax_deleted = Signal()
+
+
+# --- Values as JSON -------------------------------------------------------------------
+
+
+class EnvelopedResponse:
+    """Data with `metadata`, a dict of what goes beside it in the answer."""
+
+    def __init__(self, data, metadata):
+        self.data = data
+        self.metadata = metadata
+
+
+class _Page(EnvelopedResponse):
+    """A list of records, kept as JSON text until somebody looks at `data`."""
+
+    def __init__(self, texts, metadata):
+        self.texts = texts
+        self.metadata = metadata
+
+    @cached_property
+    def data(self):
+        return [json.loads(text) for text in self.texts]
+
+
+def _iso(value):
+    text = value.isoformat()
+    return text[:-6] + "Z" if text.endswith("+00:00") else text
+
+
+def _file_url(file):
+    """Return the URL of a FieldFile, None without a file or without URLs."""
+    try:
+        return file.url if file else None
+    except NotImplementedError:
+        return None
+
+
+def _integer(value):
+    value = int(value)
+    return value if abs(value) <= _MAX_SAFE_INTEGER else str(value)
+
+
+#: How a value that JSON does not know is given, first match wins.
+_CONVERSIONS = (
+    (enum.Enum, lambda value: _plain(value.value)),
+    (int, _integer),
+    (float, lambda value: value if math.isfinite(value) else None),
+    (datetime.datetime, _iso),
+    ((datetime.date, datetime.time), lambda value: value.isoformat()),
+    (datetime.timedelta, duration_iso_string),
+    (decimal.Decimal, lambda value: str(value) if value.is_finite() else None),
+    ((uuid.UUID, Promise), str),
+    ((bytes, bytearray, memoryview), lambda v: base64.b64encode(v).decode("ascii")),
+    (FieldFile, _file_url),
+    (File, lambda value: value.name),
+    (models.Model, lambda value: encoder.encode(value)),
+    (models.QuerySet, lambda value: _plain(list(value))),
+)
+
+
+def _plain(value):
+    """Return what an endpoint gave as dicts, lists and scalars that JSON knows.
+
+    Raise TypeError for what cannot be encoded.
+    """
+    if value is None or type(value) in (bool, str):
+        return value
+    for kinds, convert in _CONVERSIONS:
+        if isinstance(value, kinds):
+            return convert(value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_plain_key(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable):
+        items = list(value)
+        if items and all(isinstance(item, models.Model) for item in items):
+            return encoder.encode(items)
+        return [_plain(item) for item in items]
+    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON.")
+
+
+def _plain_key(key):
+    if isinstance(key, str):
+        return str(key)
+    plain = _plain(key)
+    return plain if isinstance(plain, (str, int, float, type(None))) else str(plain)
+
+
+def _escaped(value):
+    """Return plain data with every text in it, keys too, escaped for HTML."""
+    if isinstance(value, str):
+        return str(escape(value))
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return value
+
+
+#: Plain data as JSON text; ASCII, so that no lone surrogate can break the answer.
+_dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def _json_response(text, status=200):
+    return HttpResponse(text, content_type="application/json", status=status)
+
+
+def _besides(extra):
+    """Return what goes beside `success` and `data` in an answer, as plain data."""
+    return {
+        key: value
+        for key, value in _plain(extra).items()
+        if key not in ("success", "data")
+    }
+
+
+def _success_response(result):
+    """Return what an endpoint returned as an HttpResponse; raise a returned AJAXError."""
+    if isinstance(result, HttpResponseBase):
+        return result
+    if isinstance(result, AJAXError):
+        raise result
+    metadata = {}
+    if isinstance(result, EnvelopedResponse):
+        metadata = _besides(result.metadata)
+    if isinstance(result, _Page) and "data" not in vars(result):
+        data = f"[{','.join(result.texts)}]"
+    elif isinstance(result, EnvelopedResponse):
+        data = _dumps(_plain(result.data))
+    else:
+        data = _dumps(_plain(result))
+    rest = f",{_dumps(metadata)[1:]}" if metadata else "}"
+    return _json_response(f'{{"success":true,"data":{data}{rest}')
+
+
+# --- Column values as JSON text -------------------------------------------------------
+
+_WORDS = {True: "true", False: "false"}
+
+
+def _write_any(value):
+    return _dumps(_plain(value))
+
+
+def _write_escaped(value):
+    return _dumps(_escaped(_plain(value)))
+
+
+def _write_integer(value):
+    if -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER:
+        return int.__repr__(value)
+    return f'"{int.__repr__(value)}"'
+
+
+def _write_date(value):
+    return f'"{_iso(value)}"'
+
+
+def _write_number(value):
+    return f'"{value}"' if value.is_finite() else "null"
+
+
+def _file_writer(field, write):
+    def write_file(value):
+        if not isinstance(value, FieldFile):
+            value = field.attr_class(None, field, value)
+        return write(_file_url(value))
+
+    return write_file
+
+
+#: The quick way to write what such a field holds; everything else goes through _plain.
+_WRITERS = (
+    (models.BooleanField, _WORDS.__getitem__),
+    (models.IntegerField, _write_integer),
+    (models.DecimalField, _write_number),
+    ((models.DateField, models.TimeField), _write_date),
+)
+_TEXT_FIELDS = (models.CharField, models.TextField)
+
+
+def _writer(field, html_escape):
+    """Return the function that writes one value of the field, not None, as JSON text."""
+    write_text = _write_escaped if html_escape else _dumps
+    if isinstance(field, models.ForeignKey):
+        return _writer(field.target_field, html_escape)
+    if isinstance(field, models.FileField):
+        return _file_writer(field, write_text)
+    if not hasattr(field, "from_db_value"):
+        if isinstance(field, _TEXT_FIELDS):
+            return write_text
+        for kinds, write in _WRITERS:
+            if isinstance(field, kinds):
+                return write
+    return _write_escaped if html_escape else _write_any
+
+
+# --- How a model is read and written: the plan ----------------------------------------
+
+
+def _is_user_model(model):
+    # Imported on use: while apps load, not even an abstract model can be made.
+    from django.contrib.auth.base_user import AbstractBaseUser
+
+    return issubclass(model, AbstractBaseUser)
+
+
+def _is_tags_manager(field):
+    if not apps.is_installed("taggit"):
+        return False
+    from taggit.managers import TaggableManager
+
+    return isinstance(field, TaggableManager)
+
+
+def _is_parent_link(field):
+    return field.is_relation and field.remote_field.parent_link
+
+
+def _is_own_key(field):
+    """Whether the field only repeats the record's pk: itself, or a parent's."""
+    return _is_parent_link(field) if field.is_relation else field.primary_key
+
+
+def _model_fields(model):
+    """Return by name what a model has to show besides its pk, in order."""
+    opts = model._meta
+    named = [field for field in opts.concrete_fields if not _is_own_key(field)]
+    return {field.name: field for field in (*named, *opts.many_to_many)}
+
+
+def _within(model, endpoint_class):
+    """Return the names that an endpoint class lets be seen, in order."""
+    every = _model_fields(model)
+    fields = endpoint_class.fields
+    if fields is None or fields == "__all__":
+        names = [name for name in every if name != "password"]
+    else:
+        extras = [n for n in fields if n not in every and n not in _pk_names(model)]
+        names = [name for name in every if name in fields] + extras
+    return [name for name in names if name not in endpoint_class.exclude]
+
+
+def _pk_names(model):
+    return {"pk", *(f.name for f in model._meta.concrete_fields if _is_own_key(f))}
+
+
+def _shown(model, endpoint_class, chosen):
+    """Return the names that are shown of a model: the one rule for reading and writing.
+
+    `chosen` is the encoder that speaks for the model, or None.
+    """
+    names = _within(model, endpoint_class)
+    if endpoint_class.fields is None and _is_user_model(model):
+        if not isinstance(chosen, (IncludeEncoder, ExcludeEncoder)):
+            names = [name for name in names if name == model.USERNAME_FIELD]
+    return chosen.select(names) if chosen else names
+
+
+def _levels(expand):
+    """Return an `expand` attribute as (levels, names to expand or None for all)."""
+    if expand is True:
+        return _MAX_EXPANSION, None
+    if isinstance(expand, int):
+        return int(expand), None
+    tree = {}
+    for name in expand:
+        branch = tree
+        for part in name.split(LOOKUP_SEP):
+            branch = branch.setdefault(part, {})
+    return _MAX_EXPANSION, tree
+
+
+def _overrides(endpoint_class, hook):
+    return getattr(endpoint_class, hook) is not getattr(ModelEndpoint, hook)
+
+
+def _adds_only(queryset_class):
+    """Whether a QuerySet class adds methods, but changes none of Django's."""
+    own = set()
+    for base in queryset_class.__mro__[: queryset_class.__mro__.index(models.QuerySet)]:
+        own |= {name for name in vars(base) if name not in ("__doc__", "__module__")}
+    return not own & set(dir(models.QuerySet)) - {"__qualname__", "__firstlineno__"}
+
+
+def _is_filtered(model):
+    """Whether the default manager decides by itself which records there are."""
+    manager = type(model._default_manager)
+    return manager.get_queryset is not models.Manager.get_queryset
+
+
+def _needs_instances(model):
+    """Whether making instances of a model can be noticed by anybody's code."""
+    descriptors = (inspect.getattr_static(model, f.attname) for f in model._meta.fields)
+    return (
+        model.__init__ is not models.Model.__init__
+        or model.from_db.__func__ is not models.Model.from_db.__func__
+        or model_signals.pre_init.has_listeners(model)
+        or model_signals.post_init.has_listeners(model)
+        or not all(isinstance(each, DeferredAttribute) for each in descriptors)
+        or any(
+            getattr(field, "attr_class", FieldFile) not in (FieldFile, ImageFieldFile)
+            for field in model._meta.fields
+        )
+    )
+
+
+class _Batch:
+    """The records of one model that are written together.
+
+    `columns` are their values, in the order of the plan's lookups; `records` are the
+    instances where somebody needs them, else None; `found` is what was fetched beside.
+    """
+
+    def __init__(self, columns, records, using, request, endpoint=None):
+        self.columns = columns
+        self.records = records
+        self.using = using
+        self.request = request
+        self.endpoint = endpoint
+        self.pks = columns[0] if columns else ()
+        self.found = {}
+
+
+class _Column:
+    """A key whose value stands in a column of the model's own table."""
+
+    joins = ()
+
+    def __init__(self, plan, name, field):
+        self.name = name
+        self.write = _writer(field, plan.html_escape)
+        self.fallback = _write_escaped if plan.html_escape else _write_any
+        self.position = plan.add_lookup(name, field.attname)
+
+    def texts(self, batch):
+        return self.write_all(batch.columns[self.position])
+
+    def write_all(self, values):
+        """Return each value as JSON text.
+
+        An instance may hold what its field has not cleaned yet: such a column is written
+        value by value, for what it is.
+        """
+        write = self.write
+        try:
+            return ["null" if value is None else write(value) for value in values]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return [self.fallback(value) for value in values]
+
+
+class _Key(_Column):
+    """A foreign key given as the pk of what it refers to."""
+
+    def __init__(self, plan, field):
+        target = field.remote_field.model._meta.pk
+        self.name = field.name
+        self.field = field
+        self.write = _writer(target, plan.html_escape)
+        self.fallback = _write_any
+        self.by_pk = field.target_field.primary_key
+        self.joins = () if self.by_pk else (field.name,)
+        self.position = plan.add_lookup(
+            f"{field.name}{LOOKUP_SEP}pk", field.attname if self.by_pk else self.pk_of
+        )
+
+    def pk_of(self, record):
+        related = self.field.get_cached_value(record, default=None)
+        return related and related.pk
+
+
+class _Joined:
+    """A foreign key shown as the whole record, read by a join."""
+
+    def __init__(self, plan, field, related):
+        self.name = field.name
+        self.field = field
+        self.plan = related
+        self.joins = (
+            field.name,
+            *(f"{field.name}{LOOKUP_SEP}{join}" for join in related.joins),
+        )
+
+    def texts(self, batch):
+        if batch.records is None:
+            return self.from_columns(batch)
+        cached = self.field.get_cached_value
+        related = [cached(record, default=None) for record in batch.records]
+        distinct = {each.pk: each for each in related if each is not None}
+        texts = self.plan.write_related(list(distinct.values()), batch)
+        return [texts[each.pk] if each is not None else "null" for each in related]
+
+    def from_columns(self, batch):
+        """Write each distinct related record once, out of the joined columns."""
+        columns = batch.columns[self.start : self.start + len(self.plan.lookups)]
+        keys = columns[0]
+        rows = dict(zip(keys, zip(*columns, strict=True), strict=True))
+        rows.pop(None, None)
+        distinct = list(zip(*rows.values(), strict=True))
+        related = _Batch(distinct, None, batch.using, batch.request)
+        texts = dict(zip(rows, self.plan.write(related), strict=True))
+        return [texts.get(key, "null") for key in keys]
+
+
+class _Fetched:
+    """A foreign key shown as the whole record, read by a query of its own.
+
+    So are models whose endpoint or manager says which records there are, keys that no
+    database constraint guards (an inner join would lose the row), and what is beyond the
+    joins a database can do. Keys to one model that are expanded alike share the query.
+    """
+
+    def __init__(self, plan, field, source):
+        self.name = field.name
+        self.key = _Key(plan, field)
+        self.joins = self.key.joins
+        self.source = source
+        source.keys.append(self.key)
+
+    def texts(self, batch):
+        keys = batch.columns[self.key.position]
+        found = self.source.texts(batch)
+        if self.source.plan.is_restricted:
+            # What is outside may exist: its pk is all that is shown of it.
+            missing = [key for key in keys if key not in found]
+            found = found | dict(zip(missing, self.key.write_all(missing), strict=True))
+        return [found.get(key, "null") for key in keys]
+
+
+class _Source:
+    """The query that _Fetched relations of one batch share; its plan is made on use."""
+
+    def __init__(self, make_plan):
+        self.make_plan = make_plan
+        self.keys = []
+
+    @cached_property
+    def plan(self):
+        return self.make_plan()
+
+    def texts(self, batch):
+        if self not in batch.found:
+            keys = {key for each in self.keys for key in batch.columns[each.position]}
+            batch.found[self] = self.plan.fetch(keys - {None}, batch.request)
+        return batch.found[self]
+
+
+class _Members:
+    """A many-to-many relation, given as a list of pks."""
+
+    joins = ()
+
+    def __init__(self, plan, field):
+        self.name = field.name
+        self.write = _writer(field.remote_field.model._meta.pk, plan.html_escape)
+        self.source = field.m2m_field_name()
+        self.target = field.m2m_reverse_field_name()
+        self.through = field.remote_field.through
+
+    def texts(self, batch):
+        rows = (
+            self.through._base_manager.using(batch.using)
+            .filter(
+                **{f"{self.source}__in": [pk for pk in batch.pks if pk is not None]}
+            )
+            .values_list(f"{self.source}__pk", f"{self.target}__pk")
+        )
+        members = {pk: {} for pk in batch.pks}
+        for pk, member in sorted(rows):
+            members[pk][member] = self.write(member)
+        return [f"[{','.join(members[pk].values())}]" for pk in batch.pks]
+
+
+class _Tags:
+    """The tags of a TaggableManager, as a list of {"pk", "name", "slug"}.
+
+    Read from the through table: taggit's own prefetch builds a queryset for every row.
+    """
+
+    joins = ()
+
+    def __init__(self, plan, field):
+        from taggit.models import CommonGenericTaggedItemBase
+
+        self.name = field.name
+        self.model = field.model
+        self.through = field.through
+        self.ordering = [
+            f"{'-' * name.startswith('-')}tag{LOOKUP_SEP}{name.removeprefix('-')}"
+            for name in field.ordering or ()
+        ]
+        self.is_generic = issubclass(self.through, CommonGenericTaggedItemBase)
+        self.key = "object_id" if self.is_generic else "content_object_id"
+        self.write = _write_escaped if plan.html_escape else _dumps
+        columns = (self.key, "tag_id", "tag__name", "tag__slug")
+        self.rows = self.through._base_manager.values_list("pk", *columns)
+
+    def restrict(self, queryset):
+        """Return what of a queryset of the through table is about this model."""
+        if not self.is_generic:
+            return queryset
+        from django.contrib.contenttypes.models import ContentType
+
+        kind = ContentType.objects.db_manager(queryset.db).get_for_model(self.model)
+        return queryset.filter(content_type=kind)
+
+    def texts(self, batch):
+        pks = [pk for pk in batch.pks if pk is not None]
+        rows = self.restrict(self.rows.using(batch.using)).filter(
+            **{f"{self.key}__in": pks}
+        )
+        # Sorted here: asked to sort by the through table's pk, SQLite reads all of it.
+        if self.ordering:
+            rows = rows.order_by(*self.ordering)
+        else:
+            rows = sorted(rows)
+        tags = {pk: [] for pk in batch.pks}
+        known = {}
+        for _through, pk, tag, name, slug in rows:
+            if tag not in known:
+                known[tag] = self.write({"pk": tag, "name": name, "slug": slug})
+            tags[pk].append(known[tag])
+        return [f"[{','.join(tags[pk])}]" for pk in batch.pks]
+
+
+class _Extra:
+    """A property or method of the endpoint or the model that `fields` names."""
+
+    joins = ()
+
+    def __init__(self, plan, name):
+        self.name = name
+        self.of_endpoint = hasattr(plan.endpoint_class, name)
+        if not self.of_endpoint and not hasattr(plan.model, name):
+            raise ImproperlyConfigured(
+                f"{plan.endpoint_class.__name__}.fields names {name!r}, which neither the "
+                f"endpoint nor {plan.model._meta.label} has."
+            )
+        self.write = _write_escaped if plan.html_escape else _write_any
+
+    def texts(self, batch):
+        return [self.write(self.value(record, batch)) for record in batch.records]
+
+    def value(self, record, batch):
+        if self.of_endpoint:
+            value = getattr(batch.endpoint, self.name)
+            return value(record) if callable(value) else value
+        value = getattr(record, self.name)
+        return value() if callable(value) else value
+
+
+class _Plan:
+    """How one model is read, joined and written as JSON at one place of an answer.
+
+    `parts` each write one key for all records of a batch; `lookups` are the columns they
+    want, for `values_list()`, and `getters` read the same off an instance; `joins` are the
+    relations to select. Rows are read as tuples unless somebody's code needs instances.
+    """
+
+    def __init__(
+        self, model, endpoint_class, *, chosen, has_user, html_escape, levels=None,
+        ancestors=(), budget=None,
+    ):  # fmt: skip
+        self.model = model
+        self.endpoint_class = endpoint_class
+        self.encoder = chosen
+        self.has_user = has_user
+        self.html_escape = html_escape or getattr(chosen, "html_escape", False)
+        self.levels = levels or _levels(endpoint_class.expand)
+        self.ancestors = (*ancestors, model._meta.concrete_model)
+        self.budget = budget or [_MAX_JOINS]
+        self.asks = has_user and _overrides(endpoint_class, "can_get")
+        self.own_queryset = _overrides(endpoint_class, "get_queryset")
+        self.is_restricted = self.own_queryset or self.asks or _is_filtered(model)
+        self.is_custom = chosen is not None and chosen.is_custom
+        self.lookups, self.getters, self.sources = [], [], {}
+        self.parts = [_Column(self, "pk", model._meta.pk)]
+        names = _shown(model, endpoint_class, chosen)
+        fields = _model_fields(model)
+        self.parts += [self._part(name, fields.get(name)) for name in names]
+        self._finish()
+
+    def _finish(self):
+        joined = [part for part in self.parts if isinstance(part, _Joined)]
+        for part in joined:
+            part.start = len(self.lookups)
+            self.lookups += [f"{part.name}{LOOKUP_SEP}{n}" for n in part.plan.lookups]
+        self.names = [part.name for part in self.parts]
+        self.joins = [join for part in self.parts for join in part.joins]
+        self.models = {self.model}.union(*(part.plan.models for part in joined))
+        self.template = (
+            "{" + ",".join(f"{_dumps(name)}:%s" for name in self.names) + "}"
+        )
+        self.needs_records = (
+            self.is_custom
+            or self.asks
+            or any(isinstance(part, _Extra) for part in self.parts)
+            or any(part.plan.needs_records for part in joined)
+            or _needs_instances(self.model)
+        )
+
+    def add_lookup(self, lookup, getter):
+        """Want a column; return its position."""
+        self.lookups.append(lookup)
+        self.getters.append(attrgetter(getter) if isinstance(getter, str) else getter)
+        return len(self.lookups) - 1
+
+    def _part(self, name, field):
+        if field is None:
+            return _Extra(self, name)
+        if isinstance(field, models.ForeignKey):
+            return self._relation(field)
+        if _is_tags_manager(field):
+            return _Tags(self, field)
+        if field.many_to_many:
+            return _Members(self, field)
+        return _Column(self, name, field)
+
+    def _relation(self, field):
+        """Return the part for a foreign key: its pk, joined, or fetched beside."""
+        related = field.remote_field.model
+        levels, names = self.levels
+        if levels < 1 or names is not None and field.name not in names:
+            return _Key(self, field)
+        endpoint_class = endpoint.find(related)
+        overrides = functools.partial(_overrides, endpoint_class)
+        is_back = names is None and related._meta.concrete_model in self.ancestors
+        if (
+            is_back
+            or not self.has_user
+            and (overrides("can_get") or overrides("get_queryset"))
+        ):
+            return _Key(self, field)
+        own_levels, own_names = _levels(endpoint_class.expand)
+        inner = (
+            (levels - 1, names[field.name])
+            if names is not None
+            else (min(levels - 1, own_levels), own_names)
+        )
+        make_plan = functools.partial(
+            _Plan, related, endpoint_class, chosen=encoder.find(related),
+            has_user=self.has_user, html_escape=self.html_escape, levels=inner,
+            ancestors=self.ancestors,
+        )  # fmt: skip
+        if self._joins(field) and not (
+            overrides("get_queryset") or _is_filtered(related)
+        ):
+            return _Joined(self, field, make_plan(budget=self.budget))
+        source = self.sources.setdefault((related, repr(inner)), _Source(make_plan))
+        return _Fetched(self, field, source)
+
+    def _joins(self, field):
+        """Whether a join reads the relation safely; if so, take it off the budget."""
+        related = field.remote_field.model
+        tables = 1 + len(related._meta.all_parents)
+        guarded = field.null or field.db_constraint
+        near = router.db_for_read(related) == router.db_for_read(self.model)
+        if not (guarded and near and self.budget[0] >= tables):
+            return False
+        self.budget[0] -= tables
+        return True
+
+    # Reading
+
+    @cached_property
+    def _prepared(self):
+        """The query every request begins with, made once; None if it is the endpoint's."""
+        if self.own_queryset or _is_filtered(self.model):
+            return None
+        return self.prepare(self.model._default_manager.all())
+
+    def queryset(self, endpoint, conditions=()):
+        """Return the query of all that the endpoint shows, ready to narrow and load."""
+        if self._prepared is None or self._has_listeners():
+            queryset = endpoint.get_queryset(endpoint.request)
+            return self.prepare(queryset.filter(*conditions))
+        return self._prepared.filter(*conditions)
+
+    def prepare(self, queryset):
+        by_rows = _adds_only(type(queryset)) and not self.needs_records
+        if by_rows and not self._has_listeners():
+            return queryset.values_list(*self.lookups)
+        queryset = queryset.defer(None)
+        return queryset.select_related(*self.joins) if self.joins else queryset
+
+    def _has_listeners(self):
+        """Whether somebody listens to instances being made, by pre_init or post_init."""
+        return any(
+            signal.has_listeners(model)
+            for model in self.models
+            for signal in (model_signals.pre_init, model_signals.post_init)
+        )
+
+    def load(self, queryset, endpoint):
+        """Return the batch of a queryset that `prepare` made."""
+        found = list(queryset)
+        if found and not isinstance(found[0], tuple):
+            return self.batch(found, queryset.db, endpoint.request, endpoint)
+        columns = list(zip(*found, strict=True))
+        return _Batch(columns, None, queryset.db, endpoint.request, endpoint)
+
+    def load_allowed(self, queryset, endpoint):
+        """Return the batch of a queryset, without the records that are refused."""
+        batch = self.load(queryset, endpoint)
+        if not (self.asks and batch.pks):
+            return batch
+        records = [
+            each for each in batch.records if endpoint.can_get(endpoint.user, each)
+        ]
+        return self.batch(records, batch.using, batch.request, endpoint)
+
+    def batch(self, records, using, request, endpoint=None):
+        """Return the batch of instances that are there already."""
+        columns = [[get(record) for record in records] for get in self.getters]
+        endpoint = endpoint or self.endpoint_class.for_model(self.model, request)
+        return _Batch(columns, records, using, request, endpoint)
+
+    def batch_of(self, records):
+        """Return the batch of somebody's instances; what they refer to is read at once."""
+        prefetch_related_objects(records, *self.joins)
+        return self.batch(
+            records, router.db_for_read(self.model, instance=records[0]), None
+        )
+
+    def fetch(self, pks, request):
+        """Return the JSON text by pk of those of the records that are shown."""
+        if not pks:
+            return {}
+        endpoint = self.endpoint_class.for_model(self.model, request)
+        batch = self.load_allowed(self.queryset(endpoint, [Q(pk__in=pks)]), endpoint)
+        return dict(zip(batch.pks, self.write(batch), strict=True))
+
+    # Writing
+
+    def write(self, batch):
+        """Return the JSON text of each record of a batch."""
+        if not batch.pks:
+            return []
+        return self._write_custom(batch) if self.is_custom else self.write_plain(batch)
+
+    def write_plain(self, batch):
+        texts = [part.texts(batch) for part in self.parts]
+        return list(map(self.template.__mod__, zip(*texts, strict=True)))
+
+    def write_related(self, records, batch):
+        """Return by pk the JSON text of each instance, or its pk where that is refused."""
+        inner = self.batch(records, batch.using, batch.request)
+        texts = dict(zip(inner.pks, self.parts[0].texts(inner), strict=True))
+        if self.asks:
+            ask, user = inner.endpoint.can_get, inner.endpoint.user
+            records = [record for record in records if ask(user, record)]
+            inner = self.batch(records, batch.using, batch.request, inner.endpoint)
+        return texts | dict(zip(inner.pks, self.write(inner), strict=True))
+
+    def _write_custom(self, batch):
+        """Let the model's encoder speak, within what its endpoint lets be seen."""
+        fields = _model_fields(self.model)
+        hidden = {*fields, *(getattr(f, "attname", f.name) for f in fields.values())}
+        for name in _within(self.model, self.endpoint_class):
+            if name in fields:
+                hidden -= {name, getattr(fields[name], "attname", name)}
+        options = {"html_escape": True} if self.html_escape else {}
+        token = _encoding.set(self.plain_texts(batch))
+        try:
+            given = [_plain(self.encoder(each, **options)) for each in batch.records]
+        finally:
+            _encoding.reset(token)
+        return [_dumps(_without(each, hidden)) for each in given]
+
+    def plain_texts(self, batch):
+        """Return by id of each instance what is written of it where no encoder speaks."""
+        return dict(zip(map(id, batch.records), self.write_plain(batch), strict=True))
+
+
+def _without(data, keys):
+    if not isinstance(data, dict):
+        return data
+    return {key: value for key, value in data.items() if key not in keys}
+
+
+#: What is written of the instances that a custom encoder is speaking for, by their id.
+_encoding = contextvars.ContextVar("encoding")
+
+
+def _encode_records(records, chosen=None, html_escape=False):
+    """Return instances as dicts, in their order, as seen by nobody in particular."""
+    encoded = {}
+    for model in {type(record): None for record in records}:
+        same = [record for record in records if type(record) is model]
+        plan = endpoint.plan(model, html_escape=html_escape, chosen=chosen)
+        texts = plan.write(plan.batch_of(same))
+        encoded.update(zip(map(id, same), map(json.loads, texts), strict=True))
+    return [encoded[id(record)] for record in records]
+
+
+# --- Encoders -------------------------------------------------------------------------
+
+
+class DefaultEncoder:
+    """How a model looks in JSON; extend `to_dict` to say it in code."""
+
+    #: Whether every text is escaped for HTML.
+    html_escape = False
+
+    def to_dict(self, record, expand=None, html_escape=False, fields=None):
+        """Return what is shown of a record as a dict of plain data.
+
+        `expand=False` gives foreign keys as pks, `fields` names the only keys wanted.
+        """
+        data = self._prepared(record, html_escape)
+        if expand is False:
+            for name, field in _model_fields(type(record)).items():
+                if isinstance(field, models.ForeignKey) and isinstance(
+                    data.get(name), dict
+                ):
+                    data[name] = data[name]["pk"]
+        if fields is not None:
+            data = {k: value for k, value in data.items() if k == "pk" or k in fields}
+        return data
+
+    def _prepared(self, record, html_escape):
+        """Return the record's dict, written with the others of the batch it is of."""
+        texts = _encoding.get({})
+        if id(record) not in texts:
+            plan = endpoint.plan(type(record), html_escape=html_escape, chosen=self)
+            texts = plan.plain_texts(plan.batch_of([record]))
+        return json.loads(texts[id(record)])
+
+    def __call__(self, record, html_escape=False):
+        return self.to_dict(record, **({"html_escape": True} if html_escape else {}))
+
+    @property
+    def is_custom(self):
+        kind = type(self)
+        return (
+            kind.to_dict is not DefaultEncoder.to_dict
+            or kind.__call__ is not DefaultEncoder.__call__
+        )
+
+    def select(self, names):
+        """Return which of the names that the endpoint lets be seen are shown."""
+        return names
+
+
+class HTMLEscapeEncoder(DefaultEncoder):
+    """Escapes every text for HTML."""
+
+    html_escape = True
+
+
+class IncludeEncoder(DefaultEncoder):
+    """Shows the fields it lists, and the pk."""
+
+    def __init__(self, include):
+        self.include = include
+
+    def select(self, names):
+        return [name for name in names if name in self.include]
+
+
+class ExcludeEncoder(DefaultEncoder):
+    """Shows all fields but those it lists."""
+
+    def __init__(self, exclude):
+        self.exclude = exclude
+
+    def select(self, names):
+        return [name for name in names if name not in self.exclude]
+
+
+class _FunctionEncoder(DefaultEncoder):
+    """A plain function in the place of an encoder."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, record, html_escape=False):
+        return self.function(record, html_escape=html_escape)
+
+
+class Encoders:
+    """The registry of encoders: what each model looks like, wherever it appears."""
+
+    def __init__(self):
+        self._registry = {}
+
+    def register(self, model, encoder):
+        """Let an encoder (or its class, or a function of the record) speak for a model.
+
+        Raise AlreadyRegistered if one does.
+        """
+        if model in self._registry:
+            raise AlreadyRegistered(f"{model._meta.label} has an encoder already.")
+        if isinstance(encoder, type):
+            encoder = encoder()
+        elif not isinstance(encoder, DefaultEncoder):
+            encoder = _FunctionEncoder(encoder)
+        self._registry[model] = encoder
+        endpoint.forget_plans()
+
+    def unregister(self, model):
+        """Take the model's encoder away; raise NotRegistered if it has none."""
+        if model not in self._registry:
+            raise NotRegistered(f"{model._meta.label} has no encoder.")
+        del self._registry[model]
+        endpoint.forget_plans()
+
+    def is_registered(self, model):
+        """Return whether an encoder speaks for the model."""
+        return model in self._registry
+
+    def find(self, model):
+        """Return the encoder of a model, or of what it is a proxy of, or None."""
+        return _find(self._registry, model)
+
+    def encode(self, record, encoder=None, html_escape=False):
+        """Return a record as a dict, a QuerySet or an iterable of records as a list.
+
+        `encoder` speaks instead of the registered one. There is no user here: models
+        whose endpoint overrides `can_get` or `get_queryset` stay pks in what is expanded.
+        """
+        if not isinstance(encoder, DefaultEncoder | None):
+            encoder = _FunctionEncoder(encoder)
+        if isinstance(record, models.Model):
+            return _encode_records([record], encoder, html_escape)[0]
+        if isinstance(record, Mapping | str) or not isinstance(record, Iterable):
+            return _plain(record)
+        items = list(record)
+        if all(isinstance(item, models.Model) for item in items):
+            return _encode_records(items, encoder, html_escape)
+        return [self.encode(item, encoder, html_escape) for item in items]
+
+
+def _find(registry, model):
+    """Return what is registered for a model, else for one it is a proxy of, else None."""
+    for base in model.__mro__:
+        meta = getattr(base, "_meta", None)
+        if meta and meta.concrete_model is model._meta.concrete_model:
+            if base in registry:
+                return registry[base]
+    return None
+
+
+encoder = Encoders()
+
+
+# --- Reading input --------------------------------------------------------------------
+
+_FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+_JSON_TYPE = "application/json"
+
+#: NUL, which PostgreSQL refuses, and lone surrogates, which no database stores.
+_BAD_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+def _strict_object(pairs):
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError(_("An object has a key twice."))
+    return dict(pairs)
+
+
+def _strict_integer(text):
+    if len(text) > _MAX_INTEGER_DIGITS:
+        raise ValueError(_("An integer has too many digits."))
+    return int(text)
+
+
+def _strict_float(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(_("%s is not a number in JSON.") % text[:20])
+    return value
+
+
+def _check_depth(value, allowed=_MAX_JSON_DEPTH):
+    if isinstance(value, (dict, list)):
+        if not allowed:
+            raise ValueError(_("It is nested too deeply."))
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, allowed - 1)
+
+
+def _check_text(value):
+    """Raise ValidationError if a text that no database stores is in a JSON value."""
+    if isinstance(value, str):
+        if _BAD_TEXT.search(value):
+            raise ValidationError(
+                _("Null characters and lone surrogates are not allowed.")
+            )
+    elif isinstance(value, dict):
+        _check_text(list(value))
+        _check_text(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            _check_text(item)
+
+
+def _parse_json(text):
+    """Return the value of a JSON text (RFC 8259), bytes or str.
+
+    Stricter than json.loads: no key twice, no NaN or Infinity, no giant integers, no deep
+    nesting. Raise ValueError saying where.
+    """
+    try:
+        value = json.loads(
+            text.decode() if isinstance(text, bytes) else text,
+            object_pairs_hook=_strict_object,
+            parse_int=_strict_integer,
+            parse_float=_strict_float,
+            parse_constant=_strict_float,
+        )
+    except RecursionError:
+        raise ValueError(_("It is nested too deeply.")) from None
+    _check_depth(value)
+    return value
+
+
+def _body(request):
+    """Return what the client sent, and the AJAXError if it cannot be read.
+
+    The same is `request.data` from then on: for JSON the parsed value, else request.POST.
+    """
+    if not hasattr(request, "data"):
+        request.data, request.data_error = request.POST, None
+        if request.content_type == _JSON_TYPE and request.body:
+            try:
+                request.data = _parse_json(request.body)
+            except ValueError as error:
+                message = _("The body is not valid JSON: %s") % error
+                request.data, request.data_error = None, AJAXError(400, message)
+    return request.data, request.data_error
+
+
+def _checked_body(request):
+    data, error = _body(request)
+    if error:
+        raise error
+    return data
+
+
+class _FormValue(list):
+    """What one key of a form came with: texts and files."""
+
+
+def _submitted(request):
+    """Return by name what was sent: JSON values, or _FormValues.
+
+    Raise AJAXError 400 if it is not JSON, or no object.
+    """
+    data = _checked_body(request)
+    if isinstance(data, MultiValueDict):
+        sent = {}
+        for key, values in (*request.POST.lists(), *request.FILES.lists()):
+            sent.setdefault(key.removesuffix("[]"), _FormValue()).extend(values)
+    elif isinstance(data, dict):
+        sent = dict(data)
+    else:
+        raise AJAXError(400, _("The body has to be a JSON object."))
+    sent.pop("csrfmiddlewaretoken", None)
+    return sent
+
+
+def _unknown(key, names):
+    """Return the error for a key that is not shown, with what may have been meant."""
+    close = difflib.get_close_matches(key, names, 1) if len(key) <= 100 else ()
+    if close:
+        return [_('Unknown key. Did you mean "%s"?') % close[0]]
+    return [_("Unknown key.")]
+
+
+def _invalid_value():
+    return ValidationError(_("This value cannot be read."))
+
+
+def _parse_pk(model, value):
+    """Return a pk as its field has it; raise ValidationError for what is none."""
+    field = model._meta.pk
+    while field.is_relation:
+        field = field.target_field
+    if isinstance(value, (bool, float, dict, list)) or value is None:
+        raise _invalid_value()
+    _check_text(value)
+    try:
+        parsed = field.to_python(value)
+    except (ArithmeticError, TypeError, ValueError):
+        raise _invalid_value() from None
+    if isinstance(parsed, int):
+        if str(parsed) != str(value) or not -(2**63) <= parsed < 2**63:
+            raise _invalid_value()
+    return parsed
+
+
+def _sent_pk(model, value):
+    """Return the pk that was sent for a relation, bare or in an object that holds it."""
+    return _parse_pk(model, value.get("pk") if isinstance(value, dict) else value)
+
+
+def _single(value):
+    """Return what came for a key that takes one value, and whether by a form."""
+    if not isinstance(value, _FormValue):
+        return value, False
+    if len(value) != 1:
+        raise ValidationError(_("This key takes one value."))
+    return value[0], True
+
+
+def _several(value):
+    """Return the list that came for a key: a JSON list, or a form's repeated key."""
+    if isinstance(value, _FormValue):
+        if len(value) != 1:
+            return list(value)
+        if value[0] == "":
+            return []
+        if not str(value[0]).startswith("["):
+            return list(value)
+        try:
+            value = _parse_json(value[0])
+        except ValueError:
+            raise _invalid_value() from None
+    if not isinstance(value, list):
+        raise ValidationError(_("This key takes a list."))
+    return value
+
+
+def _is_null(field, value, by_form):
+    """Whether a value is NULL; raise ValidationError where the field has none."""
+    if by_form and not isinstance(field, _TEXT_FIELDS) and field.null:
+        return value in ("", "null")
+    if value is None and not field.null:
+        raise ValidationError(field.error_messages["null"])
+    return value is None
+
+
+def _read_boolean(field, value, by_form):
+    if not by_form:
+        if not isinstance(value, bool):
+            raise _invalid_value()
+        return value
+    words = {"true": True, "on": True, "false": False, "off": False}
+    return field.to_python(words.get(value.lower(), value))
+
+
+def _read_datetime(value):
+    """Return a date-time as the database takes it: offsets by USE_TZ, within its range."""
+    if settings.USE_TZ:
+        value = from_current_timezone(value) if timezone.is_naive(value) else value
+        value.astimezone(datetime.timezone.utc)
+    elif timezone.is_aware(value):
+        value = timezone.make_naive(value)
+    return value
+
+
+def _read_binary(value):
+    return base64.b64decode(value, validate=True)
+
+
+def _read_value(field, sent):
+    """Return the value for a field of its own (no relation, no file) from what was sent.
+
+    Raise ValidationError if it cannot be one. What the field makes of it (length, range,
+    choices) is for validation to say.
+    """
+    value, by_form = _single(sent)
+    if _is_null(field, value, by_form):
+        return None
+    _check_text(value)
+    try:
+        return _read_scalar(field, value, by_form)
+    except (ArithmeticError, AttributeError, TypeError, ValueError):
+        raise _invalid_value() from None
+
+
+_SCALAR_FIELDS = (
+    *_TEXT_FIELDS,
+    models.BinaryField,
+    models.DateField,
+    models.DecimalField,
+    models.DurationField,
+    models.FloatField,
+    models.GenericIPAddressField,
+    models.IntegerField,
+    models.TimeField,
+    models.UUIDField,
+)
+
+
+def _read_scalar(field, value, by_form):
+    if isinstance(field, models.BooleanField):
+        return _read_boolean(field, value, by_form)
+    if isinstance(field, models.JSONField):
+        value = _parse_json(value) if by_form else value
+        _check_text(value)
+        return value
+    if isinstance(field, models.BinaryField):
+        return _read_binary(value)
+    if isinstance(field, models.FilePathField):
+        return field.formfield(required=not field.blank).clean(value)
+    if isinstance(field, _SCALAR_FIELDS) and isinstance(
+        value, (bool, dict, list, File)
+    ):
+        raise _invalid_value()
+    if isinstance(field, models.IntegerField) and isinstance(value, float):
+        if not value.is_integer():
+            raise _invalid_value()
+    value = field.to_python(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _invalid_value()
+    if isinstance(value, datetime.datetime):
+        return _read_datetime(value)
+    if isinstance(value, datetime.timedelta):
+        # SQLite keeps microseconds, in 64 bits.
+        if abs(value) >= datetime.timedelta(microseconds=2**63 - 1):
+            raise _invalid_value()
+    return value
+
+
+def _read_file(field, sent):
+    """Return the upload, None to clear the file, or False to leave it as it is."""
+    value, _by_form = _single(sent)
+    if value is None or value == "null":
+        if not field.blank:
+            raise ValidationError(field.error_messages["null"])
+        return None
+    if isinstance(value, File):
+        return field.formfield(required=False).clean(value, None)
+    if isinstance(value, str):
+        return False
+    raise _invalid_value()
+
+
+def _read_tags(manager, sent):
+    """Return the tag names that were sent: a list, or text as taggit parses it."""
+    from taggit.utils import parse_tags
+
+    value = sent
+    if isinstance(sent, _FormValue) and len(sent) == 1 and isinstance(sent[0], str):
+        value = sent[0]
+    if isinstance(value, str):
+        _check_text(value)
+        value = parse_tags(value)
+    if not isinstance(value, list):
+        raise ValidationError(_("Tags are a list of names, or text."))
+    if len(value) > _MAX_TAGS:
+        raise ValidationError(_("At most %s tags.") % _MAX_TAGS)
+    field = manager.remote_field.model._meta.get_field("name")
+    names = [each.get("name") if isinstance(each, dict) else each for each in value]
+    for name in names:
+        if not isinstance(name, str):
+            raise _invalid_value()
+        _check_text(name)
+        field.clean(name, None)
+    return list(dict.fromkeys(names))
+
+
+# --- What `list` lets a client ask for ------------------------------------------------
+
+
+class _Lookup:
+    """A path as in `filter()`: the field it ends at, and the transforms and lookup after.
+
+    `is_multiple` is whether the path crosses a relation to many.
+    """
+
+    def __init__(self, model, name):
+        self.field, self.rest, self.is_multiple = None, [], False
+        parts = name.split(LOOKUP_SEP)
+        opts = model._meta
+        while parts and opts:
+            try:
+                found = opts.pk if parts[0] == "pk" else opts.get_field(parts[0])
+            except FieldDoesNotExist:
+                break
+            self.field = found
+            self.is_multiple |= bool(found.many_to_many or found.one_to_many)
+            opts = found.related_model._meta if found.is_relation else None
+            parts = parts[1:]
+        self.rest = parts
+        if self.field is None or parts and not self._has(parts[0]):
+            raise FieldDoesNotExist(f"{model._meta.label} has no lookup {name!r}.")
+
+    def _has(self, name):
+        return (
+            self.field.is_relation
+            and name in ("isnull", "in", "exact")
+            or not self.field.is_relation
+            and bool(self.field.get_lookup(name) or self.field.get_transform(name))
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _resolve(model, name):
+    """Return the _Lookup of a name that an endpoint's author wrote."""
+    return _Lookup(model, name)
+
+
+#: What the admin's prefixes of search fields stand for.
+_SEARCH_PREFIXES = {"^": "istartswith", "=": "iexact", "@": "search"}
+
+
+def _search_name(name):
+    """Return the path of a search field without the admin's prefix."""
+    return name[1:] if name[0] in _SEARCH_PREFIXES else name
+
+
+def _search_lookup(model, name):
+    """Return a search field as a lookup, the way the admin reads it."""
+    if name[0] in _SEARCH_PREFIXES:
+        return f"{name[1:]}{LOOKUP_SEP}{_SEARCH_PREFIXES[name[0]]}"
+    return name if _resolve(model, name).rest else f"{name}{LOOKUP_SEP}icontains"
+
+
+#: Lookups that compare with a value as the field itself has it.
+_COMPARISONS = ("exact", "gt", "gte", "lt", "lte")
+
+
+def _filter_condition(model, entry, value, by_form):
+    """Return the condition that an entry of `list_filter` has a value."""
+    lookup = _resolve(model, entry)
+    field, rest = lookup.field, lookup.rest
+    if rest[-1:] == ["isnull"]:
+        return Q((entry, _read_boolean(models.BooleanField(), value, by_form)))
+    if not rest and (value is None or by_form and value == "null"):
+        return Q((f"{entry}{LOOKUP_SEP}isnull", True))
+    if field.is_relation:
+        path_to_pk = f"{entry}{LOOKUP_SEP}pk" if not rest else entry
+        return Q((path_to_pk, _sent_pk(field.related_model, value)))
+    if not rest or len(rest) == 1 and rest[0] in _COMPARISONS:
+        value = _read_value(field, _FormValue([value]) if by_form else value)
+        if value is None:
+            raise _invalid_value()
+    elif not isinstance(value, (str, int, float)):
+        raise _invalid_value()
+    _check_text(value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise _invalid_value()
+    return Q((entry, value))
+
+
+def _whole_number(sent, default):
+    """Return the whole number that was sent, the default for junk."""
+    try:
+        value, _by_form = _single(sent)
+        return int(value) if isinstance(value, (int, str)) else default
+    except (ValidationError, ValueError):
+        return default
+
+
+def _invalid_parameters(errors):
+    return AJAXError(400, _("Invalid parameters."), errors=errors)
+
+
+# --- Decorators -----------------------------------------------------------------------
+
+
+def _user(request):
+    """Return the request's user, an anonymous one where the project has no users."""
+    user = getattr(request, "user", None)
+    if user is None:
+        from django.contrib.auth.models import AnonymousUser
+
+        user = AnonymousUser()
+    return user
+
+
+def _login_url():
+    """Return what goes beside an error that logging in would help."""
+    try:
+        return {"login_url": resolve_url(settings.LOGIN_URL)}
+    except NoReverseMatch:
+        return {}
+
+
+def _require_login(request):
+    if not getattr(getattr(request, "user", None), "is_authenticated", False):
+        raise AJAXError(403, _("User must be authenticated."), **_login_url())
+
+
+def login_required(view):
+    """Let only logged-in users call an ad-hoc endpoint, sync or async.
+
+    Raise AJAXError 403, which is answered as JSON, for everybody else.
+    """
+    if iscoroutinefunction(view):
+
+        @functools.wraps(view)
+        async def guarded(request, *args, **kwargs):
+            await sync_to_async(_require_login)(request)
+            return await view(request, *args, **kwargs)
+
+    else:
+
+        @functools.wraps(view)
+        def guarded(request, *args, **kwargs):
+            _require_login(request)
+            return view(request, *args, **kwargs)
+
+    return guarded
+
+
+def allowed_methods(*methods):
+    """Let `ModelEndpoint.authenticate`, which it decorates, pass these operations only."""
+
+    def decorate(authenticate):
+        @functools.wraps(authenticate)
+        def guarded(self, request, application=None, method=None):
+            if (method or self.method) not in methods:
+                raise AJAXError(403, _("Access denied."))
+            taken = (application, method)[: _taken(authenticate, 4) - 2]
+            return authenticate(self, request, *taken)
+
+        return guarded
+
+    return decorate
+
+
+def json_response(view):
+    """Give any view the answers of an endpoint: JSON for what it returns and raises."""
+
+    @functools.wraps(view)
+    def answered(request, *args, **kwargs):
+        try:
+            return _success_response(_called(view, request, *args, **kwargs))
+        except Exception as error:
+            return _error_response(request, error)
+
+    return answered
+
+
+def _called(view, request, *args, **kwargs):
+    """Return what a view returns; an async one is run with its user loaded already."""
+    result = view(request, *args, **kwargs)
+    if not inspect.isawaitable(result):
+        return result
+    bool(getattr(request, "user", None))
+
+    async def finished():
+        return await result
+
+    return async_to_sync(finished)()
+
+
+@functools.lru_cache(maxsize=256)
+def _taken(function, offered):
+    """Return how many of the positional arguments offered a function takes."""
+    kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return offered
+    positional = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    return min(offered, sum(kind in positional for kind in kinds))
+
+
+# --- Errors as responses --------------------------------------------------------------
+
+#: What other exceptions are answered as: kinds, status, whether the text is for the client.
+_STATUSES = (
+    ((RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent), 413, True),
+    (Http404, 404, True),
+    (PermissionDenied, 403, True),
+    ((SuspiciousOperation, BadRequest), 400, True),
+    ((MultiPartParserError, UnreadablePostError), 400, True),
+    (IntegrityError, 409, False),
+    (DataError, 400, False),
+    (getattr(core_exceptions, "ObjectNotUpdated", ()), 409, False),
+)
+
+
+def _as_ajax_error(error):
+    """Return the AJAXError that an exception stands for, None if it is nobody's fault."""
+    if isinstance(error, AJAXError):
+        return error
+    if isinstance(error, ValidationError):
+        return AJAXError(400, " ".join(error.messages), errors=_error_dict(error))
+    for kinds, code, is_public in _STATUSES:
+        if isinstance(error, kinds):
+            text = str(error) if is_public else ""
+            return AJAXError(code, text or _DEFAULT_MESSAGES[code]())
+    if isinstance(error, OperationalError) and "lock" in str(error).lower():
+        return AJAXError(503, _("The database is busy; try again."))
+    if type(error) is DatabaseError:
+        # What Django 5.2 raises where later versions have ObjectNotUpdated.
+        return AJAXError(409, _DEFAULT_MESSAGES[409]())
+    return None
+
+
+_DEFAULT_MESSAGES = {
+    400: lambda: _("Bad request."),
+    403: lambda: _("Access to endpoint is forbidden"),
+    404: lambda: _("Not found."),
+    409: lambda: _("The record conflicts with another one, is in use, or is gone."),
+    413: lambda: _("The request is too large."),
+}
+
+
+def _error_dict(error):
+    """Return the messages of a ValidationError by field."""
+    if hasattr(error, "error_dict"):
+        return error.message_dict
+    return {NON_FIELD_ERRORS: error.messages}
+
+
+def _unhandled(error):
+    """Return the AJAXError for an exception that nobody expected; details in DEBUG only."""
+    if not settings.DEBUG:
+        return AJAXError(500, _("Internal server error."))
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [
+        {"file": each.filename, "line": each.lineno, "in": each.name, "code": each.line}
+        for each in frames
+    ]
+    return AJAXError(500, f"{type(error).__name__}: {error}", traceback=lines)
+
+
+def _error_response(request, error):
+    """Return any exception as a JSON response; log and report it the way Django would."""
+    answer = _as_ajax_error(error)
+    if answer is None:
+        got_request_exception.send(sender=None, request=request)
+    try:
+        response = (answer or _unhandled(error)).get_response()
+    except Exception as broken:
+        response, error, answer = _unhandled(broken).get_response(), broken, None
+    if answer is None or isinstance(error, DatabaseError):
+        log_response(
+            "%s: %s",
+            response.reason_phrase,
+            request.path,
+            response=response,
+            request=request,
+            exception=error,
+        )
+    _roll_back()
+    return response
+
+
+def _roll_back():
+    """Undo what a request under ATOMIC_REQUESTS wrote before its error became a reply."""
+    for connection in connections.all(initialized_only=True):
+        if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
+            connection.set_rollback(True)
+
+
+# --- Endpoints ------------------------------------------------------------------------
+
+
+class BaseAuthentication:
+    """Who may call models and forms: every user that is logged in and active."""
+
+    def is_authenticated(self, request, application, method):
+        """Return whether the request's user may call the operation `method`."""
+        user = _user(request)
+        return user.is_authenticated and user.is_active
+
+
+class BaseEndpoint:
+    """A callable endpoint: extend it, define `__call__(self, request)`, and put an
+    instance into endpoints.py."""
+
+    csrf_exempt = False
+
+    def __new__(cls, *args, **kwargs):
+        self = super().__new__(cls)
+        # As a function belongs to the module that defines it, an instance belongs to the
+        # one that makes it: only there it is an endpoint.
+        self.__module__ = sys._getframe(1).f_globals.get("__name__")
+        return self
+
+    def _encode_record(self, record):
+        """Return a record as a dict."""
+        return encoder.encode(record)
+
+    def _encode_data(self, data):
+        """Return a QuerySet, or any iterable of records, as a list of dicts."""
+        return encoder.encode(data)
+
+
+class _Function(BaseEndpoint):
+    """An ad-hoc endpoint on its way through `dispatch`."""
+
+    def __init__(self, view):
+        self.view = view
+        self.csrf_exempt = any(
+            getattr(each, "csrf_exempt", False) for each in (view, type(view).__call__)
+        )
+
+    def authorize(self, request):
+        """Want login where LoginRequiredMiddleware does."""
+        if getattr(self.view, "login_required", True) and _login_is_required():
+            _require_login(request)
+
+    def run(self, request):
+        _checked_body(request)
+        return _called(self.view, request)
+
+
+def _login_is_required():
+    return _has_login_middleware(tuple(settings.MIDDLEWARE))
+
+
+@functools.lru_cache(maxsize=8)
+def _has_login_middleware(middleware):
+    """Whether LoginRequiredMiddleware, which cannot be imported while apps load, is in use."""
+    wanted = ("django.contrib.auth.middleware", "LoginRequiredMiddleware")
+    return any(
+        (base.__module__, base.__name__) == wanted
+        for each in map(import_string, middleware)
+        for base in getattr(each, "__mro__", ())
+    )
+
+
+class _ServedEndpoint(BaseEndpoint):
+    """What endpoints of models and forms share: who may call them, and with what body.
+
+    There is one instance per request, with `request`, `application` (the label in the
+    path), `model` (the form's class for a form), `method` (the operation) and `pk` (as in
+    the path, None without one).
+    """
+
+    request = application = model = method = pk = options = None
+
+    def __init__(self, application, model, method, **options):
+        self.application = application
+        self.model = model
+        self.method = method
+        self.pk = options.get("pk")
+        self.options = options
+
+    @property
+    def user(self):
+        """The request's user."""
+        return _user(self.request)
+
+    def authenticate(self, request, application, method):
+        """Return whether the user may call the operation at all; asked before anything
+        else. By default AJAX_AUTHENTICATION says."""
+        authentication = import_string(_setting("AJAX_AUTHENTICATION"))()
+        return authentication.is_authenticated(request, application, method)
+
+    def authorize(self, request):
+        self.request = request
+        _body(request)
+        if not self.authenticate(request, self.application, self.method):
+            known = self.user.is_authenticated
+            raise AJAXError(
+                403, _("User is not authorized."), **({} if known else _login_url())
+            )
+        content_type = request.content_type
+        if content_type not in (*_FORM_TYPES, _JSON_TYPE) and request.body:
+            raise AJAXError(415, _("Send %s.") % ", ".join((*_FORM_TYPES, _JSON_TYPE)))
+
+
+#: The operations every ModelEndpoint has, and whether each is on a record.
+_OPERATIONS = {
+    "create": False,
+    "list": False,
+    "get": True,
+    "update": True,
+    "delete": True,
+}
+#: The commands on a TaggableManager, and whether each changes the record.
+_COMMANDS = {"add": True, "remove": True, "set": True, "clear": True, "similar": False}
+
+
+_full_clean = models.Model.full_clean
+
+
+def _is_writable(field, is_named):
+    """Whether clients may write a field that they see."""
+    if field.many_to_many:
+        return _is_tags_manager(field) or field.remote_field.through._meta.auto_created
+    if field.generated:
+        return False
+    return is_named or field.editable and not field.primary_key
+
+
+def _is_incomplete(record):
+    """Whether a relation that the record has to have is missing."""
+    return any(
+        isinstance(field, models.ForeignKey)
+        and not field.null
+        and getattr(record, field.attname) is None
+        for field in record._meta.concrete_fields
+    )
+
+
+def _copy(record):
+    """Return a copy of a record that can be changed without changing the record."""
+    copied = copy.copy(record)
+    for name, value in vars(copied).items():
+        if isinstance(value, (dict, list)):
+            setattr(copied, name, copy.deepcopy(value))
+    return copied
+
+
+def _compared(stored, modified):
+    """Return the fields that differ between two instances, and those that do not."""
+    before, after = vars(stored), vars(modified)
+    changed, same = [], []
+    for field in stored._meta.concrete_fields:
+        is_same = before.get(field.attname, _MISSING) == after.get(
+            field.attname, _MISSING
+        )
+        (same if is_same else changed).append(field)
+    return changed, same
+
+
+_MISSING = object()
+
+
+@functools.cache
+def _custom_operations(endpoint_class):
+    """Return the names of the operations that subclasses of ModelEndpoint add."""
+    found = set()
+    for base in endpoint_class.__mro__:
+        if issubclass(base, ModelEndpoint) and base is not ModelEndpoint:
+            for name, value in vars(base).items():
+                if inspect.getattr_static(endpoint_class, name) is value:
+                    if _is_operation(name, value):
+                        found.add(name)
+    return found
+
+
+def _is_operation(name, value):
+    """Whether an attribute is a public method of its own that only wants `request`."""
+    if name.startswith("_") or hasattr(ModelEndpoint, name):
+        return False
+    if not inspect.isfunction(inspect.unwrap(value)):
+        return False
+    parameters = [*inspect.signature(value).parameters.values()][1:]
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    wanted = [
+        each.name
+        for each in parameters
+        if each.default is each.empty and each.kind not in variable
+    ]
+    return wanted == ["request"] and parameters[0].name == "request"
+
+
+class _Input:
+    """What was read of a body: errors by key, and what is saved after the record."""
+
+    def __init__(self):
+        self.errors = {}
+        self.failure = None
+        self.checked = {}
+        self.members = {}
+        self.tags = {}
+
+    @property
+    def is_bad(self):
+        return bool(self.failure or self.errors)
+
+    def check(self):
+        """Raise the AJAXError of a body that could not be read."""
+        if self.failure:
+            raise self.failure
+        if self.errors:
+            raise _invalid(self.errors)
+
+
+class ModelEndpoint(_ServedEndpoint):
+    """Serves the records of a model, the way ModelAdmin does; register a subclass.
+
+    In every hook `self.request`, `self.user`, `self.model`, `self.pk` and `self.record`
+    are at hand. A public method whose only required argument is `request` is an operation
+    of its own, with or without a record.
+    """
+
+    # What is shown and written
+
+    #: Names of what clients see and may send; None and "__all__" are all model fields.
+    #: May also name properties and methods of the endpoint (taking the record) or model.
+    fields = None
+    #: Names that are neither seen nor written.
+    exclude = ()
+    #: Names that are seen, never written; `immutable_fields` is the old name.
+    readonly_fields = ()
+    immutable_fields = ()
+    #: Which foreign keys are shown as whole records: True (all, recursively), a number of
+    #: levels, names like "category__parent", or False.
+    expand = True
+
+    # What `list` does
+
+    #: The order of `list`; None is the queryset's or model's own.
+    ordering = None
+    #: What clients may order by, search in, and filter on, as in `filter()`.
+    sortable_by = ()
+    search_fields = ()
+    list_filter = ()
+    #: Page sizes; None is the setting AJAX_MAX_PER_PAGE.
+    list_per_page = 20
+    max_per_page = None
+
+    # Who may do what
+
+    #: Names of the operations offered, None for all; a tags manager's name stands for its
+    #: commands.
+    operations = None
+    #: Whether create, update and delete want Django's permissions too; None is True for
+    #: user models.
+    require_permissions = None
+
+    @classmethod
+    def for_model(cls, model, request):
+        """Return an endpoint that answers for a model within somebody else's request."""
+        found = cls(model._meta.app_label, model, "get")
+        found.request = request
+        return found
+
+    # Operations
+
+    def create(self, request):
+        """Save a new record; return it as `get` would."""
+        self.record = record = self.model()
+        sent = self._read(request, record)
+        with self._holding(sent, record):
+            self.prepare_record(request, record, True)
+            self._permit("add", record)
+        self._validate(record, sent)
+        using = router.db_for_write(self.model, instance=record)
+        with transaction.atomic(using=using):
+            self.save_record(request, record, True)
+            self._save_relations(record, sent)
+            ajax_created.send(sender=self.model, instance=record, request=request)
+        return self._answer(record.pk, using)
+
+    def get(self, request):
+        """Return the record."""
+        plan = self._plan
+        batch = plan.load(plan.queryset(self, [Q(pk=self._parsed_pk())])[:1], self)
+        if not batch.pks:
+            raise self._not_found()
+        if plan.asks and not self.can_get(self.user, batch.records[0]):
+            raise _forbidden()
+        return json.loads(plan.write(batch)[0])
+
+    def update(self, request):
+        """Save what changed of the record; return it as `get` would."""
+        stored = self.record
+        modified = _copy(stored)
+        sent = self._read(request, modified)
+        with self._holding(sent, modified):
+            self.prepare_record(request, modified, False)
+            self._permit("change", stored, modified)
+        changed, same = _compared(stored, modified)
+        self._validate(modified, sent, same)
+        using = router.db_for_write(self.model, instance=stored)
+        if changed or sent.members or sent.tags:
+            self.record = modified
+            with transaction.atomic(using=using):
+                self._lock(modified, using)
+                if changed:
+                    # What others wrote to the rest meanwhile stays.
+                    modified.refresh_from_db(using, [f.attname for f in same])
+                    self.save_record(request, modified, False)
+                self._save_relations(modified, sent)
+                ajax_updated.send(sender=self.model, instance=modified, request=request)
+        return self._answer(stored.pk, using)
+
+    def delete(self, request):
+        """Delete the record; return {"pk": ...}."""
+        record = self.record
+        self._permit("delete", record)
+        payload = {"pk": record.pk}
+        using = router.db_for_write(self.model, instance=record)
+        with transaction.atomic(using=using):
+            self._lock(record, using)
+            self.delete_record(request, record)
+            ajax_deleted.send(
+                sender=self.model, instance=record, payload=payload, request=request
+            )
+        return payload
+
+    def list(self, request):
+        """Return a page of records, with `total` and the like beside it."""
+        if not self.can_list(self.user):
+            raise _forbidden()
+        sent = _submitted(request)
+        size, page = self._page(sent)
+        order = self._order(sent)
+        conditions = self._conditions(sent)
+        total = self.get_queryset(request).filter(*conditions).count()
+        start = (page - 1) * size
+        texts = []
+        if start < total:
+            found = self._plan.queryset(self, conditions)
+            found = found.order_by(*self._stable(order or found.query.order_by))
+            batch = self._plan.load_allowed(found[start : start + size], self)
+            texts = self._plan.write(batch)
+        return _Page(
+            texts,
+            {
+                "total": total,
+                "total_pages": max(1, math.ceil(total / size)),
+                "current_page": page,
+                "items_per_page": size,
+            },
+        )
+
+    def tags(self, request):
+        """Run one of the tags commands; return all tags, or what is similar."""
+        record = self.record
+        command = self.options["taggit_command"]
+        if command == "similar":
+            return self._similar(request, record)
+        sent = _Input()
+        if command != "clear":
+            self._read_tags_parameter(request, sent)
+        with self._holding(sent, record):
+            self._permit("change", record, record)
+        sent.check()
+        using = router.db_for_write(self.model, instance=record)
+        with transaction.atomic(using=using):
+            self._lock(record, using)
+            names = sent.tags.get(self.method, [])
+            run = getattr(getattr(record, self.method), command)
+            run(names) if command == "set" else run(*names)
+        tags = self._tags_part
+        batch = _Batch([[record.pk]], None, using, request)
+        return json.loads(tags.texts(batch)[0])
+
+    # Records and querysets
+
+    @cached_property
+    def record(self):
+        """The record of the path, None without one; AJAXError 404 if there is none."""
+        return None if self.pk is None else self._get_record()
+
+    def get_queryset(self, request):
+        """Return what there is for this request: what is outside does not exist."""
+        return self.model._default_manager.all()
+
+    def get_field_queryset(self, request, field):
+        """Return the records that may be sent for a relation of the model.
+
+        `limit_choices_to` narrows it further.
+        """
+        related = field.remote_field.model
+        return endpoint.find(related).for_model(related, request).get_queryset(request)
+
+    def prepare_record(self, request, record, created):
+        """Change a record that was read, before permissions are asked."""
+
+    def save_record(self, request, record, created):
+        """Save a record that is permitted and valid, within the transaction."""
+        if created and record.pk is not None:
+            # Or Django would first try to update whoever has this key by now.
+            record.save(force_insert=True)
+        else:
+            record.save()
+
+    def delete_record(self, request, record):
+        """Delete a record, within the transaction."""
+        record.delete()
+
+    def _get_record(self):
+        """Return the record of the path; raise AJAXError 400 without one, 404 if gone."""
+        if self.pk is None:
+            raise AJAXError(400, _("Invalid request for record."))
+        found = self.get_queryset(self.request).filter(pk=self._parsed_pk())
+        for record in found[:1]:
+            return record
+        raise self._not_found()
+
+    def _parsed_pk(self):
+        try:
+            return _parse_pk(self.model, self.pk)
+        except ValidationError:
+            raise self._not_found() from None
+
+    def _not_found(self):
+        message = _('%(model)s with id of "%(pk)s" not found.')
+        return AJAXError(404, message % {"model": self.model.__name__, "pk": self.pk})
+
+    def _answer(self, pk, using):
+        """Return a record that was written as `get` shows it, else its pk."""
+        found = self._plan.queryset(self, [Q(pk=pk)]).using(using)[:1]
+        batch = self._plan.load_allowed(found, self)
+        return json.loads(self._plan.write(batch)[0]) if batch.pks else {"pk": pk}
+
+    def _lock(self, record, using):
+        """Make others who write the record wait; raise AJAXError 409 if it is gone.
+
+        The first statement of the transaction. Where the database cannot lock a row, on
+        SQLite, a write that changes nothing takes the database's lock.
+        """
+        rows = type(record)._base_manager.using(using).filter(pk=record.pk)
+        if connections[using].features.has_select_for_update:
+            found = len(rows.select_for_update().values_list("pk"))
+        else:
+            key = record._meta.pk.name
+            found = rows.update(**{key: F(key)})
+        if not found:
+            raise AJAXError(409, _DEFAULT_MESSAGES[409]())
+
+    def _similar(self, request, record):
+        """Return records that share tags with this one, most shared first."""
+        if not self.can_get(self.user, record):
+            raise _forbidden()
+        tags = self._tags_part
+        using = self.get_queryset(request).db
+        items = tags.restrict(tags.through._base_manager.using(using))
+        mine = items.filter(**{tags.key: record.pk}).values("tag_id")
+        shared = items.filter(tag_id__in=mine)
+        count = (
+            shared.filter(**{tags.key: OuterRef("pk")})
+            .order_by()
+            .values(tags.key)
+            .values(shared=Count("pk"))
+        )
+        found = (
+            self._plan.queryset(self)
+            .filter(pk__in=shared.values(tags.key))
+            .exclude(pk=record.pk)
+            .order_by(Subquery(count).desc(), "pk")
+        )
+        batch = self._plan.load_allowed(found[: self._sizes()[0]], self)
+        return [json.loads(text) for text in self._plan.write(batch)]
+
+    # Fields and reading
+
+    @cached_property
+    def _plan(self):
+        return endpoint.plan(self.model, type(self), has_user=True)
+
+    @property
+    def _tags_part(self):
+        """The part of the plan for the tags manager of the path."""
+        return next(part for part in self._plan.parts if part.name == self.method)
+
+    @cached_property
+    def _writable(self):
+        """The fields that clients may write, by the key they are sent under."""
+        if self.fields is None and _is_user_model(self.model):
+            return {}
+        fields = _model_fields(self.model)
+        found = {n: fields[n] for n in self._plan.names if n in fields}
+        found = {n: f for n, f in found.items() if _is_writable(f, n in self._named)}
+        pk = self.model._meta.pk
+        if not isinstance(pk, models.AutoField) and not _is_parent_link(pk):
+            if {"pk", pk.name} & set(self._named):
+                found["pk"] = found[pk.name] = pk
+        never = {*self.readonly_fields, *self.immutable_fields}
+        return {n: f for n, f in found.items() if not never & {n, f.name}}
+
+    @property
+    def _named(self):
+        """The names that `fields` lists one by one."""
+        return () if self.fields in (None, "__all__") else self.fields
+
+    def _read(self, request, record):
+        """Read the body onto a record; return the rest of it, and the errors."""
+        sent = _Input()
+        try:
+            values = _submitted(request)
+        except AJAXError as error:
+            sent.failure = error
+            return sent
+        for key, value in values.items():
+            field = self._writable.get(key)
+            if field is None or field.primary_key and not record._state.adding:
+                continue
+            try:
+                self._read_field(request, record, field, value, sent)
+            except ValidationError as error:
+                sent.errors[key] = error.messages
+        self._refuse_unknown(values, sent)
+        return sent
+
+    def _refuse_unknown(self, values, sent):
+        shown = [*self._plan.names, *self._writable]
+        unknown = [key for key in values if key not in shown]
+        for key in unknown[:_MAX_UNKNOWN_KEYS]:
+            sent.errors[key] = _unknown(key, shown)
+
+    def _read_field(self, request, record, field, value, sent):
+        if _is_tags_manager(field):
+            sent.tags[field.name] = _read_tags(field, value)
+        elif field.many_to_many:
+            sent.members[field.name] = self._read_members(request, field, value)
+        elif isinstance(field, models.ForeignKey):
+            self._read_foreign_key(request, record, field, value, sent)
+        elif isinstance(field, models.FileField):
+            upload = _read_file(field, value)
+            if upload is not False:
+                field.save_form_data(record, upload or False)
+        else:
+            setattr(record, field.attname, _read_value(field, value))
+
+    def _read_foreign_key(self, request, record, field, value, sent):
+        value, by_form = _single(value)
+        if _is_null(field, value, by_form):
+            setattr(record, field.name, None)
+            return
+        related = field.remote_field.model
+        try:
+            pk = _sent_pk(related, value)
+        except ValidationError:
+            raise self._no_choice(field, value) from None
+        current = getattr(record, field.attname)
+        if (
+            field.target_field.primary_key
+            and pk == current
+            and not record._state.adding
+        ):
+            return
+        found = self._choices(request, field, [pk])
+        if not found:
+            raise self._no_choice(field, value)
+        setattr(record, field.name, found[0])
+        key = getattr(record, field.attname)
+        field.run_validators(key)
+        sent.checked[field.name] = key
+
+    def _choices(self, request, field, pks):
+        """Return those of the related records that the client may refer to."""
+        allowed = self.get_field_queryset(request, field)
+        allowed = allowed.complex_filter(field.get_limit_choices_to()).filter(
+            pk__in=pks
+        )
+        related = field.remote_field.model
+        asked = endpoint.find(related)
+        if not _overrides(type(self), "get_field_queryset"):
+            if _overrides(asked, "can_get"):
+                asked = asked.for_model(related, request)
+                return [each for each in allowed if asked.can_get(self.user, each)]
+        return list(allowed)
+
+    def _no_choice(self, field, value):
+        """Return the error for a relation to nothing, the same for what may not be seen."""
+        if isinstance(value, dict):
+            value = value.get("pk")
+        shown = _dumps(_plain(value))[:100]
+        return ValidationError(
+            _("%(model)s with pk %(pk)s does not exist."),
+            params={"model": field.remote_field.model._meta.verbose_name, "pk": shown},
+        )
+
+    def _read_members(self, request, field, value):
+        values = _several(value)
+        related = field.remote_field.model
+        if not values and not field.blank:
+            raise ValidationError(field.error_messages["blank"])
+        if len(values) > _MAX_MEMBERS:
+            raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
+        wanted = {}
+        for each in values:
+            try:
+                wanted[_sent_pk(related, each)] = each
+            except ValidationError:
+                raise self._no_choice(field, each) from None
+        known = (
+            {each.pk for each in self._choices(request, field, wanted)}
+            if wanted
+            else ()
+        )
+        for pk, each in wanted.items():
+            if pk not in known:
+                raise self._no_choice(field, each)
+        return [*wanted]
+
+    def _read_tags_parameter(self, request, sent):
+        """Read the parameter `tags` of a tags command."""
+        try:
+            values = _submitted(request)
+        except AJAXError as error:
+            sent.failure = error
+            return
+        try:
+            if "tags" not in values:
+                raise ValidationError(_("This field is required."))
+            manager = self.model._meta.get_field(self.method)
+            sent.tags[self.method] = _read_tags(manager, values.pop("tags"))
+        except ValidationError as error:
+            sent.errors["tags"] = error.messages
+        for key in [*values][:_MAX_UNKNOWN_KEYS]:
+            if key != "tags":
+                sent.errors[key] = _unknown(key, ["tags"])
+
+    # Validation and saving
+
+    @contextlib.contextmanager
+    def _holding(self, sent, record):
+        """Ask the hooks about a record while errors of reading it are held.
+
+        What they raise then is a refusal: they may have met a value that is not there.
+        """
+        try:
+            yield
+        except Exception as error:
+            is_missing = isinstance(error, core_exceptions.ObjectDoesNotExist)
+            if sent.is_bad or is_missing and _is_incomplete(record):
+                raise _forbidden() from error
+            raise
+
+    def _validate(self, record, sent, same=()):
+        """Raise AJAXError 400 with all that is wrong with a record that was read.
+
+        Like Model.full_clean(), but what the model says of the whole is asked only when
+        each field, but the ones that are the `same` as stored, is fine by itself.
+        """
+        if sent.failure:
+            raise sent.failure
+        skip = {field.name for field in same} | sent.errors.keys()
+        for name, key in sent.checked.items():
+            if getattr(record, record._meta.get_field(name).attname) == key:
+                skip.add(name)
+        self._run_checks(sent, [functools.partial(record.clean_fields, skip)])
+        if record._state.adding and type(record).full_clean is not _full_clean:
+            self._run_checks(sent, [record.full_clean])
+        else:
+            whole = (record.clean, record.validate_unique, record.validate_constraints)
+            self._run_checks(sent, whole)
+
+    def _run_checks(self, sent, checks):
+        """Raise AJAXError 400 with the errors of some checks, and those held already.
+
+        What is said about a field that the client does not see is said of the record.
+        """
+        found = {}
+        for check in checks:
+            try:
+                check()
+            except ValidationError as error:
+                found = error.update_error_dict(found)
+        errors = dict(sent.errors)
+        if found:
+            for name, messages in ValidationError(found).message_dict.items():
+                key = "pk" if name == self.model._meta.pk.name else name
+                key = key if key in self._plan.names else NON_FIELD_ERRORS
+                errors[key] = [*errors.get(key, ()), *messages]
+        if errors:
+            raise _invalid(errors)
+
+    def _save_relations(self, record, sent):
+        for name, values in (sent.members | sent.tags).items():
+            getattr(record, name).set(values)
+
+    # Paging, order and search
+
+    def _sizes(self):
+        """Return the page size and the largest a client may ask for."""
+        most = self.max_per_page
+        most = int(_setting("AJAX_MAX_PER_PAGE") if most is None else most)
+        return min(self.list_per_page, most), most
+
+    def _page(self, sent):
+        """Return the page size and number that were sent."""
+        default, most = self._sizes()
+        size = _whole_number(sent.pop("items_per_page", None), default)
+        page = _whole_number(sent.pop("current_page", None), 1)
+        return min(max(size, 1), most), max(page, 1)
+
+    def _order(self, sent):
+        """Return the order that was sent, as for order_by(), else the endpoint's."""
+        if "order_by" not in sent:
+            return self.ordering or ()
+        value, _by_form = _single(sent.pop("order_by"))
+        keys = value.split(",") if isinstance(value, str) else value
+        if not isinstance(keys, list) or len(keys) > _MAX_SORT_KEYS:
+            raise _invalid_parameters(
+                {"order_by": [_("At most %s names.") % _MAX_SORT_KEYS]}
+            )
+        known = {
+            f"{sign}{name}": None for name in self.sortable_by for sign in ("", "-")
+        }
+        keys = [key.strip() if isinstance(key, str) else "" for key in keys]
+        unknown = [key for key in keys if key not in known]
+        if unknown:
+            raise _invalid_parameters({"order_by": _unknown(unknown[0], list(known))})
+        return keys
+
+    def _stable(self, order):
+        """Return an order in which ties are broken, so that pages never overlap."""
+        order = list(order or self.model._meta.ordering)
+        keys = {"pk", "-pk", self.model._meta.pk.name, f"-{self.model._meta.pk.name}"}
+        if not any(isinstance(key, str) and key in keys for key in order):
+            order.append("pk")
+        return order
+
+    def _conditions(self, sent):
+        """Return what was sent to narrow the list, as for filter()."""
+        conditions, errors = [], {}
+        for key, value in sent.items():
+            try:
+                conditions.append(self._condition(key, value))
+            except ValidationError as error:
+                errors[key] = error.messages
+            if len(errors) == _MAX_UNKNOWN_KEYS:
+                break
+        if errors:
+            raise _invalid_parameters(errors)
+        return conditions
+
+    def _condition(self, key, value):
+        if key == "search" and self.search_fields:
+            return self._search(value)
+        if key in self.list_filter:
+            return self._filter(key, value)
+        managers = {p.name: p for p in self._plan.parts if isinstance(p, _Tags)}
+        if key in managers:
+            return self._tagged(managers[key], value)
+        names = [
+            *self.list_filter,
+            *managers,
+            "order_by",
+            "items_per_page",
+            "current_page",
+        ]
+        raise ValidationError(
+            _unknown(key, names + ["search"] * bool(self.search_fields))
+        )
+
+    def _search(self, value):
+        """Return the condition that all words stand in the search fields, as the admin."""
+        text, _by_form = _single(value)
+        _check_text(text)
+        if not isinstance(text, str):
+            raise _invalid_value()
+        words = list(smart_split(text))
+        if len(words) > _MAX_SEARCH_WORDS:
+            raise ValidationError(_("At most %s words.") % _MAX_SEARCH_WORDS)
+        lookups = [_search_lookup(self.model, field) for field in self.search_fields]
+        found = Q()
+        for word in words:
+            if word.startswith(('"', "'")) and word[0] == word[-1]:
+                word = unescape_string_literal(word)
+            found &= Q.create([(lookup, word) for lookup in lookups], connector=Q.OR)
+        return self._once(found, lookups)
+
+    def _filter(self, entry, value):
+        """Return the condition that a filter has the value, or any of a list of them."""
+        by_form = isinstance(value, _FormValue)
+        values = value if isinstance(value, list) else [value]
+        if len(values) > _MAX_FILTER_VALUES:
+            raise ValidationError(_("At most %s values.") % _MAX_FILTER_VALUES)
+        found = Q(pk__in=[])
+        for each in values:
+            found |= _filter_condition(self.model, entry, each, by_form)
+        try:
+            # What only shows when the query is put into SQL, like a year beyond the calendar.
+            str(self.model._base_manager.filter(found).query)
+        except EmptyResultSet:
+            pass
+        except (ArithmeticError, TypeError, ValueError):
+            raise _invalid_value() from None
+        return self._once(found, [entry])
+
+    def _tagged(self, part, value):
+        """Return the condition that a record has any of the tags."""
+        manager = self.model._meta.get_field(part.name)
+        found = Q(pk__in=[])
+        exact = (
+            "iexact" if getattr(settings, "TAGGIT_CASE_INSENSITIVE", False) else "exact"
+        )
+        names = Q.create(
+            [(f"tag__name__{exact}", name) for name in _read_tags(manager, value)],
+            connector=Q.OR,
+        )
+        if names:
+            items = part.restrict(part.through._base_manager.all()).filter(names)
+            found = Q(pk__in=items.values(part.key))
+        return found
+
+    def _once(self, condition, lookups):
+        """Return a condition under which no record comes twice."""
+        if any(_resolve(self.model, lookup).is_multiple for lookup in lookups):
+            return Q(pk__in=self.model._base_manager.filter(condition).values("pk"))
+        return condition
+
+    # Permissions
+
+    def can_create(self, user, record):
+        """Return whether the user may create the record, which is not saved yet."""
+        return user.is_active
+
+    def can_get(self, user, record):
+        """Return whether the user may see the record, wherever it appears."""
+        return True
+
+    def can_list(self, user):
+        """Return whether the user may list records."""
+        return False
+
+    def can_update(self, user, record, modified):
+        """Return whether the user may change the record as stored into `modified`, the
+        changed, unsaved copy; many-to-many values and tags are on neither."""
+        return user.is_active
+
+    def can_delete(self, user, record):
+        """Return whether the user may delete the record."""
+        return user.is_active
+
+    def _permit(self, action, *records):
+        """Raise AJAXError 403 unless the hook, and Django's permissions if they are
+        wanted, allow an action."""
+        hook = getattr(self, _HOOKS[action])
+        given = (self.user, *records)
+        if not hook(*given[: _taken(hook.__func__, len(given) + 1) - 1]):
+            raise _forbidden()
+        wanted = self.require_permissions
+        if _is_user_model(self.model) if wanted is None else wanted:
+            opts = self.model._meta
+            codename = get_permission_codename(action, opts)
+            if not self.user.has_perm(f"{opts.app_label}.{codename}"):
+                raise _forbidden()
+
+    # The way of a request
+
+    def find_operation(self):
+        """Return the name of the method that the path names.
+
+        Raise AJAXError 404 if there is none, 400 if it needs a record.
+        """
+        name = self.method
+        if self.operations is None or name in self.operations:
+            if "taggit_command" in self.options:
+                if self._offers_command():
+                    return "tags"
+            elif name in _OPERATIONS:
+                if _OPERATIONS[name] and self.pk is None:
+                    raise AJAXError(400, _("Invalid request for record."))
+                if _OPERATIONS[name] is (self.pk is not None):
+                    return name
+            elif name in _custom_operations(type(self)):
+                return name
+        raise AJAXError(404, _("Invalid method."))
+
+    def _offers_command(self):
+        """Whether the tags manager and command of the path are there for clients."""
+        part = next((p for p in self._plan.parts if p.name == self.method), None)
+        command = self.options["taggit_command"]
+        if not isinstance(part, _Tags) or command not in _COMMANDS:
+            return False
+        return self.method in self._writable or not _COMMANDS[command]
+
+    def resolve(self):
+        """Find the operation, and whether it is exempt from CSRF; return the endpoint."""
+        self.operation = self.find_operation()
+        exempt = getattr(getattr(self, self.operation), "csrf_exempt", False)
+        self.csrf_exempt = self.csrf_exempt or exempt
+        return self
+
+    def run(self, request):
+        """Run the operation; a custom one on a record only if `can_get` allows."""
+        if self.operation in _custom_operations(type(self)):
+            _checked_body(request)
+            if self.pk is not None and not self.can_get(self.user, self.record):
+                raise _forbidden()
+        return _called(getattr(self, self.operation), request)
+
+
+_HOOKS = {"add": "can_create", "change": "can_update", "delete": "can_delete"}
+
+
+class FormEndpoint(_ServedEndpoint):
+    """Serves a Django form: validates what is sent, saves it, returns what that gave."""
+
+    def get_form_kwargs(self, request):
+        """Return what else the form is made with, as keywords."""
+        return {}
+
+    def create(self, request):
+        """Return what `form.save()` returned, else the cleaned data.
+
+        Raise AJAXError 400 with the form's errors.
+        """
+        data = _form_data(_checked_body(request))
+        form = self.model(data, request.FILES, **self.get_form_kwargs(request))
+        if not form.is_valid():
+            raise _invalid(form.errors)
+        if not hasattr(form, "save"):
+            return form.cleaned_data
+        using = None
+        if isinstance(form, forms.BaseModelForm):
+            using = router.db_for_write(form._meta.model, instance=form.instance)
+        with transaction.atomic(using=using):
+            return form.save()
+
+    def resolve(self):
+        """Return the endpoint: its path is its one operation."""
+        return self
+
+    def run(self, request):
+        """Run the operation."""
+        return _called(self.create, request)
+
+
+def _form_data(data):
+    """Return a JSON object as a form's data; raise AJAXError 400 for anything else."""
+    if isinstance(data, MultiValueDict):
+        return data
+    if not isinstance(data, dict):
+        raise AJAXError(400, _("The body has to be a JSON object."))
+    try:
+        _check_text(data)
+    except ValidationError as error:
+        raise _invalid({NON_FIELD_ERRORS: error.messages}) from None
+    found = MultiValueDict()
+    for key, value in data.items():
+        if value is not None:
+            found.setlist(key, value if isinstance(value, list) else [value])
+    return found
+
+
+# --- Registry -------------------------------------------------------------------------
+
+
+class Endpoints:
+    """The registry of what is served: models and forms, by class and by path."""
+
+    def __init__(self):
+        self._registry = {}
+        self._paths = {ModelEndpoint: {}, FormEndpoint: {}}
+        self._plans = {}
+
+    def register(self, model, endpoint_class=None):
+        """Serve a model or form, or several, by an endpoint class.
+
+        Raise AlreadyRegistered if it, or its path, is taken, ImproperlyConfigured for what
+        cannot be served. A swapped model is skipped, as by the admin.
+        """
+        if isinstance(model, (list, tuple, set)):
+            for each in model:
+                self.register(each, endpoint_class)
+            return
+        base = FormEndpoint if issubclass(model, forms.BaseForm) else ModelEndpoint
+        endpoint_class = endpoint_class or base
+        self._check(model, endpoint_class, base)
+        if base is ModelEndpoint and model._meta.swapped:
+            return
+        if model in self._registry:
+            raise AlreadyRegistered(f"{_label(model)} is registered already.")
+        paths = _paths_of(model, endpoint_class)
+        for each in paths:
+            if each in self._paths[base]:
+                other = _label(self._paths[base][each])
+                raise AlreadyRegistered(
+                    f"{_label(model)} and {other} are both at {'/'.join(each)}.json."
+                )
+        self._registry[model] = endpoint_class
+        self._paths = {
+            **self._paths,
+            base: self._paths[base] | dict.fromkeys(paths, model),
+        }
+        self.forget_plans()
+
+    def unregister(self, model):
+        """Serve a model or form no more; raise NotRegistered if it is not served."""
+        if model not in self._registry:
+            raise NotRegistered(f"{_label(model)} is not registered.")
+        del self._registry[model]
+        self._paths = {
+            base: {path: each for path, each in paths.items() if each is not model}
+            for base, paths in self._paths.items()
+        }
+        self.forget_plans()
+
+    def is_registered(self, model):
+        """Return whether a model or form is served."""
+        return model in self._registry
+
+    def find(self, model):
+        """Return the endpoint class that speaks for a model."""
+        return _find(self._registry, model) or ModelEndpoint
+
+    def at(self, base, application, name):
+        """Return the model or form at a path, and its endpoint class, else (None, None)."""
+        model = self._paths[base].get((application, name))
+        return model, self._registry.get(model)
+
+    def plan(
+        self, model, endpoint_class=None, has_user=False, html_escape=False, chosen=None
+    ):
+        """Return the plan of a model at the top of an answer.
+
+        Kept until something is registered, unless an encoder was `chosen` for this once.
+        """
+        autodiscover()
+        key = (model, endpoint_class, has_user, html_escape)
+        plan = self._plans.get(key) if chosen is None else None
+        if plan is None:
+            plan = _Plan(
+                model,
+                endpoint_class or self.find(model),
+                chosen=chosen or encoder.find(model),
+                has_user=has_user,
+                html_escape=html_escape,
+            )
+            if chosen is None:
+                self._plans[key] = plan
+        return plan
+
+    def forget_plans(self):
+        """Work the plans out anew: what is registered has changed."""
+        self._plans = {}
+
+    def _check(self, model, endpoint_class, base):
+        if not issubclass(endpoint_class, base):
+            raise ImproperlyConfigured(
+                f"{_label(model)} wants a subclass of {base.__name__}, not "
+                f"{endpoint_class.__name__}."
+            )
+        if base is ModelEndpoint:
+            if model._meta.abstract:
+                raise ImproperlyConfigured(
+                    f"{_label(model)} is abstract, so it cannot be registered."
+                )
+            if isinstance(model._meta.pk, models.CompositePrimaryKey):
+                raise ImproperlyConfigured(
+                    f"{_label(model)} has a composite primary key, so it cannot be "
+                    "registered."
+                )
+
+
+def _label(model):
+    meta = getattr(model, "_meta", None)
+    return getattr(meta, "label", f"{model.__module__}.{model.__name__}")
+
+
+def _paths_of(model, endpoint_class):
+    """Return the (application, name) pairs under which a model or form is found."""
+    name = model.__name__.lower()
+    labels = {}
+    if issubclass(model, models.Model):
+        labels[model._meta.app_label] = None
+    for each in (model, endpoint_class):
+        config = apps.get_containing_app_config(each.__module__)
+        if config and each.__module__ != __name__:
+            labels[config.label] = None
+    return [(label, name) for label in labels]
+
+
+endpoint = Endpoints()
+
+
+def register(*served):
+    """Decorate an endpoint class to serve the models or forms given.
+
+    Raise what `endpoint.register` raises.
+    """
+
+    def decorate(endpoint_class):
+        endpoint.register(served, endpoint_class)
+        return endpoint_class
+
+    return decorate
+
+
+# --- The apps' endpoints.py -----------------------------------------------------------
+
+
+class _Discovery:
+    """The ad-hoc endpoints of all apps, found once, on first use.
+
+    If an endpoints.py fails, both registries are as before, and so is the failure: an
+    answer of half of the endpoints would be a wrong one.
+    """
+
+    def __init__(self):
+        self.lock = threading.RLock()
+        self.is_done = self.is_running = False
+        self.error = None
+        self.functions = {}
+
+    def run(self):
+        """Import every app's endpoints.py; raise ImproperlyConfigured if one fails."""
+        if not self.is_done:
+            with self.lock:
+                if not (self.is_done or self.is_running):
+                    self._import_all()
+        if self.error:
+            message = f"{self.error[0]} cannot be imported: {self.error[1]!r}"
+            raise ImproperlyConfigured(message) from self.error[1]
+
+    def _import_all(self):
+        registries = (endpoint, encoder)
+        before = [{k: copy.copy(v) for k, v in vars(r).items()} for r in registries]
+        self.is_running = True
+        for config in apps.get_app_configs():
+            try:
+                self.functions |= _import_endpoints(config)
+            except Exception as error:
+                self.error = (f"{config.name}.endpoints", error)
+                self.functions = {}
+                for registry, state in zip(registries, before, strict=True):
+                    vars(registry).update(state)
+                break
+        self.is_running = False
+        self.is_done = True
+
+
+def _import_endpoints(config):
+    """Import an app's endpoints.py; return its ad-hoc endpoints by (label, name)."""
+    if config.module is sys.modules[__name__]:
+        return {}
+    if not module_has_submodule(config.module, "endpoints"):
+        return {}
+    module = import_module(f"{config.name}.endpoints")
+    if module is sys.modules[__name__]:
+        return {}
+    return {(config.label, n): view for n, view in _exposed(module).items()}
+
+
+def _exposed(module):
+    """Return by name what a module offers: what `__all__` lists, else the BaseEndpoint
+    instances made in it and the functions of a request defined in it."""
+    if hasattr(module, "__all__"):
+        found = {name: getattr(module, name) for name in module.__all__}
+    else:
+        found = {n: v for n, v in vars(module).items() if _is_endpoint(v, module)}
+    return {
+        name: value
+        for name, value in found.items()
+        if callable(value) and not isinstance(value, type) and not name.startswith("_")
+    }
+
+
+def _is_endpoint(value, module):
+    if isinstance(value, type) or not callable(value):
+        return False
+    if getattr(value, "__module__", None) != module.__name__:
+        return False
+    inner = inspect.unwrap(value)
+    if isinstance(inner, BaseEndpoint):
+        return True
+    return inspect.isfunction(inner) and [*inspect.signature(value).parameters][:1] == [
+        "request"
+    ]
+
+
+_discovery = _Discovery()
+
+
+def autodiscover():
+    """Import every installed app's endpoints.py, once; others wait until it is done.
+
+    Raise ImproperlyConfigured, now and ever after, if one of them fails.
+    """
+    _discovery.run()
+
+
+# --- Dispatch -------------------------------------------------------------------------
+
+
+class _CsrfCheck(CsrfViewMiddleware):
+    """Django's check, run by the view itself, so that its refusal can be JSON.
+
+    `_reject` is private; it is where Django turns a reason into an HTML page.
+    """
+
+    def _reject(self, request, reason):
+        return reason
+
+
+def _check_csrf(request, view):
+    """Raise AJAXError 403 with Django's reason unless the request carries its token."""
+    check = _CsrfCheck(dispatch)
+    if "CSRF_COOKIE" not in request.META:
+        check.process_request(request)
+    reason = check.process_view(request, view, (), {})
+    if reason:
+        how = _(
+            "%(reason)s Send the token, from the cookie %(cookie)s or a page's "
+            "csrfmiddlewaretoken, in the header %(header)s."
+        )
+        header = HttpHeaders.parse_header_name(settings.CSRF_HEADER_NAME)
+        names = {"cookie": settings.CSRF_COOKIE_NAME, "header": header}
+        raise AJAXError(403, how % {"reason": reason, **names}, csrf=True)
+
+
+def _keep_csrf_cookie(request, response):
+    """Send a token that changed meanwhile, as by a login, if no middleware will."""
+    if request.META.get("CSRF_COOKIE_NEEDS_UPDATE"):
+        return _CsrfCheck(dispatch).process_response(request, response)
+    return response
+
+
+def _check_method(request):
+    if request.method != "POST":
+        raise AJAXError(405, _("Send a POST request, its parameters in the body."))
+
+
+def _resolve_path(app, name, model, pk, operation, tags, command):
+    """Return the endpoint at a path; raise AJAXError 404 if there is none."""
+    autodiscover()
+    function = _discovery.functions.get((app, name))
+    if function:
+        return _Function(function)
+    served, endpoint_class = endpoint.at(FormEndpoint, app, name)
+    if served is None:
+        served, endpoint_class = endpoint.at(ModelEndpoint, app, name or model)
+    if served is None:
+        raise AJAXError(404, _("AJAX endpoint does not exist."))
+    options = {"taggit_command": command} if command else {}
+    method = tags or operation or "create"
+    return endpoint_class(app, served, method, pk=pk, **options).resolve()
+
+
+@csrf_exempt
+@login_not_required
+def dispatch(
+    request,
+    app,
+    name=None,
+    model=None,
+    pk=None,
+    operation=None,
+    tags=None,
+    command=None,
+):
+    """Answer a request: resolve its path, check CSRF, authorize, run, respond."""
+    try:
+        _check_method(request)
+        found = _resolve_path(app, name, model, pk, operation, tags, command)
+        _check_csrf(request, found)
+        found.authorize(request)
+        response = _success_response(found.run(request))
+    except Exception as error:
+        response = _error_response(request, error)
+    return _keep_csrf_cookie(request, response)
+
+
+@csrf_exempt
+@login_not_required
+@json_response
+def not_found(request):
+    """Answer a path below the mount that is nothing's, as JSON."""
+    autodiscover()
+    raise AJAXError(404, _("AJAX endpoint does not exist."))
+
+
+urlpatterns = [
+    path("<str:app>/<str:name>.json", dispatch, name="endpoint"),
+    path("<str:app>/<str:model>/<str:operation>.json", dispatch, name="model"),
+    path(
+        "<str:app>/<str:model>/<str:pk>/<str:operation>.json", dispatch, name="record"
+    ),
+    path(
+        "<str:app>/<str:model>/<str:pk>/<str:tags>/<str:command>.json",
+        dispatch,
+        name="tags",
+    ),
+    re_path(r"^[\s\S]*\.json\Z", not_found, name="not_found"),
+]
+
+
+# --- Checks and AppConfig -------------------------------------------------------------
+
+
+def _check_discovery():
+    """E001: an endpoints.py that fails to import."""
+    try:
+        autodiscover()
+    except ImproperlyConfigured as error:
+        yield checks.Error(
+            str(error),
+            hint="Until it is mended, every request below the mount is answered with 500.",
+            id="ajax.E001",
+        )
+
+
+def _model_endpoints():
+    return [
+        (model, endpoint_class)
+        for model, endpoint_class in endpoint._registry.items()
+        if issubclass(endpoint_class, ModelEndpoint)
+    ]
+
+
+def _is_lookup(model, name):
+    try:
+        return bool(_resolve(model, name))
+    except FieldDoesNotExist:
+        return False
+
+
+def _is_expandable(model, name):
+    if not _is_lookup(model, name):
+        return False
+    found = _resolve(model, name)
+    return isinstance(found.field, models.ForeignKey) and not found.rest
+
+
+def _unknown_names(model, endpoint_class):
+    """Return (attribute, name) of what class attributes name and is not there."""
+    fields = {*_model_fields(model), *_pk_names(model)}
+    get = functools.partial(getattr, endpoint_class)
+
+    def is_shown(name):
+        return name in fields or hasattr(endpoint_class, name) or hasattr(model, name)
+
+    def is_sortable(name):
+        return not isinstance(name, str) or _is_lookup(model, name.removeprefix("-"))
+
+    def is_operation(name):
+        managers = [n for n, f in _model_fields(model).items() if _is_tags_manager(f)]
+        return name in {*_OPERATIONS, *managers, *_custom_operations(endpoint_class)}
+
+    wanted = (
+        (
+            "fields",
+            () if get("fields") in (None, "__all__") else get("fields"),
+            is_shown,
+        ),
+        ("exclude", get("exclude"), is_shown),
+        ("readonly_fields", get("readonly_fields"), is_shown),
+        ("immutable_fields", get("immutable_fields"), is_shown),
+        (
+            "expand",
+            () if isinstance(get("expand"), int) else get("expand"),
+            functools.partial(_is_expandable, model),
+        ),
+        ("ordering", get("ordering") or (), is_sortable),
+        ("sortable_by", get("sortable_by"), functools.partial(_is_lookup, model)),
+        (
+            "search_fields",
+            get("search_fields"),
+            lambda name: _is_lookup(model, _search_name(name)),
+        ),
+        ("list_filter", get("list_filter"), functools.partial(_is_lookup, model)),
+        ("operations", get("operations") or (), is_operation),
+    )
+    return [
+        (attribute, name) for attribute, names, is_known in wanted
+        for name in names if not is_known(name)
+    ]  # fmt: skip
+
+
+def _check_names():
+    """E002: class attributes that name what is not there."""
+    for model, endpoint_class in _model_endpoints():
+        for attribute, name in _unknown_names(model, endpoint_class):
+            yield checks.Error(
+                f"{endpoint_class.__name__}.{attribute} names {name!r}, which "
+                f"{model._meta.label} does not have.",
+                hint="Correct the name, or take it out.",
+                obj=endpoint_class,
+                id="ajax.E002",
+            )
+
+
+def _check_hidden_creates():
+    """E003: an ad-hoc endpoint or form in the place where a model's create would be."""
+    hiding = {**endpoint._paths[FormEndpoint], **_discovery.functions}
+    for model, endpoint_class in _model_endpoints():
+        offered = endpoint_class.operations
+        if offered is None or "create" in offered:
+            for where in hiding.keys() & _paths_of(model, endpoint_class):
+                yield checks.Error(
+                    f"The ad-hoc endpoint or form at {'/'.join(where)}.json hides the "
+                    f"create of {model._meta.label}.",
+                    hint="Rename it, or leave it out of __all__.",
+                    obj=endpoint_class,
+                    id="ajax.E003",
+                )
+
+
+def _check_copies():
+    """E004: a second copy of this file, with registries of its own."""
+    this = sys.modules[__name__]
+    for name, module in sorted(sys.modules.items()):
+        found = getattr(module, "__dict__", {})
+        is_other = module is not this and module.__name__ == name != "__main__"
+        if is_other and "AjaxConfig" in found and "ModelEndpoint" in found:
+            yield checks.Error(
+                f"{__name__} is also imported as {name}.",
+                hint=f"Import it as {__name__} everywhere: each copy has its own registry.",
+                id="ajax.E004",
+            )
+
+
+def _shown_by_expansion(plan):
+    for part in plan.parts:
+        if isinstance(part, (_Joined, _Fetched)):
+            inner = part.plan if isinstance(part, _Joined) else part.source.plan
+            yield inner.model
+            yield from _shown_by_expansion(inner)
+
+
+def _check_expansions():
+    """W001: a model shown whole by expansion, though nobody said what it may show."""
+    for model, endpoint_class in _model_endpoints():
+        if list(_unknown_names(model, endpoint_class)):
+            continue
+        shown = _shown_by_expansion(endpoint.plan(model, endpoint_class, has_user=True))
+        for each in dict.fromkeys(shown):
+            if not (
+                _is_user_model(each)
+                or encoder.find(each)
+                or _find(endpoint._registry, each)
+            ):
+                yield checks.Warning(
+                    f"{endpoint_class.__name__} shows all fields of {each._meta.label}.",
+                    hint=f'Register an endpoint (fields = "__all__" says yes, all) or an '
+                    f"encoder for {each.__name__}, or leave it out of `expand`.",
+                    obj=endpoint_class,
+                    id="ajax.W001",
+                )
+
+
+def _check_transactions():
+    """W002: ATOMIC_REQUESTS on SQLite, where a request then reads before it writes."""
+    for alias in connections:
+        connection = connections[alias]
+        options = connection.settings_dict["OPTIONS"]
+        mode = str(options.get("transaction_mode")).upper()
+        is_atomic = connection.settings_dict["ATOMIC_REQUESTS"]
+        if connection.vendor == "sqlite" and is_atomic and mode != "IMMEDIATE":
+            yield checks.Warning(
+                f"Under ATOMIC_REQUESTS, concurrent writers of {alias!r} will meet "
+                "“database is locked”.",
+                hint="Set OPTIONS['transaction_mode'] to 'IMMEDIATE'.",
+                id="ajax.W002",
+            )
+
+
+def _check_totals():
+    """W003: records that can_get hides, but that still count in `total`."""
+    for model, endpoint_class in _model_endpoints():
+        offered = endpoint_class.operations
+        managers = {n for n, f in _model_fields(model).items() if _is_tags_manager(f)}
+        lists = offered is None or {"list", *managers} & {*offered}
+        overrides = functools.partial(_overrides, endpoint_class)
+        if lists and overrides("can_get") and not overrides("get_queryset"):
+            yield checks.Warning(
+                f"{endpoint_class.__name__} overrides can_get, but not get_queryset: what "
+                "it refuses still shows in the total of lists.",
+                hint="Leave those records out in get_queryset, or `list` out of operations.",
+                obj=endpoint_class,
+                id="ajax.W003",
+            )
+
+
+_CHECKS = (
+    _check_names,
+    _check_hidden_creates,
+    _check_expansions,
+    _check_totals,
+)
+
+
+def check_ajax(app_configs=None, **kwargs):
+    """Return what Django's system checks have to say about the project's endpoints."""
+    found = [*_check_discovery(), *_check_copies(), *_check_transactions()]
+    if not _discovery.error:
+        found += [message for check in _CHECKS for message in check()]
+    return found
+
+
+class AjaxConfig(AppConfig):
+    """The app, for those who list it in INSTALLED_APPS: it adds the system checks."""
+
+    name = __name__
+    verbose_name = "ajax"
+
+    def ready(self):
+        checks.register(check_ajax)
+
+
+# --- The old package's import paths ---------------------------------------------------
+
+#: An app of one file has no folder, so it claims no templates, static files or commands.
+__path__ = [__file__]
+
+if __name__ != "__main__":
+    # As os.path does it: `from ajax.exceptions import AJAXError` is this module again.
+    # Django finds AjaxConfig through `.apps`; there is no `.models`, for there are none.
+    sys.modules[f"{__name__}.apps"] = sys.modules[__name__]
+    for _name in (
+        "authentication",
+        "decorators",
+        "encoders",
+        "endpoints",
+        "exceptions",
+        "signals",
+        "urls",
+        "views",
+    ):
+        globals()[_name] = sys.modules[f"{__name__}.{_name}"] = sys.modules[__name__]
+
+
+# --- Demo -----------------------------------------------------------------------------
+
+_DEMO_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>ajax.py demo</title>
+<style>
+  :root { color-scheme: light dark }
+  body { font: 1rem/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto;
+         padding: 0 1rem }
+  input { font: inherit; width: 100%; box-sizing: border-box; padding: .4rem }
+  button { font: inherit; margin: .5rem 0; padding: .4rem 1rem }
+  pre { overflow: auto; padding: 1rem; border: 1px solid; border-radius: .3rem }
+</style>
+<h1>ajax.py demo</h1>
+<p>You are logged in as <b>demo</b>. Paths to try: demo/post/list, demo/post/1/get,
+demo/post/1/tags/similar, demo/category/list, demo/whoami.</p>
+<form>%s
+  <label>Path <input name="path" value="demo/post/1/get"></label>
+  <label>Body, JSON <input name="body" value="{}"></label>
+  <button>Call</button>
+</form>
+<pre aria-live="polite"></pre>
+<script>
+  document.forms[0].onsubmit = async event => {
+    event.preventDefault();
+    const {path, body, csrfmiddlewaretoken} = event.target.elements;
+    const response = await fetch(`/ajax/${path.value}.json`, {
+      method: "POST", body: body.value,
+      headers: {"Content-Type": "application/json",
+                "X-CSRFToken": csrfmiddlewaretoken.value},
+    });
+    document.querySelector("pre").textContent =
+      response.status + " " + JSON.stringify(await response.json(), null, 2);
+  };
+</script>
+"""
+
+
+def _demo_settings():
+    """Configure Django for the demo: a database in memory, on the loopback only."""
+    from django.utils.crypto import get_random_string
+
+    has_taggit = bool(importlib.util.find_spec("taggit"))
+    settings.configure(
+        DEBUG=True,
+        SECRET_KEY=get_random_string(50),
+        ALLOWED_HOSTS=["127.0.0.1", "localhost", "[::1]"],
+        ROOT_URLCONF="demo",
+        USE_TZ=True,
+        MIDDLEWARE=[
+            "django.middleware.csrf.CsrfViewMiddleware",
+            "demo.log_in",
+        ],
+        INSTALLED_APPS=[
+            "django.contrib.contenttypes",
+            "django.contrib.auth",
+            *["taggit"] * has_taggit,
+            __name__,
+            "demo",
+        ],
+        DATABASES={
+            "default": {
+                "ENGINE": "django.db.backends.sqlite3",
+                # Shared by the server's threads; each would get a :memory: of its own.
+                "NAME": "file:ajax-demo?mode=memory&cache=shared",
+            }
+        },
+        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+    )
+    return has_taggit
+
+
+def _demo_module(name, **contents):
+    module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, None))
+    vars(module).update(contents)
+    sys.modules[name] = module
+    return module
+
+
+def _demo_models(has_taggit):
+    """Define the demo's models and their endpoints."""
+    from django.contrib.auth.models import User
+
+    class Category(models.Model):
+        title = models.CharField(max_length=100)
+
+        class Meta:
+            app_label = "demo"
+
+    class Post(models.Model):
+        category = models.ForeignKey(Category, models.CASCADE)
+        author = models.ForeignKey(User, models.CASCADE)
+        title = models.CharField(max_length=200)
+        created = models.DateTimeField(auto_now_add=True)
+        liked_by = models.ManyToManyField(User, related_name="likes", blank=True)
+        if has_taggit:
+            from taggit.managers import TaggableManager
+
+            tags = TaggableManager(blank=True)
+
+        class Meta:
+            app_label = "demo"
+            ordering = ["-created"]
+
+    @register(Category)
+    class CategoryEndpoint(ModelEndpoint):
+        def can_list(self, user):
+            return True
+
+    @register(Post)
+    class PostEndpoint(CategoryEndpoint):
+        readonly_fields = ["author"]
+        search_fields = ["title"]
+        sortable_by = ["title", "created"]
+        list_filter = ["category"]
+
+        def prepare_record(self, request, record, created):
+            if created:
+                record.author = request.user
+
+    return Category, Post
+
+
+def _demo_data(category_model, post_model, has_taggit):
+    """Create the demo's tables and records."""
+    from django.contrib.auth.models import User
+    from django.core.management import call_command
+
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    demo = User.objects.create(username="demo")
+    titles = ["Ten minutes of work", "Tags without tears", "A page that saves itself"]
+    for number, title in enumerate(titles):
+        category = category_model.objects.create(title=["News", "How to"][number % 2])
+        post = post_model.objects.create(category=category, author=demo, title=title)
+        post.liked_by.add(demo)
+        if has_taggit:
+            post.tags.add("django", ["ajax", "json"][number % 2])
+    return demo
+
+
+def _demo_site(has_taggit):
+    """Build the demo project; return what makes its URLs and data."""
+    import django
+    from django.middleware.csrf import get_token
+    from django.urls import include
+
+    def index(request):
+        token = f'<input type="hidden" name="csrfmiddlewaretoken" value="{get_token(request)}">'
+        return HttpResponse(_DEMO_PAGE.replace("%s", token))
+
+    def log_in(get_response):
+        def logged_in(request):
+            request.user = site.user
+            return get_response(request)
+
+        return logged_in
+
+    def whoami(request):
+        return {"username": request.user.username}
+
+    whoami.__module__ = "demo.endpoints"
+    site = _demo_module("demo", log_in=log_in, __path__=[__file__])
+    _demo_module("demo.endpoints", whoami=whoami)
+    _demo_module("demo.models")
+    django.setup()
+    site.user = _demo_data(*_demo_models(has_taggit), has_taggit)
+    site.urlpatterns = [path("", index), path("ajax/", include(__name__))]
+
+
+def main(argv=None):
+    """Serve the demo project on 127.0.0.1 until Ctrl-C; return the exit status."""
+    import argparse
+
+    from django.utils.crypto import get_random_string
+
+    parser = argparse.ArgumentParser(prog="python -m ajax", description="Serve a demo.")
+    parser.add_argument("--port", type=int, default=8000)
+    port = parser.parse_args(argv).port
+    _demo_site(_demo_settings())
+    from django.core.servers.basehttp import (
+        ThreadedWSGIServer,
+        WSGIRequestHandler,
+        get_internal_wsgi_application,
+    )
+
+    try:
+        server = ThreadedWSGIServer(("127.0.0.1", port), WSGIRequestHandler)
+    except (OSError, OverflowError) as error:
+        print(f"Port {port} cannot be used ({error}); try another with --port.")
+        return 1
+    server.set_app(get_internal_wsgi_application())
+    url, token = f"http://127.0.0.1:{port}/", get_random_string(32)
+    print(f"The demo is at {url} (Ctrl-C ends it). From another shell:\n")
+    print(
+        f"curl -b csrftoken={token} -H X-CSRFToken:{token} -d '' {url}ajax/demo/post/1/get.json",
+        flush=True,
+    )
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.server_close()
+    return 0
+
+
+if __name__ == "__main__":
+    # By its real name: as __main__ it would be a second copy, with its own registries.
+    sys.exit(import_module(__spec__.name if __spec__ else "ajax").main())
