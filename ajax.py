@@ -43,6 +43,7 @@ import functools
 import importlib.machinery
 import importlib.util
 import inspect
+import itertools
 import json
 import math
 import re
@@ -53,6 +54,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from importlib import import_module
+from json.encoder import encode_basestring_ascii
 from operator import attrgetter
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
@@ -394,6 +396,10 @@ def _write_integer(value):
     return f'"{int.__repr__(value)}"'
 
 
+def _write_float(value):
+    return float.__repr__(value) if math.isfinite(value) else "null"
+
+
 def _write_date(value):
     return f'"{_iso(value)}"'
 
@@ -402,7 +408,9 @@ def _write_number(value):
     return f'"{value}"' if value.is_finite() else "null"
 
 
-def _file_writer(field, write):
+def _file_writer(field, html_escape):
+    write = _write_escaped if html_escape else _dumps
+
     def write_file(value):
         if not isinstance(value, FieldFile):
             value = field.attr_class(None, field, value)
@@ -415,6 +423,7 @@ def _file_writer(field, write):
 _WRITERS = (
     (models.BooleanField, _WORDS.__getitem__),
     (models.IntegerField, _write_integer),
+    (models.FloatField, _write_float),
     (models.DecimalField, _write_number),
     ((models.DateField, models.TimeField), _write_date),
 )
@@ -423,11 +432,11 @@ _TEXT_FIELDS = (models.CharField, models.TextField)
 
 def _writer(field, html_escape):
     """Return the function that writes one value of the field, not None, as JSON text."""
-    write_text = _write_escaped if html_escape else _dumps
+    write_text = _write_escaped if html_escape else encode_basestring_ascii
     if isinstance(field, models.ForeignKey):
         return _writer(field.target_field, html_escape)
     if isinstance(field, models.FileField):
-        return _file_writer(field, write_text)
+        return _file_writer(field, html_escape)
     if not hasattr(field, "from_db_value"):
         if isinstance(field, _TEXT_FIELDS):
             return write_text
@@ -554,14 +563,114 @@ class _Batch:
     instances where somebody needs them, else None; `found` is what was fetched beside.
     """
 
-    def __init__(self, columns, records, using, request, endpoint=None):
+    def __init__(self, columns, records, using, request, endpoint=None, converters=()):
         self.columns = columns
         self.records = records
         self.using = using
         self.request = request
         self.endpoint = endpoint
-        self.pks = columns[0] if columns else ()
+        self.converters = dict(converters)
         self.found = {}
+
+    def column(self, position):
+        """Return the values at a position, as their field has them."""
+        values = self.columns[position]
+        if position in self.converters:
+            convert, expression = self.converters.pop(position)
+            connection = connections[self.using]
+            for each in convert:
+                values = [each(value, expression, connection) for value in values]
+            self.columns[position] = values
+        return values
+
+    def converted(self):
+        """Return all columns, as their fields have them."""
+        return [self.column(position) for position in range(len(self.columns))]
+
+    @cached_property
+    def pks(self):
+        return self.column(0) if self.columns else ()
+
+    def joined(self, start, stop):
+        """Return the batch of the distinct records that some of the columns join, and
+        which of them each record here has."""
+        columns = self.columns[start:stop]
+        keys = columns[0]
+        rows = dict(zip(keys, zip(*columns, strict=True), strict=True))
+        rows.pop(None, None)
+        found = _Batch(
+            list(zip(*rows.values(), strict=True)), None, self.using, self.request
+        )
+        found.converters = {
+            position - start: each
+            for position, each in self.converters.items()
+            if start <= position < stop
+        }
+        return found, list(rows), keys
+
+
+class _Statement:
+    """A query as SQL whose rows are given as the database has them.
+
+    Django puts a query into SQL each time, which is half of the time of reading one
+    record, and converts every value of every row while it reads. Here the text is kept
+    while only the parameters change; columns are converted at once, and of a related
+    record that many rows share, once. That wants the query's compiler, which is private
+    API, used only here.
+    """
+
+    def __init__(self, queryset):
+        """Put a values_list() into SQL; raise EmptyResultSet if it has no rows anyway."""
+        self.using = queryset.db
+        compiler = queryset.query.get_compiler(self.using)
+        self.sql, self.parameters = compiler.as_sql()
+        selected = [each[0] for each in compiler.select]
+        converted = compiler.get_converters(selected)
+        self.expressions = {position: selected[position] for position in converted}
+
+    def load(self, request, endpoint, parameters=None):
+        """Run it; return the rows as a _Batch."""
+        connection = connections[self.using]
+        with connection.cursor() as cursor:
+            cursor.execute(
+                self.sql, self.parameters if parameters is None else parameters
+            )
+            columns = list(zip(*cursor.fetchall(), strict=True))
+        converters = {
+            position: (
+                connection.ops.get_db_converters(each)
+                + each.get_db_converters(connection),
+                each,
+            )
+            for position, each in self.expressions.items()
+        }
+        return _Batch(columns, None, self.using, request, endpoint, converters)
+
+
+class _KeptStatements:
+    """The statements of a query whose only parameters are those of some equal fields.
+
+    One per database, so they grow with nothing that a client sends.
+    """
+
+    def __init__(self, queryset, **fields):
+        self.queryset = queryset
+        self.fields = fields
+        self.kept = {}
+
+    def load(self, using, values, request=None, endpoint=None):
+        """Run the query with the values that its fields are to equal."""
+        connection = connections[using]
+        if using not in self.kept:
+            queryset = self.queryset.using(using)
+            for name, value in zip(self.fields, values, strict=True):
+                queryset = queryset.filter(**{name: value})
+            self.kept[using] = _Statement(queryset)
+        parameters = [
+            field.get_db_prep_value(value, connection)
+            for field, value in zip(self.fields.values(), values, strict=True)
+        ]
+        return self.kept[using].load(request, endpoint, parameters)
 
 
 class _Column:
@@ -576,7 +685,7 @@ class _Column:
         self.position = plan.add_lookup(name, field.attname)
 
     def texts(self, batch):
-        return self.write_all(batch.columns[self.position])
+        return self.write_all(batch.column(self.position))
 
     def write_all(self, values):
         """Return each value as JSON text.
@@ -634,13 +743,10 @@ class _Joined:
 
     def from_columns(self, batch):
         """Write each distinct related record once, out of the joined columns."""
-        columns = batch.columns[self.start : self.start + len(self.plan.lookups)]
-        keys = columns[0]
-        rows = dict(zip(keys, zip(*columns, strict=True), strict=True))
-        rows.pop(None, None)
-        distinct = list(zip(*rows.values(), strict=True))
-        related = _Batch(distinct, None, batch.using, batch.request)
-        texts = dict(zip(rows, self.plan.write(related), strict=True))
+        related, distinct, keys = batch.joined(
+            self.start, self.start + len(self.plan.lookups)
+        )
+        texts = dict(zip(distinct, self.plan.write(related), strict=True))
         return [texts.get(key, "null") for key in keys]
 
 
@@ -660,7 +766,7 @@ class _Fetched:
         source.keys.append(self.key)
 
     def texts(self, batch):
-        keys = batch.columns[self.key.position]
+        keys = batch.column(self.key.position)
         found = self.source.texts(batch)
         if self.source.plan.is_restricted:
             # What is outside may exist: its pk is all that is shown of it.
@@ -682,7 +788,7 @@ class _Source:
 
     def texts(self, batch):
         if self not in batch.found:
-            keys = {key for each in self.keys for key in batch.columns[each.position]}
+            keys = {key for each in self.keys for key in batch.column(each.position)}
             batch.found[self] = self.plan.fetch(keys - {None}, batch.request)
         return batch.found[self]
 
@@ -727,35 +833,43 @@ class _Tags:
         self.name = field.name
         self.model = field.model
         self.through = field.through
-        self.ordering = [
-            f"{'-' * name.startswith('-')}tag{LOOKUP_SEP}{name.removeprefix('-')}"
-            for name in field.ordering or ()
-        ]
         self.is_generic = issubclass(self.through, CommonGenericTaggedItemBase)
         self.key = "object_id" if self.is_generic else "content_object_id"
         self.write = _write_escaped if plan.html_escape else _dumps
         columns = (self.key, "tag_id", "tag__name", "tag__slug")
         self.rows = self.through._base_manager.values_list("pk", *columns)
+        self.is_ordered = bool(field.ordering)
+        for name in field.ordering or ():
+            sign = "-" * name.startswith("-")
+            name = f"{sign}tag{LOOKUP_SEP}{name.removeprefix('-')}"
+            self.rows = self.rows.order_by(*self.rows.query.order_by, name)
+        keys = ("content_type",) * self.is_generic + (self.key,)
+        fields = {name: self.through._meta.get_field(name) for name in keys}
+        self.of_one = _KeptStatements(self.rows, **fields)
 
-    def restrict(self, queryset):
-        """Return what of a queryset of the through table is about this model."""
+    def about(self):
+        """Return the conditions under which a row of the through table is about the
+        model at all."""
         if not self.is_generic:
-            return queryset
+            return {}
         from django.contrib.contenttypes.models import ContentType
 
-        kind = ContentType.objects.db_manager(queryset.db).get_for_model(self.model)
-        return queryset.filter(content_type=kind)
+        return {"content_type": ContentType.objects.get_for_model(self.model)}
+
+    def read(self, pks, using):
+        """Return the rows of the through table for some records, in order."""
+        about = self.about()
+        if len(pks) == 1:
+            values = [*(kind.pk for kind in about.values()), *pks]
+            rows = zip(*self.of_one.load(using, values).converted(), strict=True)
+        else:
+            rows = self.rows.using(using).filter(**about, **{f"{self.key}__in": pks})
+        # Sorted here: asked to sort by the through table's pk, SQLite reads all of it.
+        return rows if self.is_ordered else sorted(rows)
 
     def texts(self, batch):
         pks = [pk for pk in batch.pks if pk is not None]
-        rows = self.restrict(self.rows.using(batch.using)).filter(
-            **{f"{self.key}__in": pks}
-        )
-        # Sorted here: asked to sort by the through table's pk, SQLite reads all of it.
-        if self.ordering:
-            rows = rows.order_by(*self.ordering)
-        else:
-            rows = sorted(rows)
+        rows = self.read(pks, batch.using) if pks else ()
         tags = {pk: [] for pk in batch.pks}
         known = {}
         for _through, pk, tag, name, slug in rows:
@@ -916,7 +1030,7 @@ class _Plan:
         if self._prepared is None or self._has_listeners():
             queryset = endpoint.get_queryset(endpoint.request)
             return self.prepare(queryset.filter(*conditions))
-        return self._prepared.filter(*conditions)
+        return self._prepared.filter(*conditions) if conditions else self._prepared
 
     def prepare(self, queryset):
         by_rows = _adds_only(type(queryset)) and not self.needs_records
@@ -935,15 +1049,33 @@ class _Plan:
 
     def load(self, queryset, endpoint):
         """Return the batch of a queryset that `prepare` made."""
-        found = list(queryset)
-        if found and not isinstance(found[0], tuple):
-            return self.batch(found, queryset.db, endpoint.request, endpoint)
-        columns = list(zip(*found, strict=True))
-        return _Batch(columns, None, queryset.db, endpoint.request, endpoint)
+        request, using = endpoint.request, queryset.db
+        if not queryset.query.values_select:
+            return self.batch(list(queryset), using, request, endpoint)
+        try:
+            return _Statement(queryset).load(request, endpoint)
+        except EmptyResultSet:
+            return _Batch([], None, using, request, endpoint)
 
-    def load_allowed(self, queryset, endpoint):
-        """Return the batch of a queryset, without the records that are refused."""
-        batch = self.load(queryset, endpoint)
+    def load_one(self, pk, endpoint, using=None):
+        """Return the batch of one record, empty if there is none."""
+        prepared = self._prepared
+        if (
+            prepared is None
+            or self._has_listeners()
+            or not prepared.query.values_select
+        ):
+            queryset = self.queryset(endpoint, [Q(pk=pk)])[:1]
+            return self.load(queryset.using(using) if using else queryset, endpoint)
+        using = using or prepared.db
+        return self._by_pk.load(using, [pk], endpoint.request, endpoint)
+
+    @cached_property
+    def _by_pk(self):
+        return _KeptStatements(self._prepared.order_by(), pk=self.model._meta.pk)
+
+    def allowed(self, batch, endpoint):
+        """Return a batch without the records that the user may not get."""
         if not (self.asks and batch.pks):
             return batch
         records = [
@@ -969,7 +1101,8 @@ class _Plan:
         if not pks:
             return {}
         endpoint = self.endpoint_class.for_model(self.model, request)
-        batch = self.load_allowed(self.queryset(endpoint, [Q(pk__in=pks)]), endpoint)
+        batch = self.load(self.queryset(endpoint, [Q(pk__in=pks)]), endpoint)
+        batch = self.allowed(batch, endpoint)
         return dict(zip(batch.pks, self.write(batch), strict=True))
 
     # Writing
@@ -2072,7 +2205,7 @@ class ModelEndpoint(_ServedEndpoint):
     def get(self, request):
         """Return the record."""
         plan = self._plan
-        batch = plan.load(plan.queryset(self, [Q(pk=self._parsed_pk())])[:1], self)
+        batch = plan.load_one(self._parsed_pk(), self)
         if not batch.pks:
             raise self._not_found()
         if plan.asks and not self.can_get(self.user, batch.records[0]):
@@ -2124,14 +2257,15 @@ class ModelEndpoint(_ServedEndpoint):
         size, page = self._page(sent)
         order = self._order(sent)
         conditions = self._conditions(sent)
-        total = self.get_queryset(request).filter(*conditions).count()
+        every = self.get_queryset(request)
+        total = (every.filter(*conditions) if conditions else every).count()
         start = (page - 1) * size
         texts = []
         if start < total:
             found = self._plan.queryset(self, conditions)
-            found = found.order_by(*self._stable(order or found.query.order_by))
-            batch = self._plan.load_allowed(found[start : start + size], self)
-            texts = self._plan.write(batch)
+            found = self._ordered(found, order)
+            batch = self._plan.load(found[start : start + size], self)
+            texts = self._plan.write(self._plan.allowed(batch, self))
         return _Page(
             texts,
             {
@@ -2219,9 +2353,9 @@ class ModelEndpoint(_ServedEndpoint):
 
     def _answer(self, pk, using):
         """Return a record that was written as `get` shows it, else its pk."""
-        found = self._plan.queryset(self, [Q(pk=pk)]).using(using)[:1]
-        batch = self._plan.load_allowed(found, self)
-        return json.loads(self._plan.write(batch)[0]) if batch.pks else {"pk": pk}
+        batch = self._plan.load_one(pk, self, using)
+        texts = self._plan.write(self._plan.allowed(batch, self))
+        return json.loads(texts[0]) if texts else {"pk": pk}
 
     def _lock(self, record, using):
         """Make others who write the record wait; raise AJAXError 409 if it is gone.
@@ -2244,7 +2378,7 @@ class ModelEndpoint(_ServedEndpoint):
             raise _forbidden()
         tags = self._tags_part
         using = self.get_queryset(request).db
-        items = tags.restrict(tags.through._base_manager.using(using))
+        items = tags.through._base_manager.using(using).filter(**tags.about())
         mine = items.filter(**{tags.key: record.pk}).values("tag_id")
         shared = items.filter(tag_id__in=mine)
         count = (
@@ -2259,8 +2393,9 @@ class ModelEndpoint(_ServedEndpoint):
             .exclude(pk=record.pk)
             .order_by(Subquery(count).desc(), "pk")
         )
-        batch = self._plan.load_allowed(found[: self._sizes()[0]], self)
-        return [json.loads(text) for text in self._plan.write(batch)]
+        batch = self._plan.load(found[: self._sizes()[0]], self)
+        texts = self._plan.write(self._plan.allowed(batch, self))
+        return [json.loads(text) for text in texts]
 
     # Fields and reading
 
@@ -2515,13 +2650,15 @@ class ModelEndpoint(_ServedEndpoint):
             raise _invalid_parameters({"order_by": _unknown(unknown[0], list(known))})
         return keys
 
-    def _stable(self, order):
-        """Return an order in which ties are broken, so that pages never overlap."""
-        order = list(order or self.model._meta.ordering)
+    def _ordered(self, queryset, order):
+        """Return a queryset in an order whose ties are broken, so that pages never
+        overlap: the one given, else its own, else the model's."""
+        own = queryset.query.order_by or self.model._meta.ordering
+        order = [*(order or own)]
         keys = {"pk", "-pk", self.model._meta.pk.name, f"-{self.model._meta.pk.name}"}
         if not any(isinstance(key, str) and key in keys for key in order):
             order.append("pk")
-        return order
+        return queryset if order == [*own] else queryset.order_by(*order)
 
     def _conditions(self, sent):
         """Return what was sent to narrow the list, as for filter()."""
@@ -2603,7 +2740,7 @@ class ModelEndpoint(_ServedEndpoint):
             connector=Q.OR,
         )
         if names:
-            items = part.restrict(part.through._base_manager.all()).filter(names)
+            items = part.through._base_manager.filter(names, **part.about())
             found = Q(pk__in=items.values(part.key))
         return found
 
