@@ -43,7 +43,6 @@ import functools
 import importlib.machinery
 import importlib.util
 import inspect
-import itertools
 import json
 import math
 import re
@@ -628,13 +627,14 @@ class _Statement:
         converted = compiler.get_converters(selected)
         self.expressions = {position: selected[position] for position in converted}
 
-    def load(self, request, endpoint, parameters=None):
-        """Run it; return the rows as a _Batch."""
+    def load(self, request=None, endpoint=None, parameters=None, limits=None):
+        """Run it, between limits or whole; return the rows as a _Batch."""
         connection = connections[self.using]
+        sql = self.sql
+        if limits:
+            sql = f"{sql} {connection.ops.limit_offset_sql(*limits)}"
         with connection.cursor() as cursor:
-            cursor.execute(
-                self.sql, self.parameters if parameters is None else parameters
-            )
+            cursor.execute(sql, self.parameters if parameters is None else parameters)
             columns = list(zip(*cursor.fetchall(), strict=True))
         converters = {
             position: (
@@ -645,6 +645,18 @@ class _Statement:
             for position, each in self.expressions.items()
         }
         return _Batch(columns, None, self.using, request, endpoint, converters)
+
+
+def _in_order(queryset, order):
+    """Return a queryset in an order whose ties are broken, so that pages never overlap:
+    the one given, else its own, else the model's."""
+    opts = queryset.model._meta
+    own = queryset.query.order_by or opts.ordering
+    order = [*(order or own)]
+    keys = {"pk", "-pk", opts.pk.name, f"-{opts.pk.name}"}
+    if not any(isinstance(key, str) and key in keys for key in order):
+        order.append("pk")
+    return queryset if order == [*own] else queryset.order_by(*order)
 
 
 class _KeptStatements:
@@ -658,7 +670,7 @@ class _KeptStatements:
         self.fields = fields
         self.kept = {}
 
-    def load(self, using, values, request=None, endpoint=None):
+    def load(self, using, values=(), **options):
         """Run the query with the values that its fields are to equal."""
         connection = connections[using]
         if using not in self.kept:
@@ -670,7 +682,7 @@ class _KeptStatements:
             field.get_db_prep_value(value, connection)
             for field, value in zip(self.fields.values(), values, strict=True)
         ]
-        return self.kept[using].load(request, endpoint, parameters)
+        return self.kept[using].load(parameters=parameters, **options)
 
 
 class _Column:
@@ -1057,22 +1069,75 @@ class _Plan:
         except EmptyResultSet:
             return _Batch([], None, using, request, endpoint)
 
+    @property
+    def _is_kept(self):
+        """Whether nobody but the model itself has a say in how it is read."""
+        rows = self._prepared
+        return (
+            rows is not None and rows.query.values_select and not self._has_listeners()
+        )
+
     def load_one(self, pk, endpoint, using=None):
         """Return the batch of one record, empty if there is none."""
-        prepared = self._prepared
-        if (
-            prepared is None
-            or self._has_listeners()
-            or not prepared.query.values_select
-        ):
-            queryset = self.queryset(endpoint, [Q(pk=pk)])[:1]
-            return self.load(queryset.using(using) if using else queryset, endpoint)
-        using = using or prepared.db
-        return self._by_pk.load(using, [pk], endpoint.request, endpoint)
+        if self._is_kept:
+            options = {"request": endpoint.request, "endpoint": endpoint}
+            return self._by_pk.load(using or self._prepared.db, [pk], **options)
+        found = self.queryset(endpoint, [Q(pk=pk)])[:1]
+        return self.load(found.using(using) if using else found, endpoint)
+
+    def load_page(self, endpoint, conditions, order, start, size):
+        """Return the batch of a page of what the conditions hold, and their total."""
+        is_whole = self._is_kept and not conditions
+        if is_whole:
+            using = self._prepared.db
+            total = self._count.load(using).column(0)[0]
+        else:
+            every = endpoint.get_queryset(endpoint.request)
+            total = every.filter(*conditions).count()
+        limits = (start, start + size)
+        if start >= total:
+            return _Batch([], None, None, None), total
+        if is_whole and order == self._order:
+            options = {"request": endpoint.request, "endpoint": endpoint}
+            return self._ordered.load(using, limits=limits, **options), total
+        found = _in_order(self.queryset(endpoint, conditions), order)
+        return self.load(found[slice(*limits)], endpoint), total
+
+    def record(self, pk, endpoint):
+        """Return one record as an instance, None if the endpoint has none."""
+        if self._prepared is None or not _adds_only(type(self._prepared)):
+            found = endpoint.get_queryset(endpoint.request).filter(pk=pk)
+            return next(iter(found[:1]), None)
+        columns = self._instance_by_pk.load(self._prepared.db, [pk]).converted()
+        names = [field.attname for field in self.model._meta.concrete_fields]
+        for values in zip(*columns, strict=True):
+            return self.model.from_db(self._prepared.db, names, values)
+        return None
 
     @cached_property
     def _by_pk(self):
         return _KeptStatements(self._prepared.order_by(), pk=self.model._meta.pk)
+
+    @property
+    def _order(self):
+        return tuple(self.endpoint_class.ordering or ())
+
+    @cached_property
+    def _ordered(self):
+        return _KeptStatements(_in_order(self._prepared, self._order))
+
+    @cached_property
+    def _count(self):
+        counted = models.Func(template="COUNT(*)", output_field=models.IntegerField())
+        every = self.model._default_manager.order_by()
+        return _KeptStatements(every.values_list(counted))
+
+    @cached_property
+    def _instance_by_pk(self):
+        opts = self.model._meta
+        names = [field.attname for field in opts.concrete_fields]
+        rows = self.model._default_manager.order_by().values_list(*names)
+        return _KeptStatements(rows, pk=opts.pk)
 
     def allowed(self, batch, endpoint):
         """Return a batch without the records that the user may not get."""
@@ -2257,17 +2322,10 @@ class ModelEndpoint(_ServedEndpoint):
         size, page = self._page(sent)
         order = self._order(sent)
         conditions = self._conditions(sent)
-        every = self.get_queryset(request)
-        total = (every.filter(*conditions) if conditions else every).count()
         start = (page - 1) * size
-        texts = []
-        if start < total:
-            found = self._plan.queryset(self, conditions)
-            found = self._ordered(found, order)
-            batch = self._plan.load(found[start : start + size], self)
-            texts = self._plan.write(self._plan.allowed(batch, self))
+        batch, total = self._plan.load_page(self, conditions, order, start, size)
         return _Page(
-            texts,
+            self._plan.write(self._plan.allowed(batch, self)),
             {
                 "total": total,
                 "total_pages": max(1, math.ceil(total / size)),
@@ -2336,10 +2394,10 @@ class ModelEndpoint(_ServedEndpoint):
         """Return the record of the path; raise AJAXError 400 without one, 404 if gone."""
         if self.pk is None:
             raise AJAXError(400, _("Invalid request for record."))
-        found = self.get_queryset(self.request).filter(pk=self._parsed_pk())
-        for record in found[:1]:
-            return record
-        raise self._not_found()
+        record = self._plan.record(self._parsed_pk(), self)
+        if record is None:
+            raise self._not_found()
+        return record
 
     def _parsed_pk(self):
         try:
@@ -2494,17 +2552,19 @@ class ModelEndpoint(_ServedEndpoint):
 
     def _choices(self, request, field, pks):
         """Return those of the related records that the client may refer to."""
-        allowed = self.get_field_queryset(request, field)
-        allowed = allowed.complex_filter(field.get_limit_choices_to()).filter(
-            pk__in=pks
-        )
         related = field.remote_field.model
-        asked = endpoint.find(related)
-        if not _overrides(type(self), "get_field_queryset"):
-            if _overrides(asked, "can_get"):
-                asked = asked.for_model(related, request)
-                return [each for each in allowed if asked.can_get(self.user, each)]
-        return list(allowed)
+        asked = endpoint.find(related).for_model(related, request)
+        limits = field.get_limit_choices_to()
+        is_own = _overrides(type(self), "get_field_queryset")
+        if len(pks) == 1 and not limits and not is_own:
+            found = [asked._plan.record(pks[0], asked)]
+        else:
+            found = self.get_field_queryset(request, field)
+            found = found.complex_filter(limits).filter(pk__in=pks)
+        return [
+            each for each in found
+            if each is not None and (is_own or asked.can_get(self.user, each))
+        ]  # fmt: skip
 
     def _no_choice(self, field, value):
         """Return the error for a relation to nothing, the same for what may not be seen."""
@@ -2529,11 +2589,7 @@ class ModelEndpoint(_ServedEndpoint):
                 wanted[_sent_pk(related, each)] = each
             except ValidationError:
                 raise self._no_choice(field, each) from None
-        known = (
-            {each.pk for each in self._choices(request, field, wanted)}
-            if wanted
-            else ()
-        )
+        known = {each.pk for each in self._choices(request, field, [*wanted])}
         for pk, each in wanted.items():
             if pk not in known:
                 raise self._no_choice(field, each)
@@ -2634,7 +2690,7 @@ class ModelEndpoint(_ServedEndpoint):
     def _order(self, sent):
         """Return the order that was sent, as for order_by(), else the endpoint's."""
         if "order_by" not in sent:
-            return self.ordering or ()
+            return tuple(self.ordering or ())
         value, _by_form = _single(sent.pop("order_by"))
         keys = value.split(",") if isinstance(value, str) else value
         if not isinstance(keys, list) or len(keys) > _MAX_SORT_KEYS:
@@ -2649,16 +2705,6 @@ class ModelEndpoint(_ServedEndpoint):
         if unknown:
             raise _invalid_parameters({"order_by": _unknown(unknown[0], list(known))})
         return keys
-
-    def _ordered(self, queryset, order):
-        """Return a queryset in an order whose ties are broken, so that pages never
-        overlap: the one given, else its own, else the model's."""
-        own = queryset.query.order_by or self.model._meta.ordering
-        order = [*(order or own)]
-        keys = {"pk", "-pk", self.model._meta.pk.name, f"-{self.model._meta.pk.name}"}
-        if not any(isinstance(key, str) and key in keys for key in order):
-            order.append("pk")
-        return queryset if order == [*own] else queryset.order_by(*order)
 
     def _conditions(self, sent):
         """Return what was sent to narrow the list, as for filter()."""
@@ -3059,17 +3105,20 @@ class _Discovery:
         registries = (endpoint, encoder)
         before = [{k: copy.copy(v) for k, v in vars(r).items()} for r in registries]
         self.is_running = True
-        for config in apps.get_app_configs():
-            try:
+        try:
+            for config in apps.get_app_configs():
+                where = f"{config.name}.endpoints"
                 self.functions |= _import_endpoints(config)
-            except Exception as error:
-                self.error = (f"{config.name}.endpoints", error)
-                self.functions = {}
-                for registry, state in zip(registries, before, strict=True):
-                    vars(registry).update(state)
-                break
-        self.is_running = False
-        self.is_done = True
+        except BaseException as error:
+            self.error = (where, error)
+            self.functions = {}
+            for registry, state in zip(registries, before, strict=True):
+                vars(registry).update(state)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self.is_running = False
+            self.is_done = True
 
 
 def _import_endpoints(config):
@@ -3158,9 +3207,15 @@ def _keep_csrf_cookie(request, response):
     return response
 
 
-def _check_method(request):
+def _check_request(request):
+    """Raise AJAXError 405 unless it is a POST, 400 if no text is in its charset."""
     if request.method != "POST":
         raise AJAXError(405, _("Send a POST request, its parameters in the body."))
+    try:
+        b"text".decode(request.encoding or "utf-8", "replace")
+    except (LookupError, UnicodeError):
+        # A codec that Python knows, but not for text: base64, idna.
+        raise AJAXError(400, _("The charset cannot be read.")) from None
 
 
 def _resolve_path(app, name, model, pk, operation, tags, command):
@@ -3193,7 +3248,7 @@ def dispatch(
 ):
     """Answer a request: resolve its path, check CSRF, authorize, run, respond."""
     try:
-        _check_method(request)
+        _check_request(request)
         found = _resolve_path(app, name, model, pk, operation, tags, command)
         _check_csrf(request, found)
         found.authorize(request)
