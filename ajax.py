@@ -25,8 +25,8 @@ Everything is called by POST, below the mount:
 
 The life of a request is the function `dispatch`: resolve the path to an endpoint, check
 CSRF, let the endpoint authenticate the user, run it, and respond; whatever is raised on
-the way becomes a JSON error in `_error_response`. What a model looks like in JSON, and the
-queries that read it, come from one `_Plan` per model, worked out once.
+the way becomes a JSON error in `_error_response`. What a model looks like in JSON, and
+the queries that read it, come from one `_Plan` per model, worked out once.
 
 Read down for definitions, up to follow a request.
 """
@@ -358,7 +358,7 @@ def _besides(extra):
 
 
 def _success_response(result):
-    """Return what an endpoint returned as an HttpResponse; raise a returned AJAXError."""
+    """Return an endpoint's result as an HttpResponse; raise a returned AJAXError."""
     if isinstance(result, HttpResponseBase):
         return result
     if isinstance(result, AJAXError):
@@ -387,6 +387,10 @@ def _write_any(value):
 
 def _write_escaped(value):
     return _dumps(_escaped(_plain(value)))
+
+
+def _write_json_escaped(value):
+    return _dumps(_escaped(value))
 
 
 def _write_integer(value):
@@ -430,12 +434,14 @@ _TEXT_FIELDS = (models.CharField, models.TextField)
 
 
 def _writer(field, html_escape):
-    """Return the function that writes one value of the field, not None, as JSON text."""
+    """Return the function that writes a value of the field, not None, as JSON text."""
     write_text = _write_escaped if html_escape else encode_basestring_ascii
     if isinstance(field, models.ForeignKey):
         return _writer(field.target_field, html_escape)
     if isinstance(field, models.FileField):
         return _file_writer(field, html_escape)
+    if isinstance(field, models.JSONField):
+        return _write_json_escaped if html_escape else _dumps
     if not hasattr(field, "from_db_value"):
         if isinstance(field, _TEXT_FIELDS):
             return write_text
@@ -619,7 +625,7 @@ class _Statement:
     """
 
     def __init__(self, queryset):
-        """Put a values_list() into SQL; raise EmptyResultSet if it has no rows anyway."""
+        """Put a values_list() into SQL; raise EmptyResultSet if it can have no rows."""
         self.using = queryset.db
         compiler = queryset.query.get_compiler(self.using)
         self.sql, self.parameters = compiler.as_sql()
@@ -702,8 +708,8 @@ class _Column:
     def write_all(self, values):
         """Return each value as JSON text.
 
-        An instance may hold what its field has not cleaned yet: such a column is written
-        value by value, for what it is.
+        An instance may hold what its field has not cleaned yet: such a column is
+        written value by value, for what it is.
         """
         write = self.write
         try:
@@ -766,8 +772,9 @@ class _Fetched:
     """A foreign key shown as the whole record, read by a query of its own.
 
     So are models whose endpoint or manager says which records there are, keys that no
-    database constraint guards (an inner join would lose the row), and what is beyond the
-    joins a database can do. Keys to one model that are expanded alike share the query.
+    database constraint guards (an inner join would lose the row), and what is beyond
+    the joins a database can do. Keys to one model that are expanded alike share the
+    query.
     """
 
     def __init__(self, plan, field, source):
@@ -901,8 +908,8 @@ class _Extra:
         self.of_endpoint = hasattr(plan.endpoint_class, name)
         if not self.of_endpoint and not hasattr(plan.model, name):
             raise ImproperlyConfigured(
-                f"{plan.endpoint_class.__name__}.fields names {name!r}, which neither the "
-                f"endpoint nor {plan.model._meta.label} has."
+                f"{plan.endpoint_class.__name__}.fields names {name!r}, which neither "
+                f"the endpoint nor {plan.model._meta.label} has."
             )
         self.write = _write_escaped if plan.html_escape else _write_any
 
@@ -920,9 +927,10 @@ class _Extra:
 class _Plan:
     """How one model is read, joined and written as JSON at one place of an answer.
 
-    `parts` each write one key for all records of a batch; `lookups` are the columns they
-    want, for `values_list()`, and `getters` read the same off an instance; `joins` are the
-    relations to select. Rows are read as tuples unless somebody's code needs instances.
+    `parts` each write one key for all records of a batch; `lookups` are the columns
+    they want, for `values_list()`, and `getters` read the same off an instance; `joins`
+    are the relations to select. Rows are read as tuples unless somebody's code needs
+    instances.
     """
 
     def __init__(
@@ -1032,7 +1040,7 @@ class _Plan:
 
     @cached_property
     def _prepared(self):
-        """The query every request begins with, made once; None if it is the endpoint's."""
+        """The query every request begins with, made once; None if hooks make it."""
         if self.own_queryset or _is_filtered(self.model):
             return None
         return self.prepare(self.model._default_manager.all())
@@ -1052,7 +1060,7 @@ class _Plan:
         return queryset.select_related(*self.joins) if self.joins else queryset
 
     def _has_listeners(self):
-        """Whether somebody listens to instances being made, by pre_init or post_init."""
+        """Whether somebody listens to pre_init or post_init of what is read."""
         return any(
             signal.has_listeners(model)
             for model in self.models
@@ -1155,7 +1163,7 @@ class _Plan:
         return _Batch(columns, records, using, request, endpoint)
 
     def batch_of(self, records):
-        """Return the batch of somebody's instances; what they refer to is read at once."""
+        """Return the batch of somebody's instances, their relations read at once."""
         prefetch_related_objects(records, *self.joins)
         return self.batch(
             records, router.db_for_read(self.model, instance=records[0]), None
@@ -1183,7 +1191,7 @@ class _Plan:
         return list(map(self.template.__mod__, zip(*texts, strict=True)))
 
     def write_related(self, records, batch):
-        """Return by pk the JSON text of each instance, or its pk where that is refused."""
+        """Return by pk the JSON text of each instance, its pk where that is refused."""
         inner = self.batch(records, batch.using, batch.request)
         texts = dict(zip(inner.pks, self.parts[0].texts(inner), strict=True))
         if self.asks:
@@ -1208,7 +1216,7 @@ class _Plan:
         return [_dumps(_without(each, hidden)) for each in given]
 
     def plain_texts(self, batch):
-        """Return by id of each instance what is written of it where no encoder speaks."""
+        """Return by id of each instance what is written of it without its encoder."""
         return dict(zip(map(id, batch.records), self.write_plain(batch), strict=True))
 
 
@@ -1357,7 +1365,8 @@ class Encoders:
         """Return a record as a dict, a QuerySet or an iterable of records as a list.
 
         `encoder` speaks instead of the registered one. There is no user here: models
-        whose endpoint overrides `can_get` or `get_queryset` stay pks in what is expanded.
+        whose endpoint overrides `can_get` or `get_queryset` stay pks in what is
+        expanded.
         """
         if not isinstance(encoder, DefaultEncoder | None):
             encoder = _FunctionEncoder(encoder)
@@ -1372,7 +1381,7 @@ class Encoders:
 
 
 def _find(registry, model):
-    """Return what is registered for a model, else for one it is a proxy of, else None."""
+    """Return what is registered for a model, or for what it is a proxy of, or None."""
     for base in model.__mro__:
         meta = getattr(base, "_meta", None)
         if meta and meta.concrete_model is model._meta.concrete_model:
@@ -1438,8 +1447,8 @@ def _check_text(value):
 def _parse_json(text):
     """Return the value of a JSON text (RFC 8259), bytes or str.
 
-    Stricter than json.loads: no key twice, no NaN or Infinity, no giant integers, no deep
-    nesting. Raise ValueError saying where.
+    Stricter than json.loads: no key twice, no NaN or Infinity, no giant integers, no
+    deep nesting. Raise ValueError saying where.
     """
     try:
         value = json.loads(
@@ -1458,7 +1467,8 @@ def _parse_json(text):
 def _body(request):
     """Return what the client sent, and the AJAXError if it cannot be read.
 
-    The same is `request.data` from then on: for JSON the parsed value, else request.POST.
+    The same is `request.data` from then on: for JSON the parsed value, else
+    request.POST.
     """
     if not hasattr(request, "data"):
         request.data, request.data_error = request.POST, None
@@ -1531,7 +1541,7 @@ def _parse_pk(model, value):
 
 
 def _sent_pk(model, value):
-    """Return the pk that was sent for a relation, bare or in an object that holds it."""
+    """Return the pk sent for a relation, bare or in an object that holds it."""
     return _parse_pk(model, value.get("pk") if isinstance(value, dict) else value)
 
 
@@ -1581,7 +1591,7 @@ def _read_boolean(field, value, by_form):
 
 
 def _read_datetime(value):
-    """Return a date-time as the database takes it: offsets by USE_TZ, within its range."""
+    """Return a date-time with or without offset, as USE_TZ wants, within its range."""
     if settings.USE_TZ:
         value = from_current_timezone(value) if timezone.is_naive(value) else value
         value.astimezone(datetime.timezone.utc)
@@ -1595,10 +1605,10 @@ def _read_binary(value):
 
 
 def _read_value(field, sent):
-    """Return the value for a field of its own (no relation, no file) from what was sent.
+    """Return the value for a field (no relation, no file) from what was sent.
 
-    Raise ValidationError if it cannot be one. What the field makes of it (length, range,
-    choices) is for validation to say.
+    Raise ValidationError if it cannot be one. What the field makes of it (length,
+    range, choices) is for validation to say.
     """
     value, by_form = _single(sent)
     if _is_null(field, value, by_form):
@@ -1696,7 +1706,7 @@ def _read_tags(manager, sent):
 
 
 class _Lookup:
-    """A path as in `filter()`: the field it ends at, and the transforms and lookup after.
+    """A path as in `filter()`: the field it ends at, and the lookup after it.
 
     `is_multiple` is whether the path crosses a relation to many.
     """
@@ -1838,7 +1848,7 @@ def login_required(view):
 
 
 def allowed_methods(*methods):
-    """Let `ModelEndpoint.authenticate`, which it decorates, pass these operations only."""
+    """Let `ModelEndpoint.authenticate`, which it decorates, pass only these."""
 
     def decorate(authenticate):
         @functools.wraps(authenticate)
@@ -1894,7 +1904,7 @@ def _taken(function, offered):
 
 # --- Errors as responses --------------------------------------------------------------
 
-#: What other exceptions are answered as: kinds, status, whether the text is for the client.
+#: What other exceptions are answered as: kinds, status, whether clients see the text.
 _STATUSES = (
     ((RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent), 413, True),
     (Http404, 404, True),
@@ -1908,7 +1918,7 @@ _STATUSES = (
 
 
 def _as_ajax_error(error):
-    """Return the AJAXError that an exception stands for, None if it is nobody's fault."""
+    """Return the AJAXError that an exception stands for, None if nobody expected it."""
     if isinstance(error, AJAXError):
         return error
     if isinstance(error, ValidationError):
@@ -1942,7 +1952,7 @@ def _error_dict(error):
 
 
 def _unhandled(error):
-    """Return the AJAXError for an exception that nobody expected; details in DEBUG only."""
+    """Return the AJAXError for an unexpected exception; details in DEBUG only."""
     if not settings.DEBUG:
         return AJAXError(500, _("Internal server error."))
     frames = traceback.extract_tb(error.__traceback__)
@@ -1954,7 +1964,7 @@ def _unhandled(error):
 
 
 def _error_response(request, error):
-    """Return any exception as a JSON response; log and report it the way Django would."""
+    """Return any exception as a JSON response; log and report it as Django would."""
     answer = _as_ajax_error(error)
     if answer is None:
         got_request_exception.send(sender=None, request=request)
@@ -1976,7 +1986,7 @@ def _error_response(request, error):
 
 
 def _roll_back():
-    """Undo what a request under ATOMIC_REQUESTS wrote before its error became a reply."""
+    """Undo what a request under ATOMIC_REQUESTS wrote before its error."""
     for connection in connections.all(initialized_only=True):
         if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
             connection.set_rollback(True)
@@ -2002,8 +2012,8 @@ class BaseEndpoint:
 
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
-        # As a function belongs to the module that defines it, an instance belongs to the
-        # one that makes it: only there it is an endpoint.
+        # As a function belongs to the module that defines it, an instance belongs to
+        # the one that makes it: only there it is an endpoint.
         self.__module__ = sys._getframe(1).f_globals.get("__name__")
         return self
 
@@ -2041,7 +2051,7 @@ def _login_is_required():
 
 @functools.lru_cache(maxsize=8)
 def _has_login_middleware(middleware):
-    """Whether LoginRequiredMiddleware, which cannot be imported while apps load, is in use."""
+    """Whether LoginRequiredMiddleware (not importable while apps load) is in use."""
     wanted = ("django.contrib.auth.middleware", "LoginRequiredMiddleware")
     return any(
         (base.__module__, base.__name__) == wanted
@@ -2054,8 +2064,8 @@ class _ServedEndpoint(BaseEndpoint):
     """What endpoints of models and forms share: who may call them, and with what body.
 
     There is one instance per request, with `request`, `application` (the label in the
-    path), `model` (the form's class for a form), `method` (the operation) and `pk` (as in
-    the path, None without one).
+    path), `model` (the form's class for a form), `method` (the operation) and `pk` (as
+    in the path, None without one).
     """
 
     request = application = model = method = pk = options = None
@@ -2204,22 +2214,23 @@ class ModelEndpoint(_ServedEndpoint):
     """Serves the records of a model, the way ModelAdmin does; register a subclass.
 
     In every hook `self.request`, `self.user`, `self.model`, `self.pk` and `self.record`
-    are at hand. A public method whose only required argument is `request` is an operation
-    of its own, with or without a record.
+    are at hand. A public method whose only required argument is `request` is an
+    operation of its own, with or without a record.
     """
 
     # What is shown and written
 
     #: Names of what clients see and may send; None and "__all__" are all model fields.
-    #: May also name properties and methods of the endpoint (taking the record) or model.
+    #: May also name properties and methods of the endpoint (taking the record) or
+    #: model.
     fields = None
     #: Names that are neither seen nor written.
     exclude = ()
     #: Names that are seen, never written; `immutable_fields` is the old name.
     readonly_fields = ()
     immutable_fields = ()
-    #: Which foreign keys are shown as whole records: True (all, recursively), a number of
-    #: levels, names like "category__parent", or False.
+    #: Which foreign keys are shown as whole records: True (all, recursively), a number
+    #: of levels, names like "category__parent", or False.
     expand = True
 
     # What `list` does
@@ -2236,8 +2247,8 @@ class ModelEndpoint(_ServedEndpoint):
 
     # Who may do what
 
-    #: Names of the operations offered, None for all; a tags manager's name stands for its
-    #: commands.
+    #: Names of the operations offered, None for all; a tags manager's name stands for
+    #: its commands.
     operations = None
     #: Whether create, update and delete want Django's permissions too; None is True for
     #: user models.
@@ -2245,7 +2256,7 @@ class ModelEndpoint(_ServedEndpoint):
 
     @classmethod
     def for_model(cls, model, request):
-        """Return an endpoint that answers for a model within somebody else's request."""
+        """Return an endpoint that speaks for a model within another one's request."""
         found = cls(model._meta.app_label, model, "get")
         found.request = request
         return found
@@ -2391,7 +2402,7 @@ class ModelEndpoint(_ServedEndpoint):
         record.delete()
 
     def _get_record(self):
-        """Return the record of the path; raise AJAXError 400 without one, 404 if gone."""
+        """Return the record of the path; raise AJAXError 400 without, 404 if gone."""
         if self.pk is None:
             raise AJAXError(400, _("Invalid request for record."))
         record = self._plan.record(self._parsed_pk(), self)
@@ -2567,7 +2578,7 @@ class ModelEndpoint(_ServedEndpoint):
         ]  # fmt: skip
 
     def _no_choice(self, field, value):
-        """Return the error for a relation to nothing, the same for what may not be seen."""
+        """Return the error for a relation to nothing, or to what may not be seen."""
         if isinstance(value, dict):
             value = value.get("pk")
         shown = _dumps(_plain(value))[:100]
@@ -2740,7 +2751,7 @@ class ModelEndpoint(_ServedEndpoint):
         )
 
     def _search(self, value):
-        """Return the condition that all words stand in the search fields, as the admin."""
+        """Return the condition that all words are found, the way the admin does."""
         text, _by_form = _single(value)
         _check_text(text)
         if not isinstance(text, str):
@@ -2757,7 +2768,7 @@ class ModelEndpoint(_ServedEndpoint):
         return self._once(found, lookups)
 
     def _filter(self, entry, value):
-        """Return the condition that a filter has the value, or any of a list of them."""
+        """Return the condition that a filter has a value, or any of a list."""
         by_form = isinstance(value, _FormValue)
         values = value if isinstance(value, list) else [value]
         if len(values) > _MAX_FILTER_VALUES:
@@ -2766,7 +2777,7 @@ class ModelEndpoint(_ServedEndpoint):
         for each in values:
             found |= _filter_condition(self.model, entry, each, by_form)
         try:
-            # What only shows when the query is put into SQL, like a year beyond the calendar.
+            # Some values only fail once in SQL, like a year beyond the calendar.
             str(self.model._base_manager.filter(found).query)
         except EmptyResultSet:
             pass
@@ -2863,7 +2874,7 @@ class ModelEndpoint(_ServedEndpoint):
         return self.method in self._writable or not _COMMANDS[command]
 
     def resolve(self):
-        """Find the operation, and whether it is exempt from CSRF; return the endpoint."""
+        """Find the operation, and whether CSRF is checked; return the endpoint."""
         self.operation = self.find_operation()
         exempt = getattr(getattr(self, self.operation), "csrf_exempt", False)
         self.csrf_exempt = self.csrf_exempt or exempt
@@ -2882,7 +2893,7 @@ _HOOKS = {"add": "can_create", "change": "can_update", "delete": "can_delete"}
 
 
 class FormEndpoint(_ServedEndpoint):
-    """Serves a Django form: validates what is sent, saves it, returns what that gave."""
+    """Serves a Django form: validates what is sent, saves it, returns the result."""
 
     def get_form_kwargs(self, request):
         """Return what else the form is made with, as keywords."""
@@ -2945,8 +2956,8 @@ class Endpoints:
     def register(self, model, endpoint_class=None):
         """Serve a model or form, or several, by an endpoint class.
 
-        Raise AlreadyRegistered if it, or its path, is taken, ImproperlyConfigured for what
-        cannot be served. A swapped model is skipped, as by the admin.
+        Raise AlreadyRegistered if it, or its path, is taken, ImproperlyConfigured for
+        what cannot be served. A swapped model is skipped, as by the admin.
         """
         if isinstance(model, (list, tuple, set)):
             for each in model:
@@ -2993,7 +3004,7 @@ class Endpoints:
         return _find(self._registry, model) or ModelEndpoint
 
     def at(self, base, application, name):
-        """Return the model or form at a path, and its endpoint class, else (None, None)."""
+        """Return the model or form at a path and its endpoint class, or two Nones."""
         model = self._paths[base].get((application, name))
         return model, self._registry.get(model)
 
@@ -3002,7 +3013,7 @@ class Endpoints:
     ):
         """Return the plan of a model at the top of an answer.
 
-        Kept until something is registered, unless an encoder was `chosen` for this once.
+        Kept until something is registered, unless an encoder was `chosen`.
         """
         autodiscover()
         key = (model, endpoint_class, has_user, html_escape)
@@ -3292,7 +3303,7 @@ def _check_discovery():
     except ImproperlyConfigured as error:
         yield checks.Error(
             str(error),
-            hint="Until it is mended, every request below the mount is answered with 500.",
+            hint="Until it is mended, every request is answered with status 500.",
             id="ajax.E001",
         )
 
@@ -3402,7 +3413,7 @@ def _check_copies():
         if is_other and "AjaxConfig" in found and "ModelEndpoint" in found:
             yield checks.Error(
                 f"{__name__} is also imported as {name}.",
-                hint=f"Import it as {__name__} everywhere: each copy has its own registry.",
+                hint=f"Import it as {__name__}: each copy has its own registry.",
                 id="ajax.E004",
             )
 
@@ -3428,9 +3439,9 @@ def _check_expansions():
                 or _find(endpoint._registry, each)
             ):
                 yield checks.Warning(
-                    f"{endpoint_class.__name__} shows all fields of {each._meta.label}.",
-                    hint=f'Register an endpoint (fields = "__all__" says yes, all) or an '
-                    f"encoder for {each.__name__}, or leave it out of `expand`.",
+                    f"{endpoint_class.__name__} shows {each._meta.label} whole.",
+                    hint='Register an endpoint (fields = "__all__" says yes, all) or '
+                    f"an encoder for {each.__name__}, or leave it out of `expand`.",
                     obj=endpoint_class,
                     id="ajax.W001",
                 )
@@ -3461,9 +3472,9 @@ def _check_totals():
         overrides = functools.partial(_overrides, endpoint_class)
         if lists and overrides("can_get") and not overrides("get_queryset"):
             yield checks.Warning(
-                f"{endpoint_class.__name__} overrides can_get, but not get_queryset: what "
+                f"{endpoint_class.__name__} overrides can_get, not get_queryset: what "
                 "it refuses still shows in the total of lists.",
-                hint="Leave those records out in get_queryset, or `list` out of operations.",
+                hint="Leave them out in get_queryset, or `list` out of operations.",
                 obj=endpoint_class,
                 id="ajax.W003",
             )
@@ -3497,12 +3508,14 @@ class AjaxConfig(AppConfig):
 
 # --- The old package's import paths ---------------------------------------------------
 
-#: An app of one file has no folder, so it claims no templates, static files or commands.
+#: An app of one file has no folder, so it claims no templates, static files or
+#: commands.
 __path__ = [__file__]
 
 if __name__ != "__main__":
     # As os.path does it: `from ajax.exceptions import AJAXError` is this module again.
-    # Django finds AjaxConfig through `.apps`; there is no `.models`, for there are none.
+    # Django finds AjaxConfig through `.apps`; there is no `.models`, for there are
+    # none.
     sys.modules[f"{__name__}.apps"] = sys.modules[__name__]
     for _name in (
         "authentication",
@@ -3535,7 +3548,7 @@ _DEMO_PAGE = """<!doctype html>
 <h1>ajax.py demo</h1>
 <p>You are logged in as <b>demo</b>. Paths to try: demo/post/list, demo/post/1/get,
 demo/post/1/tags/similar, demo/category/list, demo/whoami.</p>
-<form>%s
+<form><input type="hidden" name="csrfmiddlewaretoken" value="%s">
   <label>Path <input name="path" value="demo/post/1/get"></label>
   <label>Body, JSON <input name="body" value="{}"></label>
   <button>Call</button>
@@ -3666,8 +3679,7 @@ def _demo_site(has_taggit):
     from django.urls import include
 
     def index(request):
-        token = f'<input type="hidden" name="csrfmiddlewaretoken" value="{get_token(request)}">'
-        return HttpResponse(_DEMO_PAGE.replace("%s", token))
+        return HttpResponse(_DEMO_PAGE.replace("%s", get_token(request)))
 
     def log_in(get_response):
         def logged_in(request):
@@ -3712,10 +3724,8 @@ def main(argv=None):
     server.set_app(get_internal_wsgi_application())
     url, token = f"http://127.0.0.1:{port}/", get_random_string(32)
     print(f"The demo is at {url} (Ctrl-C ends it). From another shell:\n")
-    print(
-        f"curl -b csrftoken={token} -H X-CSRFToken:{token} -d '' {url}ajax/demo/post/1/get.json",
-        flush=True,
-    )
+    send = f"curl -b csrftoken={token} -H X-CSRFToken:{token} -d ''"
+    print(f"{send} {url}ajax/demo/post/1/get.json", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
