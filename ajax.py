@@ -100,7 +100,6 @@ from django.db.models import (
 from django.db.models import signals as model_signals
 from django.db.models.constants import LOOKUP_SEP
 from django.db.models.fields.files import FieldFile, ImageFieldFile
-from django.db.models.query_utils import DeferredAttribute
 from django.dispatch import Signal
 from django.forms.utils import from_current_timezone
 from django.http import Http404, HttpResponse, UnreadablePostError
@@ -547,16 +546,17 @@ def _is_filtered(model):
 
 def _needs_instances(model):
     """Whether making instances of a model can be noticed by anybody's code."""
-    descriptors = (inspect.getattr_static(model, f.attname) for f in model._meta.fields)
+    fields = model._meta.concrete_fields
+    descriptors = (type(inspect.getattr_static(model, f.attname)) for f in fields)
     return (
         model.__init__ is not models.Model.__init__
         or model.from_db.__func__ is not models.Model.from_db.__func__
         or model_signals.pre_init.has_listeners(model)
         or model_signals.post_init.has_listeners(model)
-        or not all(isinstance(each, DeferredAttribute) for each in descriptors)
+        or not all(each.__module__.startswith("django.") for each in descriptors)
         or any(
             getattr(field, "attr_class", FieldFile) not in (FieldFile, ImageFieldFile)
-            for field in model._meta.fields
+            for field in fields
         )
     )
 
@@ -995,35 +995,34 @@ class _Plan:
     def _relation(self, field):
         """Return the part for a foreign key: its pk, joined, or fetched beside."""
         related = field.remote_field.model
-        levels, names = self.levels
-        if levels < 1 or names is not None and field.name not in names:
-            return _Key(self, field)
         endpoint_class = endpoint.find(related)
-        overrides = functools.partial(_overrides, endpoint_class)
-        is_back = names is None and related._meta.concrete_model in self.ancestors
-        if (
-            is_back
-            or not self.has_user
-            and (overrides("can_get") or overrides("get_queryset"))
-        ):
+        has_own_queryset = _overrides(endpoint_class, "get_queryset")
+        is_private = has_own_queryset or _overrides(endpoint_class, "can_get")
+        levels = self._levels_below(field, endpoint_class)
+        if levels is None or is_private and not self.has_user:
             return _Key(self, field)
-        own_levels, own_names = _levels(endpoint_class.expand)
-        inner = (
-            (levels - 1, names[field.name])
-            if names is not None
-            else (min(levels - 1, own_levels), own_names)
-        )
         make_plan = functools.partial(
             _Plan, related, endpoint_class, chosen=encoder.find(related),
-            has_user=self.has_user, html_escape=self.html_escape, levels=inner,
+            has_user=self.has_user, html_escape=self.html_escape, levels=levels,
             ancestors=self.ancestors,
         )  # fmt: skip
-        if self._joins(field) and not (
-            overrides("get_queryset") or _is_filtered(related)
-        ):
+        if not has_own_queryset and not _is_filtered(related) and self._joins(field):
             return _Joined(self, field, make_plan(budget=self.budget))
-        source = self.sources.setdefault((related, repr(inner)), _Source(make_plan))
+        source = self.sources.setdefault((related, repr(levels)), _Source(make_plan))
         return _Fetched(self, field, source)
+
+    def _levels_below(self, field, endpoint_class):
+        """Return the levels for what a foreign key refers to, None if it stays a pk."""
+        levels, names = self.levels
+        if names is not None:
+            return (levels, names[field.name]) if field.name in names else None
+        if (
+            levels < 1
+            or field.remote_field.model._meta.concrete_model in self.ancestors
+        ):
+            return None
+        own_levels, own_names = _levels(endpoint_class.expand)
+        return min(levels - 1, own_levels), own_names
 
     def _joins(self, field):
         """Whether a join reads the relation safely; if so, take it off the budget."""
@@ -1802,14 +1801,19 @@ def _invalid_parameters(errors):
 # --- Decorators -----------------------------------------------------------------------
 
 
-def _user(request):
-    """Return the request's user, an anonymous one where the project has no users."""
-    user = getattr(request, "user", None)
-    if user is None:
-        from django.contrib.auth.models import AnonymousUser
+class _Nobody:
+    """The user of a request in a project that has none."""
 
-        user = AnonymousUser()
-    return user
+    pk = None
+    is_authenticated = is_active = is_staff = is_superuser = False
+    is_anonymous = True
+
+    def has_perm(self, permission, record=None):
+        return False
+
+
+def _user(request):
+    return getattr(request, "user", None) or _Nobody()
 
 
 def _login_url():
@@ -1821,7 +1825,7 @@ def _login_url():
 
 
 def _require_login(request):
-    if not getattr(getattr(request, "user", None), "is_authenticated", False):
+    if not _user(request).is_authenticated:
         raise AJAXError(403, _("User must be authenticated."), **_login_url())
 
 
