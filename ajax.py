@@ -477,6 +477,14 @@ def _is_own_key(field):
     return _is_parent_link(field) if field.is_relation else field.primary_key
 
 
+def _root_key(model):
+    """Return the field that a record's pk really is: a parent's, a related model's."""
+    field = model._meta.pk
+    while field.is_relation:
+        field = field.target_field
+    return field
+
+
 def _model_fields(model):
     """Return by name what a model has to show besides its pk, in order."""
     opts = model._meta
@@ -691,6 +699,16 @@ class _KeptStatements:
         return self.kept[using].load(parameters=parameters, **options)
 
 
+def _filled_in(name):
+    """Return the getter of what the database fills in, None until it has."""
+
+    def get(record):
+        value = getattr(record, name, None)
+        return None if hasattr(value, "resolve_expression") else value
+
+    return get
+
+
 class _Column:
     """A key whose value stands in a column of the model's own table."""
 
@@ -700,7 +718,9 @@ class _Column:
         self.name = name
         self.write = _writer(field, plan.html_escape)
         self.fallback = _write_escaped if plan.html_escape else _write_any
-        self.position = plan.add_lookup(name, field.attname)
+        is_filled_in = field.generated or field.has_db_default()
+        getter = _filled_in(field.attname) if is_filled_in else field.attname
+        self.position = plan.add_lookup(name, getter)
 
     def texts(self, batch):
         return self.write_all(batch.column(self.position))
@@ -719,23 +739,43 @@ class _Column:
 
 
 class _Key(_Column):
-    """A foreign key given as the pk of what it refers to."""
+    """A foreign key given as the pk of what it refers to.
+
+    One that refers to another field than the pk joins for it, or looks it up.
+    """
 
     def __init__(self, plan, field):
-        target = field.remote_field.model._meta.pk
         self.name = field.name
         self.field = field
-        self.write = _writer(target, plan.html_escape)
+        self.target = field.target_field
+        related = field.remote_field.model
+        self.write = _writer(related._meta.pk, plan.html_escape)
         self.fallback = _write_any
-        self.by_pk = field.target_field.primary_key
-        self.joins = () if self.by_pk else (field.name,)
-        self.position = plan.add_lookup(
-            f"{field.name}{LOOKUP_SEP}pk", field.attname if self.by_pk else self.pk_of
-        )
+        self.rows = None
+        lookup = getter = field.attname
+        if not self.target.primary_key and plan._joins(field):
+            self.joins = (field.name,)
+            lookup, getter = f"{field.name}{LOOKUP_SEP}pk", self.related_pk
+        elif not self.target.primary_key:
+            self.rows = related._base_manager.values_list(self.target.attname, "pk")
+        self.position = plan.add_lookup(lookup, getter)
 
-    def pk_of(self, record):
+    def related_pk(self, record):
         related = self.field.get_cached_value(record, default=None)
-        return related and related.pk
+        return None if related is None else related.pk
+
+    def pks(self, batch):
+        """Return for each record the pk of what it refers to."""
+        keys = batch.column(self.position)
+        if self.rows is None:
+            return keys
+        if self not in batch.found:
+            wanted = {f"{self.target.name}__in": {*keys} - {None}}
+            batch.found[self] = dict(self.rows.filter(**wanted))
+        return [batch.found[self].get(key) for key in keys]
+
+    def texts(self, batch):
+        return self.write_all(self.pks(batch))
 
 
 class _Joined:
@@ -755,9 +795,12 @@ class _Joined:
             return self.from_columns(batch)
         cached = self.field.get_cached_value
         related = [cached(record, default=None) for record in batch.records]
-        distinct = {each.pk: each for each in related if each is not None}
-        texts = self.plan.write_related(list(distinct.values()), batch)
-        return [texts[each.pk] if each is not None else "null" for each in related]
+        keys = [each and (each.pk or id(each)) for each in related]
+        distinct = dict(zip(keys, related, strict=True))
+        distinct.pop(None, None)
+        written = self.plan.write_related([*distinct.values()], batch)
+        texts = dict(zip(distinct, written, strict=True))
+        return [texts.get(key, "null") for key in keys]
 
     def from_columns(self, batch):
         """Write each distinct related record once, out of the joined columns."""
@@ -785,7 +828,7 @@ class _Fetched:
         source.keys.append(self.key)
 
     def texts(self, batch):
-        keys = batch.column(self.key.position)
+        keys = self.key.pks(batch)
         found = self.source.texts(batch)
         if self.source.plan.is_restricted:
             # What is outside may exist: its pk is all that is shown of it.
@@ -807,7 +850,7 @@ class _Source:
 
     def texts(self, batch):
         if self not in batch.found:
-            keys = {key for each in self.keys for key in batch.column(each.position)}
+            keys = {key for each in self.keys for key in each.pks(batch)}
             batch.found[self] = self.plan.fetch(keys - {None}, batch.request)
         return batch.found[self]
 
@@ -820,22 +863,19 @@ class _Members:
     def __init__(self, plan, field):
         self.name = field.name
         self.write = _writer(field.remote_field.model._meta.pk, plan.html_escape)
-        self.source = field.m2m_field_name()
-        self.target = field.m2m_reverse_field_name()
-        self.through = field.remote_field.through
+        self.clean = plan.model._meta.pk.to_python
+        self.source = f"{field.m2m_field_name()}__pk"
+        target = f"{field.m2m_reverse_field_name()}__pk"
+        through = field.remote_field.through._base_manager
+        self.rows = through.values_list(self.source, target)
 
     def texts(self, batch):
-        rows = (
-            self.through._base_manager.using(batch.using)
-            .filter(
-                **{f"{self.source}__in": [pk for pk in batch.pks if pk is not None]}
-            )
-            .values_list(f"{self.source}__pk", f"{self.target}__pk")
-        )
-        members = {pk: {} for pk in batch.pks}
-        for pk, member in sorted(rows):
+        pks = [self.clean(pk) for pk in batch.pks]
+        wanted = {f"{self.source}__in": {*pks} - {None}}
+        members = {pk: {} for pk in pks}
+        for pk, member in sorted(self.rows.using(batch.using).filter(**wanted)):
             members[pk][member] = self.write(member)
-        return [f"[{','.join(members[pk].values())}]" for pk in batch.pks]
+        return [f"[{','.join(members[pk].values())}]" for pk in pks]
 
 
 class _Tags:
@@ -850,7 +890,7 @@ class _Tags:
         from taggit.models import CommonGenericTaggedItemBase
 
         self.name = field.name
-        self.model = field.model
+        self.model = plan.model
         self.through = field.through
         self.is_generic = issubclass(self.through, CommonGenericTaggedItemBase)
         self.key = "object_id" if self.is_generic else "content_object_id"
@@ -865,6 +905,7 @@ class _Tags:
         keys = ("content_type",) * self.is_generic + (self.key,)
         fields = {name: self.through._meta.get_field(name) for name in keys}
         self.of_one = _KeptStatements(self.rows, **fields)
+        self.clean = fields[self.key].to_python
 
     def about(self):
         """Return the conditions under which a row of the through table is about the
@@ -877,6 +918,8 @@ class _Tags:
 
     def read(self, pks, using):
         """Return the rows of the through table for some records, in order."""
+        if not pks:
+            return ()
         about = self.about()
         if len(pks) == 1:
             values = [*(kind.pk for kind in about.values()), *pks]
@@ -887,15 +930,14 @@ class _Tags:
         return rows if self.is_ordered else sorted(rows)
 
     def texts(self, batch):
-        pks = [pk for pk in batch.pks if pk is not None]
-        rows = self.read(pks, batch.using) if pks else ()
-        tags = {pk: [] for pk in batch.pks}
+        pks = [self.clean(pk) for pk in batch.pks]
+        tags = {pk: [] for pk in pks}
         known = {}
-        for _through, pk, tag, name, slug in rows:
+        for _through, pk, tag, name, slug in self.read({*pks} - {None}, batch.using):
             if tag not in known:
                 known[tag] = self.write({"pk": tag, "name": name, "slug": slug})
             tags[pk].append(known[tag])
-        return [f"[{','.join(tags[pk])}]" for pk in batch.pks]
+        return [f"[{','.join(tags[pk])}]" for pk in pks]
 
 
 class _Extra:
@@ -1028,7 +1070,7 @@ class _Plan:
         """Whether a join reads the relation safely; if so, take it off the budget."""
         related = field.remote_field.model
         tables = 1 + len(related._meta.all_parents)
-        guarded = field.null or field.db_constraint
+        guarded = field.db_constraint
         near = router.db_for_read(related) == router.db_for_read(self.model)
         if not (guarded and near and self.budget[0] >= tables):
             return False
@@ -1190,14 +1232,12 @@ class _Plan:
         return list(map(self.template.__mod__, zip(*texts, strict=True)))
 
     def write_related(self, records, batch):
-        """Return by pk the JSON text of each instance, its pk where that is refused."""
+        """Return the JSON text of each instance, of its pk where that is refused."""
         inner = self.batch(records, batch.using, batch.request)
-        texts = dict(zip(inner.pks, self.parts[0].texts(inner), strict=True))
-        if self.asks:
-            ask, user = inner.endpoint.can_get, inner.endpoint.user
-            records = [record for record in records if ask(user, record)]
-            inner = self.batch(records, batch.using, batch.request, inner.endpoint)
-        return texts | dict(zip(inner.pks, self.write(inner), strict=True))
+        texts = dict(zip(map(id, records), self.parts[0].texts(inner), strict=True))
+        inner = self.allowed(inner, inner.endpoint)
+        texts.update(zip(map(id, inner.records), self.write(inner), strict=True))
+        return [texts[id(record)] for record in records]
 
     def _write_custom(self, batch):
         """Let the model's encoder speak, within what its endpoint lets be seen."""
@@ -1278,6 +1318,7 @@ class DefaultEncoder:
 
     @property
     def is_custom(self):
+        """Whether code of its own says what is shown."""
         kind = type(self)
         return (
             kind.to_dict is not DefaultEncoder.to_dict
@@ -1322,7 +1363,10 @@ class _FunctionEncoder(DefaultEncoder):
         self.function = function
 
     def __call__(self, record, html_escape=False):
-        return self.function(record, html_escape=html_escape)
+        if "html_escape" in inspect.signature(self.function).parameters:
+            return self.function(record, html_escape=html_escape)
+        data = self.function(record)
+        return _escaped(_plain(data)) if html_escape else data
 
 
 class Encoders:
@@ -1372,7 +1416,7 @@ class Encoders:
         if isinstance(record, models.Model):
             return _encode_records([record], encoder, html_escape)[0]
         if isinstance(record, Mapping | str) or not isinstance(record, Iterable):
-            return _plain(record)
+            return _escaped(_plain(record)) if html_escape else _plain(record)
         items = list(record)
         if all(isinstance(item, models.Model) for item in items):
             return _encode_records(items, encoder, html_escape)
@@ -1523,14 +1567,12 @@ def _invalid_value():
 
 def _parse_pk(model, value):
     """Return a pk as its field has it; raise ValidationError for what is none."""
-    field = model._meta.pk
-    while field.is_relation:
-        field = field.target_field
+    field = _root_key(model)
     if isinstance(value, (bool, float, dict, list)) or value is None:
         raise _invalid_value()
     _check_text(value)
     try:
-        parsed = field.to_python(value)
+        parsed = _in_range(field.to_python(value))
     except (ArithmeticError, TypeError, ValueError):
         raise _invalid_value() from None
     if isinstance(parsed, int):
@@ -1651,7 +1693,11 @@ def _read_scalar(field, value, by_form):
     if isinstance(field, models.IntegerField) and isinstance(value, float):
         if not value.is_integer():
             raise _invalid_value()
-    value = field.to_python(value)
+    return _in_range(field.to_python(value))
+
+
+def _in_range(value):
+    """Return a value as the database takes it; raise ValidationError beyond that."""
     if isinstance(value, float) and not math.isfinite(value):
         raise _invalid_value()
     if isinstance(value, datetime.datetime):
@@ -1764,6 +1810,8 @@ _COMPARISONS = ("exact", "gt", "gte", "lt", "lte")
 
 def _filter_condition(model, entry, value, by_form):
     """Return the condition that an entry of `list_filter` has a value."""
+    # A list means any of its values, one by one.
+    entry = entry.removesuffix(f"{LOOKUP_SEP}in")
     lookup = _resolve(model, entry)
     field, rest = lookup.field, lookup.rest
     if rest[-1:] == ["isnull"]:
@@ -1771,18 +1819,26 @@ def _filter_condition(model, entry, value, by_form):
     if not rest and (value is None or by_form and value == "null"):
         return Q((f"{entry}{LOOKUP_SEP}isnull", True))
     if field.is_relation:
-        path_to_pk = f"{entry}{LOOKUP_SEP}pk" if not rest else entry
-        return Q((path_to_pk, _sent_pk(field.related_model, value)))
+        entry = entry.removesuffix(f"{LOOKUP_SEP}exact")
+        return Q((f"{entry}{LOOKUP_SEP}pk", _sent_pk(field.related_model, value)))
     if not rest or len(rest) == 1 and rest[0] in _COMPARISONS:
         value = _read_value(field, _FormValue([value]) if by_form else value)
-        if value is None:
-            raise _invalid_value()
-    elif not isinstance(value, (str, int, float)):
+    _check_filter_value(value, rest)
+    return Q((entry, value))
+
+
+def _check_filter_value(value, rest):
+    """Raise an exception for what no database can look for."""
+    if isinstance(value, list):
+        for each in value:
+            _check_filter_value(each, rest)
+    elif value is None or isinstance(value, dict):
+        raise _invalid_value()
+    elif isinstance(value, int) and abs(value) >= 2**63:
         raise _invalid_value()
     _check_text(value)
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise _invalid_value()
-    return Q((entry, value))
+    if rest[-1:] in (["regex"], ["iregex"]):
+        re.compile(value)
 
 
 def _whole_number(sent, default):
@@ -1921,6 +1977,10 @@ _STATUSES = (
 )
 
 
+#: How databases say that somebody else held a lock for too long.
+_LOCKED = re.compile(r"is locked|lock timeout|lock wait|deadlock", re.IGNORECASE)
+
+
 def _as_ajax_error(error):
     """Return the AJAXError that an exception stands for, None if nobody expected it."""
     if isinstance(error, AJAXError):
@@ -1931,9 +1991,9 @@ def _as_ajax_error(error):
         if isinstance(error, kinds):
             text = str(error) if is_public else ""
             return AJAXError(code, text or _DEFAULT_MESSAGES[code]())
-    if isinstance(error, OperationalError) and "lock" in str(error).lower():
+    if isinstance(error, OperationalError) and _LOCKED.search(str(error)):
         return AJAXError(503, _("The database is busy; try again."))
-    if type(error) is DatabaseError:
+    if type(error) is DatabaseError and error.__cause__ is None:
         # What Django 5.2 raises where later versions have ObjectNotUpdated.
         return AJAXError(409, _DEFAULT_MESSAGES[409]())
     return None
@@ -1970,12 +2030,13 @@ def _unhandled(error):
 def _error_response(request, error):
     """Return any exception as a JSON response; log and report it as Django would."""
     answer = _as_ajax_error(error)
+    try:
+        response = answer and answer.get_response()
+    except Exception as unencodable:
+        answer, error = None, unencodable
     if answer is None:
         got_request_exception.send(sender=None, request=request)
-    try:
-        response = (answer or _unhandled(error)).get_response()
-    except Exception as broken:
-        response, error, answer = _unhandled(broken).get_response(), broken, None
+        response = _unhandled(error).get_response()
     if answer is None or isinstance(error, DatabaseError):
         log_response(
             "%s: %s",
@@ -2035,13 +2096,13 @@ class _Function(BaseEndpoint):
 
     def __init__(self, view):
         self.view = view
-        self.csrf_exempt = any(
-            getattr(each, "csrf_exempt", False) for each in (view, type(view).__call__)
-        )
+        marked = (view, type(view).__call__)
+        self.csrf_exempt = any(getattr(each, "csrf_exempt", False) for each in marked)
+        self.is_open = not all(getattr(each, "login_required", True) for each in marked)
 
     def authorize(self, request):
         """Want login where LoginRequiredMiddleware does."""
-        if getattr(self.view, "login_required", True) and _login_is_required():
+        if not self.is_open and _login_is_required():
             _require_login(request)
 
     def run(self, request):
@@ -2093,6 +2154,7 @@ class _ServedEndpoint(BaseEndpoint):
         return authentication.is_authenticated(request, application, method)
 
     def authorize(self, request):
+        """Raise AJAXError 403 for who may not call, 415 for what cannot be read."""
         self.request = request
         _body(request)
         if not self.authenticate(request, self.application, self.method):
@@ -2122,11 +2184,12 @@ _full_clean = models.Model.full_clean
 
 def _is_writable(field, is_named):
     """Whether clients may write a field that they see."""
-    if field.many_to_many:
-        return _is_tags_manager(field) or field.remote_field.through._meta.auto_created
-    if field.generated:
-        return False
-    return is_named or field.editable and not field.primary_key
+    if field.many_to_many and not _is_tags_manager(field):
+        if not field.remote_field.through._meta.auto_created:
+            return False
+    elif not field.many_to_many and (field.generated or field.primary_key):
+        return is_named and not field.generated
+    return is_named or field.editable
 
 
 def _is_incomplete(record):
@@ -2153,9 +2216,14 @@ def _compared(stored, modified):
     before, after = vars(stored), vars(modified)
     changed, same = [], []
     for field in stored._meta.concrete_fields:
-        is_same = before.get(field.attname, _MISSING) == after.get(
-            field.attname, _MISSING
-        )
+        value = after.get(field.attname, _MISSING)
+        is_same = before.get(field.attname, _MISSING) == value
+        if isinstance(value, File):
+            # A file compares by its name alone; an upload is not committed yet.
+            is_same = is_same and getattr(value, "_committed", False)
+        elif isinstance(field, models.JSONField):
+            # To Python True is 1; not so to JSON.
+            is_same = is_same and repr(before.get(field.attname)) == repr(value)
         (same if is_same else changed).append(field)
     return changed, same
 
@@ -2395,9 +2463,9 @@ class ModelEndpoint(_ServedEndpoint):
 
     def save_record(self, request, record, created):
         """Save a record that is permitted and valid, within the transaction."""
-        if created and record.pk is not None:
+        if created and getattr(record, _root_key(self.model).attname, None) is not None:
             # Or Django would first try to update whoever has this key by now.
-            record.save(force_insert=True)
+            record.save(force_insert=(models.Model,))
         else:
             record.save()
 
@@ -2438,7 +2506,7 @@ class ModelEndpoint(_ServedEndpoint):
         """
         rows = type(record)._base_manager.using(using).filter(pk=record.pk)
         if connections[using].features.has_select_for_update:
-            found = len(rows.select_for_update().values_list("pk"))
+            found = len(rows.select_for_update())
         else:
             key = record._meta.pk.name
             found = rows.update(**{key: F(key)})
@@ -2490,9 +2558,9 @@ class ModelEndpoint(_ServedEndpoint):
         found = {n: fields[n] for n in self._plan.names if n in fields}
         found = {n: f for n, f in found.items() if _is_writable(f, n in self._named)}
         pk = self.model._meta.pk
-        if not isinstance(pk, models.AutoField) and not _is_parent_link(pk):
-            if {"pk", pk.name} & set(self._named):
-                found["pk"] = found[pk.name] = pk
+        pk = _root_key(self.model) if _is_parent_link(pk) else pk
+        if not isinstance(pk, models.AutoField) and {"pk", pk.name} & {*self._named}:
+            found["pk"] = found[pk.name] = pk
         never = {*self.readonly_fields, *self.immutable_fields}
         return {n: f for n, f in found.items() if not never & {n, f.name}}
 
@@ -2777,15 +2845,17 @@ class ModelEndpoint(_ServedEndpoint):
         values = value if isinstance(value, list) else [value]
         if len(values) > _MAX_FILTER_VALUES:
             raise ValidationError(_("At most %s values.") % _MAX_FILTER_VALUES)
+        if entry.endswith(f"{LOOKUP_SEP}range"):
+            values = [[*values]]
         found = Q(pk__in=[])
-        for each in values:
-            found |= _filter_condition(self.model, entry, each, by_form)
         try:
+            for each in values:
+                found |= _filter_condition(self.model, entry, each, by_form)
             # Some values only fail once in SQL, like a year beyond the calendar.
             str(self.model._base_manager.filter(found).query)
         except EmptyResultSet:
             pass
-        except (ArithmeticError, TypeError, ValueError):
+        except (ArithmeticError, LookupError, TypeError, ValueError, re.error):
             raise _invalid_value() from None
         return self._once(found, [entry])
 
@@ -2908,7 +2978,7 @@ class FormEndpoint(_ServedEndpoint):
 
         Raise AJAXError 400 with the form's errors.
         """
-        data = _form_data(_checked_body(request))
+        data = _form_data(self.model, _checked_body(request))
         form = self.model(data, request.FILES, **self.get_form_kwargs(request))
         if not form.is_valid():
             raise _invalid(form.errors)
@@ -2929,8 +2999,9 @@ class FormEndpoint(_ServedEndpoint):
         return _called(self.create, request)
 
 
-def _form_data(data):
-    """Return a JSON object as a form's data; raise AJAXError 400 for anything else."""
+def _form_data(form_class, data):
+    """Return a JSON object the way a browser would send it, as the form's fields want
+    it: text; raise AJAXError 400 for what is no object."""
     if isinstance(data, MultiValueDict):
         return data
     if not isinstance(data, dict):
@@ -2941,8 +3012,11 @@ def _form_data(data):
         raise _invalid({NON_FIELD_ERRORS: error.messages}) from None
     found = MultiValueDict()
     for key, value in data.items():
+        is_json = isinstance(form_class.base_fields.get(key), forms.JSONField)
+        values = value if isinstance(value, list) and not is_json else [value]
+        texts = [each if isinstance(each, str) else _dumps(each) for each in values]
         if value is not None:
-            found.setlist(key, value if isinstance(value, list) else [value])
+            found.setlist(key, [_dumps(value)] if is_json else texts)
     return found
 
 
@@ -3223,9 +3297,11 @@ def _keep_csrf_cookie(request, response):
 
 
 def _check_request(request):
-    """Raise AJAXError 405 unless it is a POST, 400 if no text is in its charset."""
+    """Raise AJAXError 405 unless it is a POST, 400 if its headers make no sense."""
     if request.method != "POST":
         raise AJAXError(405, _("Send a POST request, its parameters in the body."))
+    if not (request.META.get("CONTENT_LENGTH") or "0").isdecimal():
+        raise AJAXError(400, _("The Content-Length is not a number."))
     try:
         b"text".decode(request.encoding or "utf-8", "replace")
     except (LookupError, UnicodeError):
@@ -3413,7 +3489,7 @@ def _check_copies():
     this = sys.modules[__name__]
     for name, module in sorted(sys.modules.items()):
         found = getattr(module, "__dict__", {})
-        is_other = module is not this and module.__name__ == name != "__main__"
+        is_other = module is not this and found.get("__name__") == name != "__main__"
         if is_other and "AjaxConfig" in found and "ModelEndpoint" in found:
             yield checks.Error(
                 f"{__name__} is also imported as {name}.",
