@@ -2463,7 +2463,8 @@ class ModelEndpoint(_ServedEndpoint):
 
     def save_record(self, request, record, created):
         """Save a record that is permitted and valid, within the transaction."""
-        if created and getattr(record, _root_key(self.model).attname, None) is not None:
+        root = getattr(record, _root_key(self.model).attname, None)
+        if created and (record.pk, root) != (None, None):
             # Or Django would first try to update whoever has this key by now.
             record.save(force_insert=(models.Model,))
         else:
