@@ -686,12 +686,17 @@ class _KeptStatements:
 
     def load(self, using, values=(), **options):
         """Run the query with the values that its fields are to equal."""
-        connection = connections[using]
         if using not in self.kept:
             queryset = self.queryset.using(using)
             for name, value in zip(self.fields, values, strict=True):
                 queryset = queryset.filter(**{name: value})
-            self.kept[using] = _Statement(queryset)
+            try:
+                made = _Statement(queryset)
+            except EmptyResultSet:
+                # A value beyond the column: nothing has it, nothing is learnt.
+                return _Batch([], None, using, options.get("request"))
+            self.kept[using] = made
+        connection = connections[using]
         parameters = [
             field.get_db_prep_value(value, connection)
             for field, value in zip(self.fields.values(), values, strict=True)
@@ -1205,10 +1210,11 @@ class _Plan:
 
     def batch_of(self, records):
         """Return the batch of somebody's instances, their relations read at once."""
+        for name in {join.partition(LOOKUP_SEP)[0] for join in self.joins}:
+            _clean_key(records, self.model._meta.get_field(name))
         prefetch_related_objects(records, *self.joins)
-        return self.batch(
-            records, router.db_for_read(self.model, instance=records[0]), None
-        )
+        using = router.db_for_read(self.model, instance=records[0])
+        return self.batch(records, using, None)
 
     def fetch(self, pks, request):
         """Return the JSON text by pk of those of the records that are shown."""
@@ -1257,6 +1263,17 @@ class _Plan:
     def plain_texts(self, batch):
         """Return by id of each instance what is written of it without its encoder."""
         return dict(zip(map(id, batch.records), self.write_plain(batch), strict=True))
+
+
+def _clean_key(records, field):
+    """Give instances the foreign key that their field makes of it: an int for "5"."""
+    for record in records:
+        if not field.is_cached(record):
+            try:
+                key = field.to_python(getattr(record, field.attname))
+            except ValidationError:
+                key = None
+            setattr(record, field.attname, key)
 
 
 def _without(data, keys):
@@ -1369,6 +1386,13 @@ class _FunctionEncoder(DefaultEncoder):
         return _escaped(_plain(data)) if html_escape else data
 
 
+def _as_encoder(encoder):
+    """Return an encoder, or the class of one, or a function of the record, as encoder."""
+    if isinstance(encoder, type):
+        return encoder()
+    return encoder if isinstance(encoder, DefaultEncoder) else _FunctionEncoder(encoder)
+
+
 class Encoders:
     """The registry of encoders: what each model looks like, wherever it appears."""
 
@@ -1382,11 +1406,7 @@ class Encoders:
         """
         if model in self._registry:
             raise AlreadyRegistered(f"{model._meta.label} has an encoder already.")
-        if isinstance(encoder, type):
-            encoder = encoder()
-        elif not isinstance(encoder, DefaultEncoder):
-            encoder = _FunctionEncoder(encoder)
-        self._registry[model] = encoder
+        self._registry[model] = _as_encoder(encoder)
         endpoint.forget_plans()
 
     def unregister(self, model):
@@ -1411,8 +1431,7 @@ class Encoders:
         whose endpoint overrides `can_get` or `get_queryset` stay pks in what is
         expanded.
         """
-        if not isinstance(encoder, DefaultEncoder | None):
-            encoder = _FunctionEncoder(encoder)
+        encoder = encoder and _as_encoder(encoder)
         if isinstance(record, models.Model):
             return _encode_records([record], encoder, html_escape)[0]
         if isinstance(record, Mapping | str) or not isinstance(record, Iterable):
