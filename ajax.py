@@ -1387,7 +1387,7 @@ class _FunctionEncoder(DefaultEncoder):
 
 
 def _as_encoder(encoder):
-    """Return an encoder, or the class of one, or a function of the record, as encoder."""
+    """Return an encoder, the class of one, or a function of the record as encoder."""
     if isinstance(encoder, type):
         return encoder()
     return encoder if isinstance(encoder, DefaultEncoder) else _FunctionEncoder(encoder)
@@ -1592,6 +1592,7 @@ def _parse_pk(model, value):
     _check_text(value)
     try:
         parsed = _in_range(field.to_python(value))
+        field.run_validators(parsed)
     except (ArithmeticError, TypeError, ValueError):
         raise _invalid_value() from None
     if isinstance(parsed, int):
@@ -2008,7 +2009,9 @@ def _as_ajax_error(error):
         return AJAXError(400, " ".join(error.messages), errors=_error_dict(error))
     for kinds, code, is_public in _STATUSES:
         if isinstance(error, kinds):
-            text = str(error) if is_public else ""
+            # A Resolver404 carries the URLconf, which is nobody's business.
+            said = is_public and error.args and isinstance(error.args[0], str | Promise)
+            text = str(error) if said else ""
             return AJAXError(code, text or _DEFAULT_MESSAGES[code]())
     if isinstance(error, OperationalError) and _LOCKED.search(str(error)):
         return AJAXError(503, _("The database is busy; try again."))
@@ -3333,7 +3336,7 @@ def _resolve_path(app, name, model, pk, operation, tags, command):
     """Return the endpoint at a path; raise AJAXError 404 if there is none."""
     autodiscover()
     function = _discovery.functions.get((app, name))
-    if function:
+    if function is not None:
         return _Function(function)
     served, endpoint_class = endpoint.at(FormEndpoint, app, name)
     if served is None:
