@@ -294,15 +294,14 @@ _CONVERSIONS = (
     ((bytes, bytearray, memoryview), lambda v: base64.b64encode(v).decode("ascii")),
     (FieldFile, _file_url),
     (File, lambda value: value.name),
-    (models.Model, lambda value: encoder.encode(value)),
-    (models.QuerySet, lambda value: _plain(list(value))),
 )
 
 
-def _plain(value):
+def _plain(value, request=None):
     """Return what an endpoint gave as dicts, lists and scalars that JSON knows.
 
-    Raise TypeError for what cannot be encoded.
+    With a request, records are as its user may see them. Raise TypeError for what
+    cannot be encoded.
     """
     if value is None or type(value) in (bool, str):
         return value
@@ -311,13 +310,15 @@ def _plain(value):
             return convert(value)
     if isinstance(value, str):
         return str(value)
+    if isinstance(value, models.Model):
+        return _encode_records([value], request=request)[0]
     if isinstance(value, Mapping):
-        return {_plain_key(key): _plain(item) for key, item in value.items()}
+        return {_plain_key(k): _plain(item, request) for k, item in value.items()}
     if isinstance(value, Iterable):
         items = list(value)
-        if items and all(isinstance(item, models.Model) for item in items):
-            return encoder.encode(items)
-        return [_plain(item) for item in items]
+        if all(isinstance(item, models.Model) for item in items):
+            return _encode_records(items, request=request)
+        return [_plain(item, request) for item in items]
     raise TypeError(f"{type(value).__name__} cannot be encoded as JSON.")
 
 
@@ -356,7 +357,7 @@ def _besides(extra):
     }
 
 
-def _success_response(result):
+def _success_response(result, request):
     """Return an endpoint's result as an HttpResponse; raise a returned AJAXError."""
     if isinstance(result, HttpResponseBase):
         return result
@@ -368,9 +369,9 @@ def _success_response(result):
     if isinstance(result, _Page) and "data" not in vars(result):
         data = f"[{','.join(result.texts)}]"
     elif isinstance(result, EnvelopedResponse):
-        data = _dumps(_plain(result.data))
+        data = _dumps(_plain(result.data, request))
     else:
-        data = _dumps(_plain(result))
+        data = _dumps(_plain(result, request))
     rest = f",{_dumps(metadata)[1:]}" if metadata else "}"
     return _json_response(f'{{"success":true,"data":{data}{rest}')
 
@@ -695,6 +696,9 @@ class _KeptStatements:
             except EmptyResultSet:
                 # A value beyond the column: nothing has it, nothing is learnt.
                 return _Batch([], None, using, options.get("request"))
+            if len(made.parameters) != len(values):
+                # A value that stands in the text: a boolean, an empty string on Oracle.
+                return made.load(**options)
             self.kept[using] = made
         connection = connections[using]
         parameters = [
@@ -1208,13 +1212,13 @@ class _Plan:
         endpoint = endpoint or self.endpoint_class.for_model(self.model, request)
         return _Batch(columns, records, using, request, endpoint)
 
-    def batch_of(self, records):
+    def batch_of(self, records, request=None):
         """Return the batch of somebody's instances, their relations read at once."""
         for name in {join.partition(LOOKUP_SEP)[0] for join in self.joins}:
             _clean_key(records, self.model._meta.get_field(name))
         prefetch_related_objects(records, *self.joins)
         using = router.db_for_read(self.model, instance=records[0])
-        return self.batch(records, using, None)
+        return self.batch(records, using, request)
 
     def fetch(self, pks, request):
         """Return the JSON text by pk of those of the records that are shown."""
@@ -1286,13 +1290,15 @@ def _without(data, keys):
 _encoding = contextvars.ContextVar("encoding")
 
 
-def _encode_records(records, chosen=None, html_escape=False):
-    """Return instances as dicts, in their order, as seen by nobody in particular."""
+def _encode_records(records, chosen=None, html_escape=False, request=None):
+    """Return instances as dicts, in their order, as the request's user may see them."""
     encoded = {}
     for model in {type(record): None for record in records}:
         same = [record for record in records if type(record) is model]
-        plan = endpoint.plan(model, html_escape=html_escape, chosen=chosen)
-        texts = plan.write(plan.batch_of(same))
+        plan = endpoint.plan(
+            model, has_user=bool(request), html_escape=html_escape, chosen=chosen
+        )
+        texts = plan.write(plan.batch_of(same, request))
         encoded.update(zip(map(id, same), map(json.loads, texts), strict=True))
     return [encoded[id(record)] for record in records]
 
@@ -1949,7 +1955,8 @@ def json_response(view):
     @functools.wraps(view)
     def answered(request, *args, **kwargs):
         try:
-            return _success_response(_called(view, request, *args, **kwargs))
+            result = _called(view, request, *args, **kwargs)
+            return _success_response(result, request)
         except Exception as error:
             return _error_response(request, error)
 
@@ -2667,10 +2674,7 @@ class ModelEndpoint(_ServedEndpoint):
         else:
             found = self.get_field_queryset(request, field)
             found = found.complex_filter(limits).filter(pk__in=pks)
-        return [
-            each for each in found
-            if each is not None and (is_own or asked.can_get(self.user, each))
-        ]  # fmt: skip
+        return [each for each in found if each and asked.can_get(self.user, each)]
 
     def _no_choice(self, field, value):
         """Return the error for a relation to nothing, or to what may not be seen."""
@@ -2768,7 +2772,8 @@ class ModelEndpoint(_ServedEndpoint):
         errors = dict(sent.errors)
         if found:
             for name, messages in ValidationError(found).message_dict.items():
-                key = "pk" if name == self.model._meta.pk.name else name
+                is_key = name in (self.model._meta.pk.name, _root_key(self.model).name)
+                key = "pk" if is_key and name not in self._plan.names else name
                 key = key if key in self._plan.names else NON_FIELD_ERRORS
                 errors[key] = [*errors.get(key, ()), *messages]
         if errors:
@@ -2932,7 +2937,10 @@ class ModelEndpoint(_ServedEndpoint):
         wanted, allow an action."""
         hook = getattr(self, _HOOKS[action])
         given = (self.user, *records)
-        if not hook(*given[: _taken(hook.__func__, len(given) + 1) - 1]):
+        # A method's function, which lives as long as its class, counts `self` too.
+        is_method = inspect.ismethod(hook)
+        taken = _taken(getattr(hook, "__func__", hook), len(given) + is_method)
+        if not hook(*given[: taken - is_method]):
             raise _forbidden()
         wanted = self.require_permissions
         if _is_user_model(self.model) if wanted is None else wanted:
@@ -3260,16 +3268,20 @@ def _exposed(module):
 
 
 def _is_endpoint(value, module):
-    if isinstance(value, type) or not callable(value):
-        return False
-    if getattr(value, "__module__", None) != module.__name__:
+    """Whether a module defines a value that takes a request, and only that."""
+    if getattr(value, "__module__", None) != module.__name__ or not callable(value):
         return False
     inner = inspect.unwrap(value)
-    if isinstance(inner, BaseEndpoint):
-        return True
-    return inspect.isfunction(inner) and [*inspect.signature(value).parameters][:1] == [
-        "request"
-    ]
+    if not inspect.isfunction(inner):
+        return isinstance(inner, BaseEndpoint)
+    if [*inspect.signature(value).parameters][:1] != ["request"]:
+        return False
+    try:
+        inspect.signature(value, follow_wrapped=False).bind(None)
+    except TypeError:
+        # A helper: it wants more than a request.
+        return False
+    return True
 
 
 _discovery = _Discovery()
@@ -3366,7 +3378,7 @@ def dispatch(
         found = _resolve_path(app, name, model, pk, operation, tags, command)
         _check_csrf(request, found)
         found.authorize(request)
-        response = _success_response(found.run(request))
+        response = _success_response(found.run(request), request)
     except Exception as error:
         response = _error_response(request, error)
     return _keep_csrf_cookie(request, response)
