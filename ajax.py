@@ -691,11 +691,7 @@ class _KeptStatements:
             queryset = self.queryset.using(using)
             for name, value in zip(self.fields, values, strict=True):
                 queryset = queryset.filter(**{name: value})
-            try:
-                made = _Statement(queryset)
-            except EmptyResultSet:
-                # A value beyond the column: nothing has it, nothing is learnt.
-                return _Batch([], None, using, options.get("request"))
+            made = _Statement(queryset)
             if len(made.parameters) != len(values):
                 # A value that stands in the text: a boolean, an empty string on Oracle.
                 return made.load(**options)
@@ -2535,12 +2531,11 @@ class ModelEndpoint(_ServedEndpoint):
         SQLite, a write that changes nothing takes the database's lock.
         """
         rows = type(record)._base_manager.using(using).filter(pk=record.pk)
-        if connections[using].features.has_select_for_update:
-            found = len(rows.select_for_update())
-        else:
-            key = record._meta.pk.name
-            found = rows.update(**{key: F(key)})
-        if not found:
+        key = record._meta.pk.name
+        locks_rows = connections[using].features.has_select_for_update
+        if not (
+            rows.select_for_update() if locks_rows else rows.update(**{key: F(key)})
+        ):
             raise AJAXError(409, _DEFAULT_MESSAGES[409]())
 
     def _similar(self, request, record):

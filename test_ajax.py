@@ -115,6 +115,7 @@ from decimal import Decimal
 from pathlib import Path
 from unittest import mock
 from urllib.parse import quote, urlencode
+from urllib.request import urlopen
 
 from asgiref.sync import async_to_sync
 from django import forms
@@ -126,6 +127,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.core import checks, exceptions
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.files.base import ContentFile
+from django.core.files.storage import Storage
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.signals import got_request_exception
 from django.db import (
@@ -5332,6 +5334,15 @@ class DemoTests(ProjectTestCase):
         self.assertIs(reply["success"], True)
         self.assertEqual(reply["data"]["author"]["username"], "demo")
         self.assertEqual("tags" in reply["data"], has_tags)
+        for path, data in (
+            ("whoami", ""),
+            ("category/list", ""),
+            ("post", "title=New&category=1"),
+        ):
+            line = written[-1].replace("post/1/get", path).replace("''", f"'{data}'")
+            self.assertIs(self.curl(line)["success"], True)
+        with urlopen(f"http://127.0.0.1:{port}/") as page:
+            self.assertIn("csrfmiddlewaretoken", page.read().decode())
         process.send_signal(signal.SIGINT)
         self.assertEqual(process.wait(timeout=60), 0)
 
@@ -5390,6 +5401,283 @@ class PublicNameTests(SimpleTestCase):
         ]
         missing += [n for n in ajax.__all__ if not inspect.getdoc(getattr(ajax, n))]
         self.assertEqual(missing, [])
+
+
+# --- Models and endpoints for the edges -----------------------------------------------
+
+
+class Shade(models.TextChoices):
+    DARK = "dark"
+    LIGHT = "light"
+
+
+class ShadeField(models.CharField):
+    """A field whose Python value is not what the database gives."""
+
+    def from_db_value(self, value, expression, connection):
+        return Shade(value)
+
+
+class NoUrlStorage(Storage):
+    """Files that can be kept, but have no URL."""
+
+    def _save(self, name, content):
+        return name
+
+    def exists(self, name):
+        return False
+
+
+class Lamp(models.Model):
+    shade = ShadeField(max_length=10, default="dark")
+    manual = models.FileField(storage=NoUrlStorage(), blank=True)
+    icon = models.FilePathField(path=os.path.dirname(__file__), match=r"^test_ajax\.")
+    makers = models.ManyToManyField(User, through="LampMaker")
+    category = models.ForeignKey(Category, models.CASCADE)
+    tags = TaggableManager(blank=True, ordering=["-name"])
+
+
+class LampMaker(models.Model):
+    lamp = models.ForeignKey(Lamp, models.CASCADE)
+    user = models.ForeignKey(User, models.CASCADE)
+
+
+class Switch(models.Model):
+    on = models.BooleanField(primary_key=True)
+
+
+class Moment(models.Model):
+    at = models.DateTimeField(primary_key=True)
+
+
+@ajax.register(Lamp)
+class LampEndpoint(ajax.ModelEndpoint):
+    sortable_by = ["pk", "shade"]
+
+    def can_list(self, user):
+        return True
+
+    def can_create(self, user, record):
+        return record.category.title != "Closed"
+
+    def prepare_record(self, request, record, created):
+        if self.request.headers.get("X-Category"):
+            record.category = Category.objects.get(title="News")
+
+    def list(self, request):
+        page = super().list(request)
+        for each in page.data:
+            each["is_first"] = each is page.data[0]
+        return page
+
+    def dim(self, request):
+        return {"pk": self._get_record().pk}
+
+
+ajax.endpoint.register([Switch, Moment])
+
+
+class LampForm(forms.ModelForm):
+    class Meta:
+        model = Lamp
+        fields = ["shade", "category"]
+
+
+class LampFormEndpoint(ajax.FormEndpoint):
+    pass
+
+
+ajax.endpoint.register(LampForm, LampFormEndpoint)
+
+
+class EdgeTests(AjaxTestCase):
+    def setUp(self):
+        super().setUp()
+        self.icon = os.path.join(os.path.dirname(__file__), "test_ajax.py")
+        self.lamp = Lamp.objects.create(category=self.news, manual="m.pdf")
+        self.path = f"shop/lamp/{self.lamp.pk}"
+
+    def serve(self, model, endpoint_class, has_encoder=None):
+        """Serve a model by another endpoint class, and encoder, for this test."""
+        before = ajax.endpoint.find(model)
+        ajax.endpoint.unregister(model)
+        self.addCleanup(ajax.endpoint.register, model, before)
+        ajax.endpoint.register(model, endpoint_class)
+        self.addCleanup(ajax.endpoint.unregister, model)
+
+    def test_a_value_that_a_field_converts_and_a_file_without_url(self):
+        data = self.post(f"{self.path}/get")["data"]
+        self.assertEqual((data["shade"], data["manual"]), ("dark", None))
+
+    def test_an_operation_may_add_to_the_page_of_list(self):
+        data = self.post("shop/lamp/list", {"order_by": "-pk"})["data"]
+        self.assertIs(data[0]["is_first"], True)
+
+    def test_tags_come_in_the_order_of_their_manager(self):
+        self.lamp.tags.add("a", "c", "b")
+        names = [each["name"] for each in self.post(f"{self.path}/get")["data"]["tags"]]
+        self.assertEqual(names, ["c", "b", "a"])
+
+    def test_many_to_many_through_a_model_of_its_own_is_shown_not_written(self):
+        LampMaker.objects.create(lamp=self.lamp, user=self.user)
+        data = self.post(f"{self.path}/update", {"makers": [], "shade": "light"})[
+            "data"
+        ]
+        self.assertEqual((data["makers"], data["shade"]), ([self.user.pk], "light"))
+
+    def test_a_file_path_is_one_of_its_folder(self):
+        self.errors(f"{self.path}/update", {"icon": "/etc/passwd"})
+        data = self.post(f"{self.path}/update", {"icon": self.icon})["data"]
+        self.assertEqual(data["icon"], self.icon)
+
+    def test_a_hook_that_misses_a_relation_refuses(self):
+        self.post("shop/lamp", {"icon": self.icon}, status=403)
+
+    def test_what_prepare_record_puts_in_the_place_of_a_key_is_validated(self):
+        sent = {"category": self.local.pk, "icon": self.icon}
+        data = self.post("shop/lamp", sent, headers={"X-Category": "News"})["data"]
+        self.assertEqual(data["category"]["title"], "News")
+
+    def test_an_operation_that_needs_a_record_is_a_400_without_one(self):
+        self.post("shop/lamp/dim", status=400)
+        self.assertEqual(self.post(f"{self.path}/dim")["data"], {"pk": self.lamp.pk})
+
+    def test_unknown_keys_of_a_list_are_told_but_not_all_of_a_flood(self):
+        errors = self.errors("shop/lamp/list", {f"key{n}": 1 for n in range(50)})
+        self.assertEqual(len(errors), 20)
+
+    def test_unknown_keys_of_a_tags_command_are_refused(self):
+        errors = self.errors(f"{self.path}/tags/add", {"tags": ["a"], "tag": "b"})
+        self.assertEqual(list(errors), ["tag"])
+        self.assertFalse(self.lamp.tags.exists())
+
+    def test_a_refused_record_is_not_got_nor_like_others(self):
+        class Refusing(ajax.ModelEndpoint):
+            def can_get(self, user, record):
+                return False
+
+        self.serve(Lamp, Refusing)
+        self.post(f"{self.path}/get", status=403)
+        self.post(f"{self.path}/tags/similar", status=403)
+
+    def test_related_records_where_get_queryset_has_none_are_pks(self):
+        class Empty(ajax.ModelEndpoint):
+            def get_queryset(self, request):
+                return super().get_queryset(request).none()
+
+        self.serve(Category, Empty)
+        data = self.post(f"{self.path}/get")["data"]
+        self.assertEqual(data["category"], self.news.pk)
+
+    def test_a_name_in_fields_that_is_nothing_is_an_error(self):
+        class Misnamed(ajax.ModelEndpoint):
+            fields = ["shade", "shadow"]
+
+        self.serve(Lamp, Misnamed)
+        self.post(f"{self.path}/get", status=500)
+
+    def test_keys_of_unusual_types(self):
+        Switch.objects.create(on=True)
+        self.assertEqual(self.post("shop/switch/True/get")["data"], {"pk": True})
+        self.post("shop/switch/False/get", status=404)
+        self.post("shop/moment/0001-01-01T00:00:00+14:00/get", status=404)
+        self.post("shop/moment/2024-01-01T00:00:00Z/get", status=404)
+
+    @override_settings(USE_TZ=False)
+    def test_without_time_zones_an_offset_is_taken_into_account(self):
+        sent = {"created": "2024-01-01T02:00:00+02:00"}
+        data = self.post(f"shop/article/{self.article.pk}/update", sent)["data"]
+        self.assertEqual(data["created"], "2024-01-01T00:00:00")
+
+    def test_a_model_form_saves_and_answers_its_record(self):
+        data = self.post("shop/lampform", {"shade": "light", "category": self.news.pk})
+        self.assertEqual(data["data"]["pk"], Lamp.objects.latest("pk").pk)
+        self.assertEqual(data["data"]["category"]["title"], "News")
+
+    def test_a_project_without_users_gives_no_permission(self):
+        class Public(ajax.ModelEndpoint):
+            require_permissions = True
+
+            def authenticate(self, request, application, method):
+                return True
+
+            def can_create(self, user, record):
+                return user.is_anonymous
+
+        self.serve(Category, Public)
+        name = "django.contrib.auth.middleware.AuthenticationMiddleware"
+        with modify_settings(MIDDLEWARE={"remove": name}):
+            self.post("shop/category", {"title": "New"}, status=403)
+
+    def test_a_vanished_row_is_a_conflict(self):
+        with mock.patch.object(Lamp, "save", side_effect=DatabaseError("no rows")):
+            self.post(f"{self.path}/update", {"shade": "light"}, status=409)
+
+    def test_allowed_methods_limits_operations(self):
+        class ReadOnly(ajax.ModelEndpoint):
+            @ajax.allowed_methods("get")
+            def authenticate(self, request):
+                return True
+
+        self.serve(Lamp, ReadOnly)
+        self.post(f"{self.path}/get")
+        self.post(f"{self.path}/delete", status=403)
+
+    def test_an_endpoint_class_has_to_fit_what_it_serves(self):
+        with self.assertRaisesMessage(ImproperlyConfigured, "FormEndpoint"):
+            ajax.endpoint.register(ContactForm, ajax.ModelEndpoint)
+
+
+class EncoderRegistryTests(AjaxTestCase):
+    def speak(self, model, encoder):
+        ajax.encoder.register(model, encoder)
+        self.addCleanup(ajax.encoder.unregister, model)
+
+    def test_one_encoder_speaks_for_a_model(self):
+        self.assertFalse(ajax.encoder.is_registered(Category))
+        with self.assertRaisesMessage(ajax.NotRegistered, "shop.Category"):
+            ajax.encoder.unregister(Category)
+        self.speak(Category, ajax.ExcludeEncoder(exclude=["parent"]))
+        self.assertTrue(ajax.encoder.is_registered(Category))
+        with self.assertRaisesMessage(ajax.AlreadyRegistered, "shop.Category"):
+            ajax.encoder.register(Category, ajax.DefaultEncoder)
+        self.assertEqual(
+            self.post(f"shop/category/{self.news.pk}/get")["data"],
+            {"pk": self.news.pk, "title": "News"},
+        )
+
+    def test_an_encoder_may_say_it_in_a_word_and_escape_by_itself(self):
+        def shout(record, html_escape=False):
+            return "ESCAPED" if html_escape else record.title.upper()
+
+        self.speak(Category, shout)
+        self.assertEqual(ajax.encoder.encode(self.news), "NEWS")
+        self.assertEqual(ajax.encoder.encode(self.news, html_escape=True), "ESCAPED")
+        found = self.post(f"shop/article/{self.article.pk}/get")["data"]
+        self.assertEqual(found["category"], "LOCAL")
+
+    def test_a_key_that_cannot_be_one_refers_to_nothing(self):
+        article = Article(category_id="junk", price=Decimal(1), title="T")
+        self.assertIsNone(ajax.encoder.encode(article)["category"])
+
+
+class EdgeOfDiscoveryTests(DeskTestCase):
+    def test_helpers_that_want_more_than_a_request_are_not_exposed(self):
+        source = "def helper(request, more): pass\ndef hello(request): return 1"
+        with self.app(deskhelp=source):
+            self.post("deskhelp/helper", status=404)
+            self.post("deskhelp/hello")
+
+    def test_a_module_that_is_this_one_offers_nothing(self):
+        with self.app(deskself="import sys, ajax; sys.modules[__name__] = ajax"):
+            self.post("deskself/not_found", status=404)
+            self.post("deskself/dispatch", status=404)
+
+    def test_an_exit_while_importing_is_remembered_as_a_failure(self):
+        with self.app(deskexit="raise SystemExit(3)"):
+            with self.assertRaises(SystemExit):
+                self.client.post("/ajax/shop/hello.json")
+            self.post("shop/hello", status=500)
 
 
 # --- README ---------------------------------------------------------------------------
