@@ -2715,8 +2715,7 @@ class ModelEndpoint(_ServedEndpoint):
         except ValidationError as error:
             sent.errors["tags"] = error.messages
         for key in [*values][:_MAX_UNKNOWN_KEYS]:
-            if key != "tags":
-                sent.errors[key] = _unknown(key, ["tags"])
+            sent.errors[key] = _unknown(key, ["tags"])
 
     # Validation and saving
 

@@ -5338,6 +5338,7 @@ class DemoTests(ProjectTestCase):
             ("whoami", ""),
             ("category/list", ""),
             ("post", "title=New&category=1"),
+            ("post/1/update", "title=Newer"),
         ):
             line = written[-1].replace("post/1/get", path).replace("''", f"'{data}'")
             self.assertIs(self.curl(line)["success"], True)
@@ -5483,11 +5484,16 @@ class LampForm(forms.ModelForm):
         fields = ["shade", "category"]
 
 
+class WishForm(forms.Form):
+    wish = forms.CharField()
+
+    def save(self):
+        return {"granted": self.cleaned_data["wish"]}
+
+
+@ajax.register(LampForm, WishForm)
 class LampFormEndpoint(ajax.FormEndpoint):
     pass
-
-
-ajax.endpoint.register(LampForm, LampFormEndpoint)
 
 
 class EdgeTests(AjaxTestCase):
@@ -5585,14 +5591,19 @@ class EdgeTests(AjaxTestCase):
 
     @override_settings(USE_TZ=False)
     def test_without_time_zones_an_offset_is_taken_into_account(self):
-        sent = {"created": "2024-01-01T02:00:00+02:00"}
-        data = self.post(f"shop/article/{self.article.pk}/update", sent)["data"]
-        self.assertEqual(data["created"], "2024-01-01T00:00:00")
+        path = f"shop/article/{self.article.pk}/update"
+        for sent in ("2024-01-01T02:00:00+02:00", "2024-01-01T00:00:00"):
+            data = self.post(path, {"created": sent})["data"]
+            self.assertEqual(data["created"], "2024-01-01T00:00:00")
 
     def test_a_model_form_saves_and_answers_its_record(self):
         data = self.post("shop/lampform", {"shade": "light", "category": self.news.pk})
         self.assertEqual(data["data"]["pk"], Lamp.objects.latest("pk").pk)
         self.assertEqual(data["data"]["category"]["title"], "News")
+
+    def test_a_form_answers_what_its_save_returns(self):
+        reply = self.post("shop/wishform", {"wish": "light"})
+        self.assertEqual(reply["data"], {"granted": "light"})
 
     def test_a_project_without_users_gives_no_permission(self):
         class Public(ajax.ModelEndpoint):
