@@ -2285,6 +2285,17 @@ def _is_operation(name, value):
     return wanted == ["request"] and parameters[0].name == "request"
 
 
+#: The class attributes that are lists of names.
+_LISTS = (
+    "exclude",
+    "readonly_fields",
+    "immutable_fields",
+    "sortable_by",
+    "search_fields",
+    "list_filter",
+)
+
+
 class _Input:
     """What was read of a body: errors by key, and what is saved after the record."""
 
@@ -2350,6 +2361,12 @@ class ModelEndpoint(_ServedEndpoint):
     #: Whether create, update and delete want Django's permissions too; None is True for
     #: user models.
     require_permissions = None
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name in _LISTS:
+            # None is none, as for ModelAdmin.
+            setattr(cls, name, () if getattr(cls, name) is None else getattr(cls, name))
 
     @classmethod
     def for_model(cls, model, request):
@@ -3048,6 +3065,9 @@ def _form_data(form_class, data):
 # --- Registry -------------------------------------------------------------------------
 
 
+_SERVED = (models.Model, forms.BaseForm)
+
+
 class Endpoints:
     """The registry of what is served: models and forms, by class and by path."""
 
@@ -3066,6 +3086,8 @@ class Endpoints:
             for each in model:
                 self.register(each, endpoint_class)
             return
+        if not (isinstance(model, type) and issubclass(model, _SERVED)):
+            raise ImproperlyConfigured(f"{model!r} is neither a model nor a form.")
         base = FormEndpoint if issubclass(model, forms.BaseForm) else ModelEndpoint
         endpoint_class = endpoint_class or base
         self._check(model, endpoint_class, base)
@@ -3440,48 +3462,37 @@ def _is_expandable(model, name):
 
 
 def _unknown_names(model, endpoint_class):
-    """Return (attribute, name) of what class attributes name and is not there."""
+    """Yield (attribute, name) of what class attributes name and is not there."""
     fields = {*_model_fields(model), *_pk_names(model)}
-    get = functools.partial(getattr, endpoint_class)
+    managers = [
+        n for n, field in _model_fields(model).items() if _is_tags_manager(field)
+    ]
+    operations = {*_OPERATIONS, *managers, *_custom_operations(endpoint_class)}
+    is_lookup = functools.partial(_is_lookup, model)
 
     def is_shown(name):
         return name in fields or hasattr(endpoint_class, name) or hasattr(model, name)
 
-    def is_sortable(name):
-        return not isinstance(name, str) or _is_lookup(model, name.removeprefix("-"))
+    def is_order(name):
+        return not isinstance(name, str) or name == "?" or is_lookup(name.lstrip("-"))
 
-    def is_operation(name):
-        managers = [n for n, f in _model_fields(model).items() if _is_tags_manager(f)]
-        return name in {*_OPERATIONS, *managers, *_custom_operations(endpoint_class)}
-
-    wanted = (
-        (
-            "fields",
-            () if get("fields") in (None, "__all__") else get("fields"),
-            is_shown,
-        ),
-        ("exclude", get("exclude"), is_shown),
-        ("readonly_fields", get("readonly_fields"), is_shown),
-        ("immutable_fields", get("immutable_fields"), is_shown),
-        (
-            "expand",
-            () if isinstance(get("expand"), int) else get("expand"),
-            functools.partial(_is_expandable, model),
-        ),
-        ("ordering", get("ordering") or (), is_sortable),
-        ("sortable_by", get("sortable_by"), functools.partial(_is_lookup, model)),
-        (
-            "search_fields",
-            get("search_fields"),
-            lambda name: _is_lookup(model, _search_name(name)),
-        ),
-        ("list_filter", get("list_filter"), functools.partial(_is_lookup, model)),
-        ("operations", get("operations") or (), is_operation),
-    )
-    return [
-        (attribute, name) for attribute, names, is_known in wanted
-        for name in names if not is_known(name)
-    ]  # fmt: skip
+    for attribute, is_known in (
+        ("fields", is_shown),
+        ("exclude", is_shown),
+        ("readonly_fields", is_shown),
+        ("immutable_fields", is_shown),
+        ("expand", functools.partial(_is_expandable, model)),
+        ("ordering", is_order),
+        ("sortable_by", is_lookup),
+        ("search_fields", lambda name: is_lookup(_search_name(name))),
+        ("list_filter", is_lookup),
+        ("operations", operations.__contains__),
+    ):
+        names = getattr(endpoint_class, attribute) or ()
+        if isinstance(names, str) and names != "__all__":
+            yield attribute, names  # Text in the place of a list.
+        elif not isinstance(names, (bool, int, str)):
+            yield from ((attribute, name) for name in names if not is_known(name))
 
 
 def _check_names():
@@ -3537,9 +3548,9 @@ def _shown_by_expansion(plan):
 
 def _check_expansions():
     """W001: a model shown whole by expansion, though nobody said what it may show."""
+    if any([*_unknown_names(*each)] for each in _model_endpoints()):
+        return  # No plan can be made; E002 says why.
     for model, endpoint_class in _model_endpoints():
-        if list(_unknown_names(model, endpoint_class)):
-            continue
         shown = _shown_by_expansion(endpoint.plan(model, endpoint_class, has_user=True))
         for each in dict.fromkeys(shown):
             if not (

@@ -5637,6 +5637,20 @@ class EdgeTests(AjaxTestCase):
     def test_an_endpoint_class_has_to_fit_what_it_serves(self):
         with self.assertRaisesMessage(ImproperlyConfigured, "FormEndpoint"):
             ajax.endpoint.register(ContactForm, ajax.ModelEndpoint)
+        with self.assertRaisesMessage(ImproperlyConfigured, "'Lamp' is neither"):
+            ajax.endpoint.register("Lamp")
+
+    def test_none_is_no_names_and_text_is_no_list(self):
+        class Unsure(ajax.ModelEndpoint):
+            exclude = search_fields = list_filter = None
+            fields = "title"
+
+        self.serve(Category, Unsure)
+        found = [each for each in ajax.check_ajax() if each.obj is Unsure]
+        self.assertEqual([each.id for each in found], ["ajax.E002"])
+        Unsure.fields = None
+        ajax.endpoint.forget_plans()
+        self.post(f"shop/category/{self.news.pk}/get")
 
 
 class EncoderRegistryTests(AjaxTestCase):
