@@ -3686,6 +3686,7 @@ demo/post/1/tags/similar, demo/category/list, demo/whoami.</p>
     document.querySelector("pre").textContent =
       response.status + " " + JSON.stringify(await response.json(), null, 2);
   };
+  document.forms[0].requestSubmit();
 </script>
 """
 
