@@ -363,17 +363,23 @@ def _success_response(result, request):
         return result
     if isinstance(result, AJAXError):
         raise result
-    metadata = {}
+    before, after = '{"success":true,"data":', "}"
     if isinstance(result, EnvelopedResponse):
-        metadata = _besides(result.metadata)
-    if isinstance(result, _Page) and "data" not in vars(result):
-        data = f"[{','.join(result.texts)}]"
-    elif isinstance(result, EnvelopedResponse):
-        data = _dumps(_plain(result.data, request))
-    else:
-        data = _dumps(_plain(result, request))
-    rest = f",{_dumps(metadata)[1:]}" if metadata else "}"
-    return _json_response(f'{{"success":true,"data":{data}{rest}')
+        if metadata := _besides(result.metadata):
+            after = f",{_dumps(metadata)[1:]}"
+        if isinstance(result, _Page) and "data" not in vars(result):
+            return _json_response(_listed(before, result.texts, after))
+        result = result.data
+    return _json_response(f"{before}{_dumps(_plain(result, request))}{after}")
+
+
+def _listed(before, texts, after):
+    """Return JSON texts as a list between two others, without a copy of a long list."""
+    if not texts:
+        return f"{before}[]{after}"
+    texts = [f"{before}[{texts[0]}", *texts[1:]]
+    texts[-1] = f"{texts[-1]}]{after}"
+    return ",".join(texts)
 
 
 # --- Column values as JSON text -------------------------------------------------------
@@ -651,12 +657,9 @@ class _Statement:
         with connection.cursor() as cursor:
             cursor.execute(sql, self.parameters if parameters is None else parameters)
             columns = list(zip(*cursor.fetchall(), strict=True))
+        convert = connection.ops.get_db_converters
         converters = {
-            position: (
-                connection.ops.get_db_converters(each)
-                + each.get_db_converters(connection),
-                each,
-            )
+            position: (convert(each) + each.get_db_converters(connection), each)
             for position, each in self.expressions.items()
         }
         return _Batch(columns, None, self.using, request, endpoint, converters)
@@ -928,9 +931,11 @@ class _Tags:
         about = self.about()
         if len(pks) == 1:
             values = [*(kind.pk for kind in about.values()), *pks]
-            rows = zip(*self.of_one.load(using, values).converted(), strict=True)
+            found = self.of_one.load(using, values)
         else:
-            rows = self.rows.using(using).filter(**about, **{f"{self.key}__in": pks})
+            keys = {f"{self.key}__in": pks}
+            found = _Statement(self.rows.using(using).filter(**about, **keys)).load()
+        rows = zip(*found.converted(), strict=True)
         # Sorted here: asked to sort by the through table's pk, SQLite reads all of it.
         return rows if self.is_ordered else sorted(rows)
 
