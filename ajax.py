@@ -43,8 +43,10 @@ import functools
 import importlib.machinery
 import importlib.util
 import inspect
+import itertools
 import json
 import math
+import operator
 import re
 import sys
 import threading
@@ -54,7 +56,6 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from importlib import import_module
 from json.encoder import encode_basestring_ascii
-from operator import attrgetter
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django import forms
@@ -100,6 +101,7 @@ from django.db.models import (
 from django.db.models import signals as model_signals
 from django.db.models.constants import LOOKUP_SEP
 from django.db.models.fields.files import FieldFile, ImageFieldFile
+from django.db.models.functions import Cast
 from django.dispatch import Signal
 from django.forms.utils import from_current_timezone
 from django.http import Http404, HttpResponse, UnreadablePostError
@@ -166,6 +168,7 @@ _MAX_INTEGER_DIGITS = 1000
 _MAX_TAGS = 100
 _MAX_MEMBERS = 1000
 _MAX_FILTER_VALUES = 100
+_MAX_FILTER_LENGTH = 1000
 _MAX_SEARCH_WORDS = 10
 _MAX_SORT_KEYS = 10
 _MAX_EXPANSION = 5
@@ -556,7 +559,10 @@ def _adds_only(queryset_class):
 def _is_filtered(model):
     """Whether the default manager decides by itself which records there are."""
     manager = type(model._default_manager)
-    return manager.get_queryset is not models.Manager.get_queryset
+    return (manager.get_queryset, manager.all) != (
+        models.Manager.get_queryset,
+        models.Manager.all,
+    )
 
 
 def _needs_instances(model):
@@ -914,6 +920,11 @@ class _Tags:
         fields = {name: self.through._meta.get_field(name) for name in keys}
         self.of_one = _KeptStatements(self.rows, **fields)
         self.clean = fields[self.key].to_python
+        # Text in a generic key, as taggit documents it, is not compared with a number.
+        root, key = _root_key(plan.model), fields[self.key]
+        is_alike = not isinstance(key, _TEXT_FIELDS) or isinstance(root, _TEXT_FIELDS)
+        self.record_pk = F(self.key) if is_alike else Cast(self.key, root)
+        self.outer_pk = OuterRef("pk") if is_alike else Cast(OuterRef("pk"), key)
 
     def about(self):
         """Return the conditions under which a row of the through table is about the
@@ -1030,7 +1041,9 @@ class _Plan:
     def add_lookup(self, lookup, getter):
         """Want a column; return its position."""
         self.lookups.append(lookup)
-        self.getters.append(attrgetter(getter) if isinstance(getter, str) else getter)
+        self.getters.append(
+            operator.attrgetter(getter) if isinstance(getter, str) else getter
+        )
         return len(self.lookups) - 1
 
     def _part(self, name, field):
@@ -1387,7 +1400,7 @@ class _FunctionEncoder(DefaultEncoder):
         self.function = function
 
     def __call__(self, record, html_escape=False):
-        if "html_escape" in inspect.signature(self.function).parameters:
+        if _accepts(self.function, "html_escape"):
             return self.function(record, html_escape=html_escape)
         data = self.function(record)
         return _escaped(_plain(data)) if html_escape else data
@@ -1629,7 +1642,7 @@ def _several(value):
             return list(value)
         if value[0] == "":
             return []
-        if not str(value[0]).startswith("["):
+        if not isinstance(value[0], str) or not value[0].startswith("["):
             return list(value)
         try:
             value = _parse_json(value[0])
@@ -1841,6 +1854,8 @@ def _filter_condition(model, entry, value, by_form):
     entry = entry.removesuffix(f"{LOOKUP_SEP}in")
     lookup = _resolve(model, entry)
     field, rest = lookup.field, lookup.rest
+    if isinstance(value, File):
+        raise _invalid_value()
     if rest[-1:] == ["isnull"]:
         return Q((entry, _read_boolean(models.BooleanField(), value, by_form)))
     if not rest and (value is None or by_form and value == "null"):
@@ -1850,22 +1865,38 @@ def _filter_condition(model, entry, value, by_form):
         return Q((f"{entry}{LOOKUP_SEP}pk", _sent_pk(field.related_model, value)))
     if not rest or len(rest) == 1 and rest[0] in _COMPARISONS:
         value = _read_value(field, _FormValue([value]) if by_form else value)
-    _check_filter_value(value, rest)
+    _check_filter_value(value)
+    if rest[-1:] in (["regex"], ["iregex"]):
+        try:
+            re.compile(value)
+        except (TypeError, re.error):
+            raise _invalid_value() from None
     return Q((entry, value))
 
 
-def _check_filter_value(value, rest):
-    """Raise an exception for what no database can look for."""
+def _check_filter_value(value):
+    """Raise ValidationError for what no database can look for."""
     if isinstance(value, list):
         for each in value:
-            _check_filter_value(each, rest)
+            _check_filter_value(each)
     elif value is None or isinstance(value, dict):
         raise _invalid_value()
     elif isinstance(value, int) and abs(value) >= 2**63:
         raise _invalid_value()
+    elif isinstance(value, str) and len(value) > _MAX_FILTER_LENGTH:
+        raise ValidationError(_("At most %s characters.") % _MAX_FILTER_LENGTH)
     _check_text(value)
-    if rest[-1:] in (["regex"], ["iregex"]):
-        re.compile(value)
+
+
+def _is_possible(model, condition):
+    """Whether a condition can be put into SQL: not so a year beyond the calendar."""
+    try:
+        str(model._base_manager.filter(condition).query)
+    except EmptyResultSet:
+        return True
+    except (ArithmeticError, LookupError, TypeError, ValueError, ValidationError):
+        return False
+    return True
 
 
 def _whole_number(sent, default):
@@ -1990,6 +2021,13 @@ def _taken(function, offered):
     return min(offered, sum(kind in positional for kind in kinds))
 
 
+@functools.lru_cache(maxsize=256)
+def _accepts(function, keyword):
+    """Whether a function can be given a keyword."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == keyword or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
 # --- Errors as responses --------------------------------------------------------------
 
 #: What other exceptions are answered as: kinds, status, whether clients see the text.
@@ -2005,6 +2043,8 @@ _STATUSES = (
 )
 
 
+#: PostgreSQL's "program limit exceeded": a text longer than its index can hold.
+_TOO_LARGE = ("54000",)
 #: How databases say that somebody else held a lock for too long.
 _LOCKED = re.compile(r"is locked|lock timeout|lock wait|deadlock", re.IGNORECASE)
 
@@ -2021,6 +2061,8 @@ def _as_ajax_error(error):
             said = is_public and error.args and isinstance(error.args[0], str | Promise)
             text = str(error) if said else ""
             return AJAXError(code, text or _DEFAULT_MESSAGES[code]())
+    if getattr(error.__cause__, "sqlstate", None) in _TOO_LARGE:
+        return AJAXError(400, _DEFAULT_MESSAGES[400]())
     if isinstance(error, OperationalError) and _LOCKED.search(str(error)):
         return AJAXError(503, _("The database is busy; try again."))
     if type(error) is DatabaseError and error.__cause__ is None:
@@ -2278,7 +2320,7 @@ def _is_operation(name, value):
     """Whether an attribute is a public method of its own that only wants `request`."""
     if name.startswith("_") or hasattr(ModelEndpoint, name):
         return False
-    if not inspect.isfunction(inspect.unwrap(value)):
+    if not inspect.isfunction(value):
         return False
     parameters = [*inspect.signature(value).parameters.values()][1:]
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -2511,7 +2553,8 @@ class ModelEndpoint(_ServedEndpoint):
     def save_record(self, request, record, created):
         """Save a record that is permitted and valid, within the transaction."""
         root = getattr(record, _root_key(self.model).attname, None)
-        if created and (record.pk, root) != (None, None):
+        has_key = (record.pk, root) != (None, None)
+        if created and has_key and _accepts(type(record).save, "force_insert"):
             # Or Django would first try to update whoever has this key by now.
             record.save(force_insert=(models.Model,))
         else:
@@ -2570,14 +2613,14 @@ class ModelEndpoint(_ServedEndpoint):
         mine = items.filter(**{tags.key: record.pk}).values("tag_id")
         shared = items.filter(tag_id__in=mine)
         count = (
-            shared.filter(**{tags.key: OuterRef("pk")})
+            shared.filter(**{tags.key: tags.outer_pk})
             .order_by()
             .values(tags.key)
             .values(shared=Count("pk"))
         )
         found = (
             self._plan.queryset(self)
-            .filter(pk__in=shared.values(tags.key))
+            .filter(pk__in=shared.values_list(tags.record_pk))
             .exclude(pk=record.pk)
             .order_by(Subquery(count).desc(), "pk")
         )
@@ -2645,7 +2688,7 @@ class ModelEndpoint(_ServedEndpoint):
         if _is_tags_manager(field):
             sent.tags[field.name] = _read_tags(field, value)
         elif field.many_to_many:
-            sent.members[field.name] = self._read_members(request, field, value)
+            sent.members[field.name] = self._read_members(request, record, field, value)
         elif isinstance(field, models.ForeignKey):
             self._read_foreign_key(request, record, field, value, sent)
         elif isinstance(field, models.FileField):
@@ -2703,7 +2746,7 @@ class ModelEndpoint(_ServedEndpoint):
             params={"model": field.remote_field.model._meta.verbose_name, "pk": shown},
         )
 
-    def _read_members(self, request, field, value):
+    def _read_members(self, request, record, field, value):
         values = _several(value)
         related = field.remote_field.model
         if not values and not field.blank:
@@ -2717,6 +2760,9 @@ class ModelEndpoint(_ServedEndpoint):
             except ValidationError:
                 raise self._no_choice(field, each) from None
         known = {each.pk for each in self._choices(request, field, [*wanted])}
+        if not wanted.keys() <= known and not record._state.adding:
+            # What is there already may stay, so that a record can be sent back whole.
+            known |= {*getattr(record, field.name).values_list("pk", flat=True)}
         for pk, each in wanted.items():
             if pk not in known:
                 raise self._no_choice(field, each)
@@ -2869,10 +2915,11 @@ class ModelEndpoint(_ServedEndpoint):
     def _search(self, value):
         """Return the condition that all words are found, the way the admin does."""
         text, _by_form = _single(value)
-        _check_text(text)
+        _check_filter_value(text)
         if not isinstance(text, str):
             raise _invalid_value()
-        words = list(smart_split(text))
+        # smart_split is lazy, and slow on unclosed quotes.
+        words = list(itertools.islice(smart_split(text), _MAX_SEARCH_WORDS + 1))
         if len(words) > _MAX_SEARCH_WORDS:
             raise ValidationError(_("At most %s words.") % _MAX_SEARCH_WORDS)
         lookups = [_search_lookup(self.model, field) for field in self.search_fields]
@@ -2880,7 +2927,10 @@ class ModelEndpoint(_ServedEndpoint):
         for word in words:
             if word.startswith(('"', "'")) and word[0] == word[-1]:
                 word = unescape_string_literal(word)
-            found &= Q.create([(lookup, word) for lookup in lookups], connector=Q.OR)
+            tried = [Q((lookup, word)) for lookup in lookups]
+            # A number is not looked for where the word is none.
+            apt = [each for each in tried if _is_possible(self.model, each)]
+            found &= functools.reduce(operator.or_, apt, Q(pk__in=[]))
         return self._once(found, lookups)
 
     def _filter(self, entry, value):
@@ -2892,15 +2942,10 @@ class ModelEndpoint(_ServedEndpoint):
         if entry.endswith(f"{LOOKUP_SEP}range"):
             values = [[*values]]
         found = Q(pk__in=[])
-        try:
-            for each in values:
-                found |= _filter_condition(self.model, entry, each, by_form)
-            # Some values only fail once in SQL, like a year beyond the calendar.
-            str(self.model._base_manager.filter(found).query)
-        except EmptyResultSet:
-            pass
-        except (ArithmeticError, LookupError, TypeError, ValueError, re.error):
-            raise _invalid_value() from None
+        for each in values:
+            found |= _filter_condition(self.model, entry, each, by_form)
+        if not _is_possible(self.model, found):
+            raise _invalid_value()
         return self._once(found, [entry])
 
     def _tagged(self, part, value):
@@ -2916,7 +2961,7 @@ class ModelEndpoint(_ServedEndpoint):
         )
         if names:
             items = part.through._base_manager.filter(names, **part.about())
-            found = Q(pk__in=items.values(part.key))
+            found = Q(pk__in=items.values_list(part.record_pk))
         return found
 
     def _once(self, condition, lookups):

@@ -5443,6 +5443,34 @@ class LampMaker(models.Model):
     user = models.ForeignKey(User, models.CASCADE)
 
 
+class LiveManager(models.Manager):
+    """Hides rows in the one place where few would look for it."""
+
+    def all(self):
+        return super().all().exclude(name="dead")
+
+
+class Wire(models.Model):
+    name = models.CharField(max_length=2000, primary_key=True)
+    length = models.IntegerField(default=0)
+    lamps = models.ManyToManyField(Lamp, blank=True)
+    tags = TaggableManager(blank=True, through="WireTag")
+    objects = LiveManager()
+
+    def save(self):
+        super().save()
+
+
+class Spark(models.Model):
+    tags = TaggableManager(blank=True, through="WireTag")
+
+
+class WireTag(CommonGenericTaggedItemBase, TaggedItemBase):
+    """A through table with text for keys, as taggit documents it."""
+
+    object_id = models.CharField(max_length=50, db_index=True)
+
+
 class Switch(models.Model):
     on = models.BooleanField(primary_key=True)
 
@@ -5475,6 +5503,27 @@ class LampEndpoint(ajax.ModelEndpoint):
         return {"pk": self._get_record().pk}
 
 
+@ajax.register(Wire, Spark)
+class WireEndpoint(ajax.ModelEndpoint):
+    def can_list(self, user):
+        return True
+
+    def get_field_queryset(self, request, field):
+        return super().get_field_queryset(request, field).filter(shade="light")
+
+    @classmethod
+    def helper(cls, request):
+        """Not an operation: a method of the class."""
+
+
+class NumberedEndpoint(WireEndpoint):
+    fields = ["name", "length", "lamps", "tags"]
+    search_fields = ["name", "length__exact"]
+    list_filter = ["name__icontains", "length__isnull"]
+
+
+ajax.endpoint.unregister(Wire)
+ajax.endpoint.register(Wire, NumberedEndpoint)
 ajax.endpoint.register([Switch, Moment])
 
 
@@ -5651,6 +5700,76 @@ class EdgeTests(AjaxTestCase):
         Unsure.fields = None
         ajax.endpoint.forget_plans()
         self.post(f"shop/category/{self.news.pk}/get")
+
+
+class HostileTests(AjaxTestCase):
+    @classmethod
+    def setUpTestData(cls):
+        super().setUpTestData()
+        for name, length in [("copper", 7), ("iron", 8), ("dead", 7)]:
+            Wire(name=name, length=length).save()
+        cls.lamp = Lamp.objects.create(category=cls.news)
+
+    def names(self, sent):
+        return [each["pk"] for each in self.post("shop/wire/list", sent)["data"]]
+
+    def test_a_search_for_a_number_leaves_out_numbers_where_it_is_none(self):
+        self.assertEqual(self.names({"search": "7"}), ["copper"])
+        self.assertEqual(self.names({"search": "iron"}), ["iron"])
+
+    def test_texts_that_would_take_for_ever_are_refused(self):
+        for text in ['x\\" ' * 20_000, "a" * 60_000, "a " * 11]:
+            with self.subTest(text[:9]):
+                self.errors("shop/wire/list", {"search": text})
+        self.errors("shop/wire/list", {"name__icontains": "a" * 60_000})
+
+    def test_uploads_in_the_place_of_values_are_refused(self):
+        for path, key in [
+            ("wire/copper/update", "lamps"),
+            ("wire/list", "length__isnull"),
+        ]:
+            with self.subTest(path):
+                upload = SimpleUploadedFile("[1]", b"x")
+                self.errors(f"shop/{path}", {key: upload}, form=True)
+
+    def test_a_row_that_the_manager_hides_does_not_exist(self):
+        for operation in ("get", "update", "delete"):
+            self.post(f"shop/wire/dead/{operation}", status=404)
+        self.assertEqual(self.post("shop/wire/list")["total"], 2)
+
+    def test_a_class_method_is_no_operation(self):
+        self.post("shop/wire/copper/get")
+        self.post("shop/wire/helper", status=404)
+
+    def test_a_save_without_options_is_called_without(self):
+        self.assertEqual(self.post("shop/wire", {"name": "gold"})["data"]["pk"], "gold")
+        self.errors("shop/wire", {"name": "gold"})
+
+    def test_members_that_are_there_may_stay_but_no_others_come(self):
+        Wire.objects.get(name="copper").lamps.add(self.lamp)
+        other = Lamp.objects.create(category=self.news)
+        path = "shop/wire/copper/update"
+        data = self.post(path, {"lamps": [self.lamp.pk]})["data"]
+        self.assertEqual(data["lamps"], [self.lamp.pk])
+        self.errors(path, {"lamps": [self.lamp.pk, other.pk]})
+        self.errors("shop/wire/iron/update", {"lamps": [self.lamp.pk]})
+
+    def test_tags_whose_generic_key_is_text(self):
+        one, two = Spark.objects.create(), Spark.objects.create()
+        for each in (one, two):
+            each.tags.add("hot")
+        found = self.post("shop/spark/list", {"tags": ["hot"]})["data"]
+        self.assertEqual([each["pk"] for each in found], [one.pk, two.pk])
+        similar = self.post(f"shop/spark/{one.pk}/tags/similar")["data"]
+        self.assertEqual([each["pk"] for each in similar], [two.pk])
+
+    def test_what_is_too_large_for_an_index_is_a_400(self):
+        error = OperationalError("index row requires 20016 bytes")
+        error.__cause__ = type("Refusal", (Exception,), {"sqlstate": "54000"})()
+        with mock.patch.object(Lamp, "save", side_effect=error):
+            self.post(
+                f"shop/lamp/{self.lamp.pk}/update", {"shade": "light"}, status=400
+            )
 
 
 class EncoderRegistryTests(AjaxTestCase):
