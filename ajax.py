@@ -32,6 +32,7 @@ Read down for definitions, up to follow a request.
 """
 
 import base64
+import codecs
 import contextlib
 import contextvars
 import copy
@@ -1846,6 +1847,11 @@ def _search_lookup(model, name):
 
 #: Lookups that compare with a value as the field itself has it.
 _COMPARISONS = ("exact", "gt", "gte", "lt", "lte")
+#: Lookups that look for a text.
+_TEXT_LOOKUPS = (
+    *("contains", "icontains", "startswith", "istartswith", "endswith", "iendswith"),
+    *("iexact", "regex", "iregex", "search", "has_key"),
+)
 
 
 def _filter_condition(model, entry, value, by_form):
@@ -1863,15 +1869,32 @@ def _filter_condition(model, entry, value, by_form):
     if field.is_relation:
         entry = entry.removesuffix(f"{LOOKUP_SEP}exact")
         return Q((f"{entry}{LOOKUP_SEP}pk", _sent_pk(field.related_model, value)))
+    if rest[-1:] == ["range"]:
+        if not isinstance(value, list) or len(value) != 2:
+            raise ValidationError(_("A range has two values."))
+        value = [_filter_value(field, rest[:-1], each, by_form) for each in value]
+    else:
+        value = _filter_value(field, rest, value, by_form)
+    return Q((entry, value))
+
+
+def _filter_value(field, rest, value, by_form):
+    """Return a value as a lookup takes it; raise ValidationError for what it cannot."""
     if not rest or len(rest) == 1 and rest[0] in _COMPARISONS:
         value = _read_value(field, _FormValue([value]) if by_form else value)
+    elif isinstance(value, (dict, list)):
+        raise _invalid_value()
+    elif rest[-1] in _TEXT_LOOKUPS and value is not None:
+        value = str(value)
+        if rest[-1].endswith("regex"):
+            try:
+                re.compile(value)
+            except re.error:
+                raise _invalid_value() from None
+    elif isinstance(value, str) and value.lstrip("-").isdecimal():
+        value = int(value) if len(value) < 20 else None
     _check_filter_value(value)
-    if rest[-1:] in (["regex"], ["iregex"]):
-        try:
-            re.compile(value)
-        except (TypeError, re.error):
-            raise _invalid_value() from None
-    return Q((entry, value))
+    return value
 
 
 def _check_filter_value(value):
@@ -3397,17 +3420,19 @@ def _keep_csrf_cookie(request, response):
     return response
 
 
+_CHARSETS = ("utf-8", "ascii", "iso8859-1", "cp1252")
+
+
 def _check_request(request):
     """Raise AJAXError 405 unless it is a POST, 400 if its headers make no sense."""
     if request.method != "POST":
         raise AJAXError(405, _("Send a POST request, its parameters in the body."))
-    if not (request.META.get("CONTENT_LENGTH") or "0").isdecimal():
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if not length.isdecimal() or len(length) > 18:
         raise AJAXError(400, _("The Content-Length is not a number."))
-    try:
-        b"text".decode(request.encoding or "utf-8", "replace")
-    except (LookupError, UnicodeError):
-        # A codec that Python knows, but not for text: base64, idna.
-        raise AJAXError(400, _("The charset cannot be read.")) from None
+    # Of the codecs that Python knows some are not for text, some take for ever.
+    if codecs.lookup(request.encoding or "utf-8").name not in _CHARSETS:
+        raise AJAXError(400, _("The charset is not one that browsers send."))
 
 
 def _resolve_path(app, name, model, pk, operation, tags, command):

@@ -5519,7 +5519,7 @@ class WireEndpoint(ajax.ModelEndpoint):
 class NumberedEndpoint(WireEndpoint):
     fields = ["name", "length", "lamps", "tags"]
     search_fields = ["name", "length__exact"]
-    list_filter = ["name__icontains", "length__isnull"]
+    list_filter = ["name__icontains", "length__isnull", "length__range", "length__gt"]
 
 
 ajax.endpoint.unregister(Wire)
@@ -5722,6 +5722,25 @@ class HostileTests(AjaxTestCase):
             with self.subTest(text[:9]):
                 self.errors("shop/wire/list", {"search": text})
         self.errors("shop/wire/list", {"name__icontains": "a" * 60_000})
+
+    def test_values_that_no_lookup_takes_are_refused(self):
+        huge = "9" * 20
+        for sent in (
+            {"length__range": [huge, huge]},
+            {"length__range": ["", ""]},
+            {"length__range": [1]},
+            {"length__gt": huge},
+            {"length__gt": [[1]]},
+            {"name__icontains": [["", ""]]},
+        ):
+            with self.subTest(sent):
+                self.errors("shop/wire/list", sent)
+        self.assertEqual(self.names({"length__range": [8, "9"]}), ["iron"])
+        self.assertEqual(self.names({"name__icontains": 1}), [])
+
+    def test_a_charset_that_takes_for_ever_is_refused(self):
+        kind = "multipart/form-data; boundary=x; charset=punycode"
+        self.post("shop/wire/list", "b" + "a" * 99, status=400, content_type=kind)
 
     def test_uploads_in_the_place_of_values_are_refused(self):
         for path, key in [
