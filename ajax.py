@@ -54,7 +54,6 @@ import threading
 import traceback
 import uuid
 from collections.abc import Iterable, Mapping
-from http import HTTPStatus
 from importlib import import_module
 from json.encoder import encode_basestring_ascii
 
@@ -91,14 +90,7 @@ from django.db import (
     router,
     transaction,
 )
-from django.db.models import (
-    Count,
-    F,
-    OuterRef,
-    Q,
-    Subquery,
-    prefetch_related_objects,
-)
+from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models import signals as model_signals
 from django.db.models.constants import LOOKUP_SEP
 from django.db.models.fields.files import FieldFile, ImageFieldFile
@@ -111,8 +103,7 @@ from django.http.request import HttpHeaders
 from django.http.response import HttpResponseBase
 from django.middleware.csrf import CsrfViewMiddleware
 from django.shortcuts import resolve_url
-from django.urls import path, re_path
-from django.urls.exceptions import NoReverseMatch
+from django.urls import NoReverseMatch, path, re_path
 from django.utils import timezone
 from django.utils.datastructures import MultiValueDict
 from django.utils.duration import duration_iso_string
@@ -127,31 +118,13 @@ from django.views.decorators.csrf import csrf_exempt
 __version__ = "1.0.0"
 
 __all__ = [
-    "AJAXError",
-    "AjaxConfig",
-    "AlreadyRegistered",
-    "BaseAuthentication",
-    "BaseEndpoint",
-    "DefaultEncoder",
-    "EnvelopedResponse",
-    "ExcludeEncoder",
-    "FormEndpoint",
-    "HTMLEscapeEncoder",
-    "IncludeEncoder",
-    "ModelEndpoint",
-    "NotRegistered",
-    "ajax_created",
-    "ajax_deleted",
-    "ajax_updated",
-    "allowed_methods",
-    "app_name",
-    "encoder",
-    "endpoint",
-    "json_response",
-    "login_required",
-    "register",
-    "urlpatterns",
-]
+    "AJAXError", "AjaxConfig", "AlreadyRegistered", "BaseAuthentication",
+    "BaseEndpoint", "DefaultEncoder", "EnvelopedResponse", "ExcludeEncoder",
+    "FormEndpoint", "HTMLEscapeEncoder", "IncludeEncoder", "ModelEndpoint",
+    "NotRegistered", "ajax_created", "ajax_deleted", "ajax_updated",
+    "allowed_methods", "app_name", "encoder", "endpoint", "json_response",
+    "login_required", "register", "urlpatterns",
+]  # fmt: skip
 
 app_name = "ajax"
 
@@ -222,7 +195,7 @@ class AJAXError(Exception):
         }
         answer.update(_besides(self.extra))
         response = _json_response(_dumps(answer), self.code)
-        if self.code == HTTPStatus.METHOD_NOT_ALLOWED:
+        if self.code == 405:
             response["Allow"] = "POST"
         return response
 
@@ -354,11 +327,7 @@ def _json_response(text, status=200):
 
 def _besides(extra):
     """Return what goes beside `success` and `data` in an answer, as plain data."""
-    return {
-        key: value
-        for key, value in _plain(extra).items()
-        if key not in ("success", "data")
-    }
+    return {k: v for k, v in _plain(extra).items() if k not in ("success", "data")}
 
 
 def _success_response(result, request):
@@ -503,6 +472,10 @@ def _model_fields(model):
     return {field.name: field for field in (*named, *opts.many_to_many)}
 
 
+def _pk_names(model):
+    return {"pk", *(f.name for f in model._meta.concrete_fields if _is_own_key(f))}
+
+
 def _within(model, endpoint_class):
     """Return the names that an endpoint class lets be seen, in order."""
     every = _model_fields(model)
@@ -513,10 +486,6 @@ def _within(model, endpoint_class):
         extras = [n for n in fields if n not in every and n not in _pk_names(model)]
         names = [name for name in every if name in fields] + extras
     return [name for name in names if name not in endpoint_class.exclude]
-
-
-def _pk_names(model):
-    return {"pk", *(f.name for f in model._meta.concrete_fields if _is_own_key(f))}
 
 
 def _shown(model, endpoint_class, chosen):
@@ -573,8 +542,6 @@ def _needs_instances(model):
     return (
         model.__init__ is not models.Model.__init__
         or model.from_db.__func__ is not models.Model.from_db.__func__
-        or model_signals.pre_init.has_listeners(model)
-        or model_signals.post_init.has_listeners(model)
         or not all(each.__module__.startswith("django.") for each in descriptors)
         or any(
             getattr(field, "attr_class", FieldFile) not in (FieldFile, ImageFieldFile)
@@ -962,6 +929,11 @@ class _Tags:
         return [f"[{','.join(tags[pk])}]" for pk in pks]
 
 
+def _adds(endpoint_class, name):
+    """Whether a name is an endpoint class's own: `user` may be the model's property."""
+    return hasattr(endpoint_class, name) and not hasattr(ModelEndpoint, name)
+
+
 class _Extra:
     """A property or method of the endpoint or the model that `fields` names."""
 
@@ -969,7 +941,7 @@ class _Extra:
 
     def __init__(self, plan, name):
         self.name = name
-        self.of_endpoint = hasattr(plan.endpoint_class, name)
+        self.of_endpoint = _adds(plan.endpoint_class, name)
         if not self.of_endpoint and not hasattr(plan.model, name):
             raise ImproperlyConfigured(
                 f"{plan.endpoint_class.__name__}.fields names {name!r}, which neither "
@@ -1028,9 +1000,8 @@ class _Plan:
         self.names = [part.name for part in self.parts]
         self.joins = [join for part in self.parts for join in part.joins]
         self.models = {self.model}.union(*(part.plan.models for part in joined))
-        self.template = (
-            "{" + ",".join(f"{_dumps(name)}:%s" for name in self.names) + "}"
-        )
+        pairs = ",".join(f"{_dumps(name)}:%s" for name in self.names)
+        self.template = f"{{{pairs}}}"
         self.needs_records = (
             self.is_custom
             or self.asks
@@ -1082,10 +1053,8 @@ class _Plan:
         levels, names = self.levels
         if names is not None:
             return (levels, names[field.name]) if field.name in names else None
-        if (
-            levels < 1
-            or field.remote_field.model._meta.concrete_model in self.ancestors
-        ):
+        related = field.remote_field.model._meta.concrete_model
+        if levels < 1 or related in self.ancestors:
             return None
         own_levels, own_names = _levels(endpoint_class.expand)
         return min(levels - 1, own_levels), own_names
@@ -1094,12 +1063,10 @@ class _Plan:
         """Whether a join reads the relation safely; if so, take it off the budget."""
         related = field.remote_field.model
         tables = 1 + len(related._meta.all_parents)
-        guarded = field.db_constraint
         near = router.db_for_read(related) == router.db_for_read(self.model)
-        if not (guarded and near and self.budget[0] >= tables):
-            return False
-        self.budget[0] -= tables
-        return True
+        joins = field.db_constraint and near and self.budget[0] >= tables
+        self.budget[0] -= tables * joins
+        return joins
 
     # Reading
 
@@ -1231,7 +1198,7 @@ class _Plan:
         """Return the batch of somebody's instances, their relations read at once."""
         for name in {join.partition(LOOKUP_SEP)[0] for join in self.joins}:
             _clean_key(records, self.model._meta.get_field(name))
-        prefetch_related_objects(records, *self.joins)
+        models.prefetch_related_objects(records, *self.joins)
         using = router.db_for_read(self.model, instance=records[0])
         return self.batch(records, using, request)
 
@@ -1266,11 +1233,10 @@ class _Plan:
 
     def _write_custom(self, batch):
         """Let the model's encoder speak, within what its endpoint lets be seen."""
-        fields = _model_fields(self.model)
-        hidden = {*fields, *(getattr(f, "attname", f.name) for f in fields.values())}
-        for name in _within(self.model, self.endpoint_class):
-            if name in fields:
-                hidden -= {name, getattr(fields[name], "attname", name)}
+        seen = _within(self.model, self.endpoint_class)
+        unseen = [f for n, f in _model_fields(self.model).items() if n not in seen]
+        hidden = {f.name for f in unseen}
+        hidden |= {getattr(f, "attname", f.name) for f in unseen}
         options = {"html_escape": True} if self.html_escape else {}
         token = _encoding.set(self.plain_texts(batch))
         try:
@@ -1308,8 +1274,9 @@ _encoding = contextvars.ContextVar("encoding")
 def _encode_records(records, chosen=None, html_escape=False, request=None):
     """Return instances as dicts, in their order, as the request's user may see them."""
     encoded = {}
-    for model in {type(record): None for record in records}:
-        same = [record for record in records if type(record) is model]
+    # Not type(): request.user is a lazy object.
+    for model in {record._meta.model: None for record in records}:
+        same = [record for record in records if record._meta.model is model]
         plan = endpoint.plan(
             model, has_user=bool(request), html_escape=html_escape, chosen=chosen
         )
@@ -1334,10 +1301,9 @@ class DefaultEncoder:
         """
         data = self._prepared(record, html_escape)
         if expand is False:
-            for name, field in _model_fields(type(record)).items():
-                if isinstance(field, models.ForeignKey) and isinstance(
-                    data.get(name), dict
-                ):
+            for name, field in _model_fields(record._meta.model).items():
+                is_expanded = isinstance(data.get(name), dict)
+                if is_expanded and isinstance(field, models.ForeignKey):
                     data[name] = data[name]["pk"]
         if fields is not None:
             data = {k: value for k, value in data.items() if k == "pk" or k in fields}
@@ -1347,7 +1313,8 @@ class DefaultEncoder:
         """Return the record's dict, written with the others of the batch it is of."""
         texts = _encoding.get({})
         if id(record) not in texts:
-            plan = endpoint.plan(type(record), html_escape=html_escape, chosen=self)
+            model = record._meta.model
+            plan = endpoint.plan(model, html_escape=html_escape, chosen=self)
             texts = plan.plain_texts(plan.batch_of([record]))
         return json.loads(texts[id(record)])
 
@@ -1357,11 +1324,8 @@ class DefaultEncoder:
     @property
     def is_custom(self):
         """Whether code of its own says what is shown."""
-        kind = type(self)
-        return (
-            kind.to_dict is not DefaultEncoder.to_dict
-            or kind.__call__ is not DefaultEncoder.__call__
-        )
+        own, default = type(self), DefaultEncoder
+        return (own.to_dict, own.__call__) != (default.to_dict, default.__call__)
 
     def select(self, names):
         """Return which of the names that the endpoint lets be seen are shown."""
@@ -1478,8 +1442,8 @@ encoder = Encoders()
 
 # --- Reading input --------------------------------------------------------------------
 
-_FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 _JSON_TYPE = "application/json"
+_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", _JSON_TYPE)
 
 #: NUL, which PostgreSQL refuses, and lone surrogates, which no database stores.
 _BAD_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -1639,11 +1603,9 @@ def _single(value):
 def _several(value):
     """Return the list that came for a key: a JSON list, or a form's repeated key."""
     if isinstance(value, _FormValue):
-        if len(value) != 1:
-            return list(value)
-        if value[0] == "":
+        if value == [""]:
             return []
-        if not isinstance(value[0], str) or not value[0].startswith("["):
+        if len(value) != 1 or not isinstance(value[0], str) or value[0][:1] != "[":
             return list(value)
         try:
             value = _parse_json(value[0])
@@ -1680,10 +1642,6 @@ def _read_datetime(value):
     elif timezone.is_aware(value):
         value = timezone.make_naive(value)
     return value
-
-
-def _read_binary(value):
-    return base64.b64decode(value, validate=True)
 
 
 def _read_value(field, sent):
@@ -1724,7 +1682,7 @@ def _read_scalar(field, value, by_form):
         _check_text(value)
         return value
     if isinstance(field, models.BinaryField):
-        return _read_binary(value)
+        return base64.b64decode(value, validate=True)
     if isinstance(field, models.FilePathField):
         return field.formfield(required=not field.blank).clean(value)
     if isinstance(field, _SCALAR_FIELDS) and isinstance(
@@ -1798,35 +1756,29 @@ class _Lookup:
     """
 
     def __init__(self, model, name):
-        self.field, self.rest, self.is_multiple = None, [], False
-        parts = name.split(LOOKUP_SEP)
+        self.field, self.rest, self.is_multiple = None, name.split(LOOKUP_SEP), False
         opts = model._meta
-        while parts and opts:
+        while self.rest and opts:
+            part = self.rest[0]
             try:
-                found = opts.pk if parts[0] == "pk" else opts.get_field(parts[0])
+                found = opts.pk if part == "pk" else opts.get_field(part)
             except FieldDoesNotExist:
                 break
             self.field = found
             self.is_multiple |= bool(found.many_to_many or found.one_to_many)
             opts = found.related_model._meta if found.is_relation else None
-            parts = parts[1:]
-        self.rest = parts
-        if self.field is None or parts and not self._has(parts[0]):
+            del self.rest[0]
+        if self.field is None or self.rest and not self._has(self.rest[0]):
             raise FieldDoesNotExist(f"{model._meta.label} has no lookup {name!r}.")
 
     def _has(self, name):
-        return (
-            self.field.is_relation
-            and name in ("isnull", "in", "exact")
-            or not self.field.is_relation
-            and bool(self.field.get_lookup(name) or self.field.get_transform(name))
-        )
+        if self.field.is_relation:
+            return name in ("isnull", "in", "exact")
+        return bool(self.field.get_lookup(name) or self.field.get_transform(name))
 
 
-@functools.lru_cache(maxsize=1024)
-def _resolve(model, name):
-    """Return the _Lookup of a name that an endpoint's author wrote."""
-    return _Lookup(model, name)
+#: The _Lookup of a name that an endpoint's author wrote.
+_resolve = functools.lru_cache(maxsize=1024)(_Lookup)
 
 
 #: What the admin's prefixes of search fields stand for.
@@ -1844,6 +1796,9 @@ def _search_lookup(model, name):
         return f"{name[1:]}{LOOKUP_SEP}{_SEARCH_PREFIXES[name[0]]}"
     return name if _resolve(model, name).rest else f"{name}{LOOKUP_SEP}icontains"
 
+
+#: What `list` always takes.
+_PARAMETERS = ("order_by", "items_per_page", "current_page")
 
 #: Lookups that compare with a value as the field itself has it.
 _COMPARISONS = ("exact", "gt", "gte", "lt", "lte")
@@ -2037,11 +1992,9 @@ def _taken(function, offered):
     kinds = [p.kind for p in inspect.signature(function).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         return offered
-    positional = (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    )
-    return min(offered, sum(kind in positional for kind in kinds))
+    # The kinds are in order; what comes after these two is not positional.
+    last = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return min(offered, sum(kind <= last for kind in kinds))
 
 
 @functools.lru_cache(maxsize=256)
@@ -2077,7 +2030,8 @@ def _as_ajax_error(error):
     if isinstance(error, AJAXError):
         return error
     if isinstance(error, ValidationError):
-        return AJAXError(400, " ".join(error.messages), errors=_error_dict(error))
+        errors = ValidationError(error.update_error_dict({})).message_dict
+        return AJAXError(400, " ".join(error.messages), errors=errors)
     for kinds, code, is_public in _STATUSES:
         if isinstance(error, kinds):
             # A Resolver404 carries the URLconf, which is nobody's business.
@@ -2103,13 +2057,6 @@ _DEFAULT_MESSAGES = {
 }
 
 
-def _error_dict(error):
-    """Return the messages of a ValidationError by field."""
-    if hasattr(error, "error_dict"):
-        return error.message_dict
-    return {NON_FIELD_ERRORS: error.messages}
-
-
 def _unhandled(error):
     """Return the AJAXError for an unexpected exception; details in DEBUG only."""
     if not settings.DEBUG:
@@ -2133,14 +2080,9 @@ def _error_response(request, error):
         got_request_exception.send(sender=None, request=request)
         response = _unhandled(error).get_response()
     if answer is None or isinstance(error, DatabaseError):
-        log_response(
-            "%s: %s",
-            response.reason_phrase,
-            request.path,
-            response=response,
-            request=request,
-            exception=error,
-        )
+        said = (response.reason_phrase, request.path)
+        options = {"response": response, "request": request, "exception": error}
+        log_response("%s: %s", *said, **options)
     _roll_back()
     return response
 
@@ -2197,16 +2139,12 @@ class _Function(BaseEndpoint):
 
     def authorize(self, request):
         """Want login where LoginRequiredMiddleware does."""
-        if not self.is_open and _login_is_required():
+        if not self.is_open and _has_login_middleware(tuple(settings.MIDDLEWARE)):
             _require_login(request)
 
     def run(self, request):
         _checked_body(request)
         return _called(self.view, request)
-
-
-def _login_is_required():
-    return _has_login_middleware(tuple(settings.MIDDLEWARE))
 
 
 @functools.lru_cache(maxsize=8)
@@ -2228,13 +2166,13 @@ class _ServedEndpoint(BaseEndpoint):
     in the path, None without one).
     """
 
-    request = application = model = method = pk = options = None
+    request = None
 
-    def __init__(self, application, model, method, **options):
+    def __init__(self, application, model, method, pk=None, **options):
         self.application = application
         self.model = model
         self.method = method
-        self.pk = options.get("pk")
+        self.pk = pk
         self.options = options
 
     @property
@@ -2253,13 +2191,10 @@ class _ServedEndpoint(BaseEndpoint):
         self.request = request
         _body(request)
         if not self.authenticate(request, self.application, self.method):
-            known = self.user.is_authenticated
-            raise AJAXError(
-                403, _("User is not authorized."), **({} if known else _login_url())
-            )
-        content_type = request.content_type
-        if content_type not in (*_FORM_TYPES, _JSON_TYPE) and request.body:
-            raise AJAXError(415, _("Send %s.") % ", ".join((*_FORM_TYPES, _JSON_TYPE)))
+            extra = {} if self.user.is_authenticated else _login_url()
+            raise AJAXError(403, _("User is not authorized."), **extra)
+        if request.content_type not in _TYPES and request.body:
+            raise AJAXError(415, _("Send %s.") % ", ".join(_TYPES))
 
 
 #: The operations every ModelEndpoint has, and whether each is on a record.
@@ -2272,9 +2207,8 @@ _OPERATIONS = {
 }
 #: The commands on a TaggableManager, and whether each changes the record.
 _COMMANDS = {"add": True, "remove": True, "set": True, "clear": True, "similar": False}
-
-
-_full_clean = models.Model.full_clean
+#: The hook that is asked for what Django calls permission to add, change, delete.
+_HOOKS = {"add": "can_create", "change": "can_update", "delete": "can_delete"}
 
 
 def _is_writable(field, is_named):
@@ -2306,6 +2240,9 @@ def _copy(record):
     return copied
 
 
+_MISSING = object()
+
+
 def _compared(stored, modified):
     """Return the fields that differ between two instances, and those that do not."""
     before, after = vars(stored), vars(modified)
@@ -2321,9 +2258,6 @@ def _compared(stored, modified):
             is_same = is_same and repr(before.get(field.attname)) == repr(value)
         (same if is_same else changed).append(field)
     return changed, same
-
-
-_MISSING = object()
 
 
 @functools.cache
@@ -2357,28 +2291,34 @@ def _is_operation(name, value):
 
 #: The class attributes that are lists of names.
 _LISTS = (
-    "exclude",
-    "readonly_fields",
-    "immutable_fields",
-    "sortable_by",
-    "search_fields",
-    "list_filter",
-)
+    "exclude", "readonly_fields", "immutable_fields",
+    "sortable_by", "search_fields", "list_filter",
+)  # fmt: skip
 
 
 class _Input:
     """What was read of a body: errors by key, and what is saved after the record."""
 
-    def __init__(self):
+    def __init__(self, request=None):
+        self.values, self.failure = {}, None
         self.errors = {}
-        self.failure = None
         self.checked = {}
         self.members = {}
         self.tags = {}
+        try:
+            self.values = _submitted(request) if request else {}
+        except AJAXError as error:
+            self.failure = error
 
     @property
     def is_bad(self):
         return bool(self.failure or self.errors)
+
+    def refuse_unknown(self, shown):
+        """Hold an error for each key that is not one of those shown."""
+        unknown = [key for key in self.values if key not in shown]
+        for key in unknown[:_MAX_UNKNOWN_KEYS]:
+            self.errors[key] = _unknown(key, shown)
 
     def check(self):
         """Raise the AJAXError of a body that could not be read."""
@@ -2436,7 +2376,8 @@ class ModelEndpoint(_ServedEndpoint):
         super().__init_subclass__(**kwargs)
         for name in _LISTS:
             # None is none, as for ModelAdmin.
-            setattr(cls, name, () if getattr(cls, name) is None else getattr(cls, name))
+            if vars(cls).get(name, ()) is None:
+                setattr(cls, name, ())
 
     @classmethod
     def for_model(cls, model, request):
@@ -2468,8 +2409,10 @@ class ModelEndpoint(_ServedEndpoint):
         batch = plan.load_one(self._parsed_pk(), self)
         if not batch.pks:
             raise self._not_found()
-        if plan.asks and not self.can_get(self.user, batch.records[0]):
-            raise _forbidden()
+        if plan.asks:
+            self.record = batch.records[0]
+            if not self.can_get(self.user, self.record):
+                raise _forbidden()
         return json.loads(plan.write(batch)[0])
 
     def update(self, request):
@@ -2535,9 +2478,7 @@ class ModelEndpoint(_ServedEndpoint):
         command = self.options["taggit_command"]
         if command == "similar":
             return self._similar(request, record)
-        sent = _Input()
-        if command != "clear":
-            self._read_tags_parameter(request, sent)
+        sent = _Input() if command == "clear" else self._read_tags_parameter(request)
         with self._holding(sent, record):
             self._permit("change", record, record)
         sent.check()
@@ -2659,8 +2600,8 @@ class ModelEndpoint(_ServedEndpoint):
 
     @property
     def _tags_part(self):
-        """The part of the plan for the tags manager of the path."""
-        return next(part for part in self._plan.parts if part.name == self.method)
+        """The part of the plan that the path names in the place of a tags manager."""
+        return next((p for p in self._plan.parts if p.name == self.method), None)
 
     @cached_property
     def _writable(self):
@@ -2684,13 +2625,8 @@ class ModelEndpoint(_ServedEndpoint):
 
     def _read(self, request, record):
         """Read the body onto a record; return the rest of it, and the errors."""
-        sent = _Input()
-        try:
-            values = _submitted(request)
-        except AJAXError as error:
-            sent.failure = error
-            return sent
-        for key, value in values.items():
+        sent = _Input(request)
+        for key, value in sent.values.items():
             field = self._writable.get(key)
             if field is None or field.primary_key and not record._state.adding:
                 continue
@@ -2698,14 +2634,8 @@ class ModelEndpoint(_ServedEndpoint):
                 self._read_field(request, record, field, value, sent)
             except ValidationError as error:
                 sent.errors[key] = error.messages
-        self._refuse_unknown(values, sent)
+        sent.refuse_unknown([*self._plan.names, *self._writable])
         return sent
-
-    def _refuse_unknown(self, values, sent):
-        shown = [*self._plan.names, *self._writable]
-        unknown = [key for key in values if key not in shown]
-        for key in unknown[:_MAX_UNKNOWN_KEYS]:
-            sent.errors[key] = _unknown(key, shown)
 
     def _read_field(self, request, record, field, value, sent):
         if _is_tags_manager(field):
@@ -2791,22 +2721,18 @@ class ModelEndpoint(_ServedEndpoint):
                 raise self._no_choice(field, each)
         return [*wanted]
 
-    def _read_tags_parameter(self, request, sent):
+    def _read_tags_parameter(self, request):
         """Read the parameter `tags` of a tags command."""
+        sent = _Input(request)
         try:
-            values = _submitted(request)
-        except AJAXError as error:
-            sent.failure = error
-            return
-        try:
-            if "tags" not in values:
+            if "tags" not in sent.values:
                 raise ValidationError(_("This field is required."))
             manager = self.model._meta.get_field(self.method)
-            sent.tags[self.method] = _read_tags(manager, values.pop("tags"))
+            sent.tags[self.method] = _read_tags(manager, sent.values["tags"])
         except ValidationError as error:
             sent.errors["tags"] = error.messages
-        for key in [*values][:_MAX_UNKNOWN_KEYS]:
-            sent.errors[key] = _unknown(key, ["tags"])
+        sent.refuse_unknown(["tags"])
+        return sent
 
     # Validation and saving
 
@@ -2837,7 +2763,8 @@ class ModelEndpoint(_ServedEndpoint):
             if getattr(record, record._meta.get_field(name).attname) == key:
                 skip.add(name)
         self._run_checks(sent, [functools.partial(record.clean_fields, skip)])
-        if record._state.adding and type(record).full_clean is not _full_clean:
+        is_own = type(record).full_clean is not models.Model.full_clean
+        if record._state.adding and is_own:
             self._run_checks(sent, [record.full_clean])
         else:
             whole = (record.clean, record.validate_unique, record.validate_constraints)
@@ -2890,16 +2817,13 @@ class ModelEndpoint(_ServedEndpoint):
         value, _by_form = _single(sent.pop("order_by"))
         keys = value.split(",") if isinstance(value, str) else value
         if not isinstance(keys, list) or len(keys) > _MAX_SORT_KEYS:
-            raise _invalid_parameters(
-                {"order_by": [_("At most %s names.") % _MAX_SORT_KEYS]}
-            )
-        known = {
-            f"{sign}{name}": None for name in self.sortable_by for sign in ("", "-")
-        }
+            errors = [_("At most %s names.") % _MAX_SORT_KEYS]
+            raise _invalid_parameters({"order_by": errors})
+        known = [f"{sign}{name}" for name in self.sortable_by for sign in ("", "-")]
         keys = [key.strip() if isinstance(key, str) else "" for key in keys]
         unknown = [key for key in keys if key not in known]
         if unknown:
-            raise _invalid_parameters({"order_by": _unknown(unknown[0], list(known))})
+            raise _invalid_parameters({"order_by": _unknown(unknown[0], known)})
         return keys
 
     def _conditions(self, sent):
@@ -2924,16 +2848,9 @@ class ModelEndpoint(_ServedEndpoint):
         managers = {p.name: p for p in self._plan.parts if isinstance(p, _Tags)}
         if key in managers:
             return self._tagged(managers[key], value)
-        names = [
-            *self.list_filter,
-            *managers,
-            "order_by",
-            "items_per_page",
-            "current_page",
-        ]
-        raise ValidationError(
-            _unknown(key, names + ["search"] * bool(self.search_fields))
-        )
+        names = [*self.list_filter, *managers, *_PARAMETERS]
+        names += ["search"] * bool(self.search_fields)
+        raise ValidationError(_unknown(key, names))
 
     def _search(self, value):
         """Return the condition that all words are found, the way the admin does."""
@@ -2974,18 +2891,14 @@ class ModelEndpoint(_ServedEndpoint):
     def _tagged(self, part, value):
         """Return the condition that a record has any of the tags."""
         manager = self.model._meta.get_field(part.name)
-        found = Q(pk__in=[])
-        exact = (
-            "iexact" if getattr(settings, "TAGGIT_CASE_INSENSITIVE", False) else "exact"
-        )
-        names = Q.create(
-            [(f"tag__name__{exact}", name) for name in _read_tags(manager, value)],
-            connector=Q.OR,
-        )
-        if names:
-            items = part.through._base_manager.filter(names, **part.about())
-            found = Q(pk__in=items.values_list(part.record_pk))
-        return found
+        any_case = getattr(settings, "TAGGIT_CASE_INSENSITIVE", False)
+        lookup = f"tag__name__{'iexact' if any_case else 'exact'}"
+        names = [(lookup, name) for name in _read_tags(manager, value)]
+        if not names:
+            return Q(pk__in=[])
+        any_name = Q.create(names, connector=Q.OR)
+        items = part.through._base_manager.filter(any_name, **part.about())
+        return Q(pk__in=items.values_list(part.record_pk))
 
     def _once(self, condition, lookups):
         """Return a condition under which no record comes twice."""
@@ -3056,9 +2969,8 @@ class ModelEndpoint(_ServedEndpoint):
 
     def _offers_command(self):
         """Whether the tags manager and command of the path are there for clients."""
-        part = next((p for p in self._plan.parts if p.name == self.method), None)
         command = self.options["taggit_command"]
-        if not isinstance(part, _Tags) or command not in _COMMANDS:
+        if not isinstance(self._tags_part, _Tags) or command not in _COMMANDS:
             return False
         return self.method in self._writable or not _COMMANDS[command]
 
@@ -3076,9 +2988,6 @@ class ModelEndpoint(_ServedEndpoint):
             if self.pk is not None and not self.can_get(self.user, self.record):
                 raise _forbidden()
         return _called(getattr(self, self.operation), request)
-
-
-_HOOKS = {"add": "can_create", "change": "can_update", "delete": "can_delete"}
 
 
 class FormEndpoint(_ServedEndpoint):
@@ -3146,7 +3055,7 @@ class Endpoints:
 
     def __init__(self):
         self._registry = {}
-        self._paths = {ModelEndpoint: {}, FormEndpoint: {}}
+        self._paths = {}
         self._plans = {}
 
     def register(self, model, endpoint_class=None):
@@ -3168,18 +3077,15 @@ class Endpoints:
             return
         if model in self._registry:
             raise AlreadyRegistered(f"{_label(model)} is registered already.")
-        paths = _paths_of(model, endpoint_class)
+        paths = [(base, *where) for where in _paths_of(model, endpoint_class)]
         for each in paths:
-            if each in self._paths[base]:
-                other = _label(self._paths[base][each])
+            if each in self._paths:
+                where, other = "/".join(each[1:]), _label(self._paths[each])
                 raise AlreadyRegistered(
-                    f"{_label(model)} and {other} are both at {'/'.join(each)}.json."
+                    f"{_label(model)} and {other} are both at {where}.json."
                 )
         self._registry[model] = endpoint_class
-        self._paths = {
-            **self._paths,
-            base: self._paths[base] | dict.fromkeys(paths, model),
-        }
+        self._paths |= dict.fromkeys(paths, model)
         self.forget_plans()
 
     def unregister(self, model):
@@ -3187,10 +3093,7 @@ class Endpoints:
         if model not in self._registry:
             raise NotRegistered(f"{_label(model)} is not registered.")
         del self._registry[model]
-        self._paths = {
-            base: {path: each for path, each in paths.items() if each is not model}
-            for base, paths in self._paths.items()
-        }
+        self._paths = {k: v for k, v in self._paths.items() if v is not model}
         self.forget_plans()
 
     def is_registered(self, model):
@@ -3203,7 +3106,7 @@ class Endpoints:
 
     def at(self, base, application, name):
         """Return the model or form at a path and its endpoint class, or two Nones."""
-        model = self._paths[base].get((application, name))
+        model = self._paths.get((base, application, name))
         return model, self._registry.get(model)
 
     def plan(
@@ -3215,17 +3118,17 @@ class Endpoints:
         """
         autodiscover()
         key = (model, endpoint_class, has_user, html_escape)
-        plan = self._plans.get(key) if chosen is None else None
-        if plan is None:
-            plan = _Plan(
-                model,
-                endpoint_class or self.find(model),
-                chosen=chosen or encoder.find(model),
-                has_user=has_user,
-                html_escape=html_escape,
-            )
-            if chosen is None:
-                self._plans[key] = plan
+        if chosen is None and key in self._plans:
+            return self._plans[key]
+        plan = _Plan(
+            model,
+            endpoint_class or self.find(model),
+            chosen=chosen or encoder.find(model),
+            has_user=has_user,
+            html_escape=html_escape,
+        )
+        if chosen is None:
+            self._plans[key] = plan
         return plan
 
     def forget_plans(self):
@@ -3258,14 +3161,12 @@ def _label(model):
 def _paths_of(model, endpoint_class):
     """Return the (application, name) pairs under which a model or form is found."""
     name = model.__name__.lower()
-    labels = {}
-    if issubclass(model, models.Model):
-        labels[model._meta.app_label] = None
+    labels = [model._meta.app_label] if issubclass(model, models.Model) else []
     for each in (model, endpoint_class):
         config = apps.get_containing_app_config(each.__module__)
         if config and each.__module__ != __name__:
-            labels[config.label] = None
-    return [(label, name) for label in labels]
+            labels.append(config.label)
+    return [(label, name) for label in dict.fromkeys(labels)]
 
 
 endpoint = Endpoints()
@@ -3332,8 +3233,6 @@ class _Discovery:
 
 def _import_endpoints(config):
     """Import an app's endpoints.py; return its ad-hoc endpoints by (label, name)."""
-    if config.module is sys.modules[__name__]:
-        return {}
     if not module_has_submodule(config.module, "endpoints"):
         return {}
     module = import_module(f"{config.name}.endpoints")
@@ -3435,7 +3334,9 @@ def _check_request(request):
         raise AJAXError(400, _("The charset is not one that browsers send."))
 
 
-def _resolve_path(app, name, model, pk, operation, tags, command):
+def _resolve_path(
+    app, name=None, model=None, pk=None, operation=None, tags=None, command=None
+):
     """Return the endpoint at a path; raise AJAXError 404 if there is none."""
     autodiscover()
     function = _discovery.functions.get((app, name))
@@ -3453,20 +3354,11 @@ def _resolve_path(app, name, model, pk, operation, tags, command):
 
 @csrf_exempt
 @login_not_required
-def dispatch(
-    request,
-    app,
-    name=None,
-    model=None,
-    pk=None,
-    operation=None,
-    tags=None,
-    command=None,
-):
+def dispatch(request, **segments):
     """Answer a request: resolve its path, check CSRF, authorize, run, respond."""
     try:
         _check_request(request)
-        found = _resolve_path(app, name, model, pk, operation, tags, command)
+        found = _resolve_path(**segments)
         _check_csrf(request, found)
         found.authorize(request)
         response = _success_response(found.run(request), request)
@@ -3515,11 +3407,12 @@ def _check_discovery():
 
 
 def _model_endpoints():
-    return [
-        (model, endpoint_class)
-        for model, endpoint_class in endpoint._registry.items()
-        if issubclass(endpoint_class, ModelEndpoint)
-    ]
+    served = endpoint._registry.items()
+    return [each for each in served if issubclass(each[1], ModelEndpoint)]
+
+
+def _tags_managers(model):
+    return [name for name, f in _model_fields(model).items() if _is_tags_manager(f)]
 
 
 def _is_lookup(model, name):
@@ -3530,23 +3423,19 @@ def _is_lookup(model, name):
 
 
 def _is_expandable(model, name):
-    if not _is_lookup(model, name):
-        return False
-    found = _resolve(model, name)
-    return isinstance(found.field, models.ForeignKey) and not found.rest
+    found = _resolve(model, name) if _is_lookup(model, name) else None
+    return found and isinstance(found.field, models.ForeignKey) and not found.rest
 
 
 def _unknown_names(model, endpoint_class):
     """Yield (attribute, name) of what class attributes name and is not there."""
     fields = {*_model_fields(model), *_pk_names(model)}
-    managers = [
-        n for n, field in _model_fields(model).items() if _is_tags_manager(field)
-    ]
+    managers = _tags_managers(model)
     operations = {*_OPERATIONS, *managers, *_custom_operations(endpoint_class)}
     is_lookup = functools.partial(_is_lookup, model)
 
     def is_shown(name):
-        return name in fields or hasattr(endpoint_class, name) or hasattr(model, name)
+        return name in fields or _adds(endpoint_class, name) or hasattr(model, name)
 
     def is_order(name):
         return not isinstance(name, str) or name == "?" or is_lookup(name.lstrip("-"))
@@ -3585,11 +3474,12 @@ def _check_names():
 
 def _check_hidden_creates():
     """E003: an ad-hoc endpoint or form in the place where a model's create would be."""
-    hiding = {**endpoint._paths[FormEndpoint], **_discovery.functions}
+    forms_at = {key[1:] for key in endpoint._paths if key[0] is FormEndpoint}
+    hiding = _discovery.functions.keys() | forms_at
     for model, endpoint_class in _model_endpoints():
         offered = endpoint_class.operations
         if offered is None or "create" in offered:
-            for where in hiding.keys() & _paths_of(model, endpoint_class):
+            for where in hiding.intersection(_paths_of(model, endpoint_class)):
                 yield checks.Error(
                     f"The ad-hoc endpoint or form at {'/'.join(where)}.json hides the "
                     f"create of {model._meta.label}.",
@@ -3628,11 +3518,8 @@ def _check_expansions():
     for model, endpoint_class in _model_endpoints():
         shown = _shown_by_expansion(endpoint.plan(model, endpoint_class, has_user=True))
         for each in dict.fromkeys(shown):
-            if not (
-                _is_user_model(each)
-                or encoder.find(each)
-                or _find(endpoint._registry, each)
-            ):
+            is_said = encoder.find(each) or _find(endpoint._registry, each)
+            if not (is_said or _is_user_model(each)):
                 yield checks.Warning(
                     f"{endpoint_class.__name__} shows {each._meta.label} whole.",
                     hint='Register an endpoint (fields = "__all__" says yes, all) or '
@@ -3662,8 +3549,7 @@ def _check_totals():
     """W003: records that can_get hides, but that still count in `total`."""
     for model, endpoint_class in _model_endpoints():
         offered = endpoint_class.operations
-        managers = {n for n, f in _model_fields(model).items() if _is_tags_manager(f)}
-        lists = offered is None or {"list", *managers} & {*offered}
+        lists = offered is None or {"list", *_tags_managers(model)} & {*offered}
         overrides = functools.partial(_overrides, endpoint_class)
         if lists and overrides("can_get") and not overrides("get_queryset"):
             yield checks.Warning(
@@ -3675,19 +3561,12 @@ def _check_totals():
             )
 
 
-_CHECKS = (
-    _check_names,
-    _check_hidden_creates,
-    _check_expansions,
-    _check_totals,
-)
-
-
 def check_ajax(app_configs=None, **kwargs):
     """Return what Django's system checks have to say about the project's endpoints."""
     found = [*_check_discovery(), *_check_copies(), *_check_transactions()]
     if not _discovery.error:
-        found += [message for check in _CHECKS for message in check()]
+        found += [*_check_names(), *_check_hidden_creates()]
+        found += [*_check_expansions(), *_check_totals()]
     return found
 
 
@@ -3713,15 +3592,8 @@ if __name__ != "__main__":
     # none.
     sys.modules[f"{__name__}.apps"] = sys.modules[__name__]
     for _name in (
-        "authentication",
-        "decorators",
-        "encoders",
-        "endpoints",
-        "exceptions",
-        "signals",
-        "urls",
-        "views",
-    ):
+        "authentication decorators encoders endpoints exceptions signals urls views"
+    ).split():
         globals()[_name] = sys.modules[f"{__name__}.{_name}"] = sys.modules[__name__]
 
 
@@ -3770,21 +3642,18 @@ def _demo_settings():
     """Configure Django for the demo: a database in memory, on the loopback only."""
     from django.utils.crypto import get_random_string
 
-    has_taggit = bool(importlib.util.find_spec("taggit"))
+    taggit = ["taggit"] if importlib.util.find_spec("taggit") else []
     settings.configure(
         DEBUG=True,
         SECRET_KEY=get_random_string(50),
         ALLOWED_HOSTS=["127.0.0.1", "localhost", "[::1]"],
         ROOT_URLCONF="demo",
         USE_TZ=True,
-        MIDDLEWARE=[
-            "django.middleware.csrf.CsrfViewMiddleware",
-            "demo.log_in",
-        ],
+        MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware", "demo.log_in"],
         INSTALLED_APPS=[
             "django.contrib.contenttypes",
             "django.contrib.auth",
-            *["taggit"] * has_taggit,
+            *taggit,
             __name__,
             "demo",
         ],
@@ -3797,7 +3666,6 @@ def _demo_settings():
         },
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     )
-    return has_taggit
 
 
 def _demo_module(name, **contents):
@@ -3807,7 +3675,7 @@ def _demo_module(name, **contents):
     return module
 
 
-def _demo_models(has_taggit):
+def _demo_models():
     """Define the demo's models and their endpoints."""
     from django.contrib.auth.models import User
 
@@ -3823,7 +3691,7 @@ def _demo_models(has_taggit):
         title = models.CharField(max_length=200)
         created = models.DateTimeField(auto_now_add=True)
         liked_by = models.ManyToManyField(User, related_name="likes", blank=True)
-        if has_taggit:
+        if apps.is_installed("taggit"):
             from taggit.managers import TaggableManager
 
             tags = TaggableManager(blank=True)
@@ -3851,7 +3719,7 @@ def _demo_models(has_taggit):
     return Category, Post
 
 
-def _demo_data(category_model, post_model, has_taggit):
+def _demo_data(category_model, post_model):
     """Create the demo's tables and records."""
     from django.contrib.auth.models import User
     from django.core.management import call_command
@@ -3863,12 +3731,12 @@ def _demo_data(category_model, post_model, has_taggit):
         category = category_model.objects.create(title=["News", "How to"][number % 2])
         post = post_model.objects.create(category=category, author=demo, title=title)
         post.liked_by.add(demo)
-        if has_taggit:
+        if apps.is_installed("taggit"):
             post.tags.add("django", ["ajax", "json"][number % 2])
     return demo
 
 
-def _demo_site(has_taggit):
+def _demo_site():
     """Build the demo project; return what makes its URLs and data."""
     import django
     from django.middleware.csrf import get_token
@@ -3892,7 +3760,7 @@ def _demo_site(has_taggit):
     _demo_module("demo.endpoints", whoami=whoami)
     _demo_module("demo.models")
     django.setup()
-    site.user = _demo_data(*_demo_models(has_taggit), has_taggit)
+    site.user = _demo_data(*_demo_models())
     site.urlpatterns = [path("", index), path("ajax/", include(__name__))]
 
 
@@ -3905,7 +3773,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m ajax", description="Serve a demo.")
     parser.add_argument("--port", type=int, default=8000)
     port = parser.parse_args(argv).port
-    _demo_site(_demo_settings())
+    _demo_settings()
+    _demo_site()
     from django.core.servers.basehttp import (
         ThreadedWSGIServer,
         WSGIRequestHandler,
