@@ -296,6 +296,8 @@ def _plain(value, request=None):
         if all(isinstance(item, models.Model) for item in items):
             return _encode_records(items, request=request)
         return [_plain(item, request) for item in items]
+    if hasattr(value, "lower_inc"):
+        return str(value)  # PostgreSQL's ranges, from whichever driver.
     raise TypeError(f"{type(value).__name__} cannot be encoded as JSON.")
 
 
@@ -668,7 +670,11 @@ class _KeptStatements:
             queryset = self.queryset.using(using)
             for name, value in zip(self.fields, values, strict=True):
                 queryset = queryset.filter(**{name: value})
-            made = _Statement(queryset)
+            try:
+                made = _Statement(queryset)
+            except EmptyResultSet:
+                # A value beyond the column; another may not be.
+                return _Batch([], None, using, options.get("request"))
             if len(made.parameters) != len(values):
                 # A value that stands in the text: a boolean, an empty string on Oracle.
                 return made.load(**options)
@@ -740,6 +746,7 @@ class _Key(_Column):
             lookup, getter = f"{field.name}{LOOKUP_SEP}pk", self.related_pk
         elif not self.target.primary_key:
             self.rows = related._base_manager.values_list(self.target.attname, "pk")
+            self.is_near = plan._is_near(related)
         self.position = plan.add_lookup(lookup, getter)
 
     def related_pk(self, record):
@@ -753,7 +760,8 @@ class _Key(_Column):
             return keys
         if self not in batch.found:
             wanted = {f"{self.target.name}__in": {*keys} - {None}}
-            batch.found[self] = dict(self.rows.filter(**wanted))
+            using = batch.using if self.is_near else self.rows.db
+            batch.found[self] = dict(self.rows.using(using).filter(**wanted))
         return [batch.found[self].get(key) for key in keys]
 
     def texts(self, batch):
@@ -822,8 +830,9 @@ class _Fetched:
 class _Source:
     """The query that _Fetched relations of one batch share; its plan is made on use."""
 
-    def __init__(self, make_plan):
+    def __init__(self, make_plan, is_near):
         self.make_plan = make_plan
+        self.is_near = is_near
         self.keys = []
 
     @cached_property
@@ -833,7 +842,8 @@ class _Source:
     def texts(self, batch):
         if self not in batch.found:
             keys = {key for each in self.keys for key in each.pks(batch)}
-            batch.found[self] = self.plan.fetch(keys - {None}, batch.request)
+            using = batch.using if self.is_near else None
+            batch.found[self] = self.plan.fetch(keys - {None}, batch.request, using)
         return batch.found[self]
 
 
@@ -1045,7 +1055,8 @@ class _Plan:
         )  # fmt: skip
         if not has_own_queryset and not _is_filtered(related) and self._joins(field):
             return _Joined(self, field, make_plan(budget=self.budget))
-        source = self.sources.setdefault((related, repr(levels)), _Source(make_plan))
+        source = _Source(make_plan, self._is_near(related))
+        source = self.sources.setdefault((related, repr(levels)), source)
         return _Fetched(self, field, source)
 
     def _levels_below(self, field, endpoint_class):
@@ -1059,11 +1070,15 @@ class _Plan:
         own_levels, own_names = _levels(endpoint_class.expand)
         return min(levels - 1, own_levels), own_names
 
+    def _is_near(self, related):
+        """Whether another model is read from the same database."""
+        return router.db_for_read(related) == router.db_for_read(self.model)
+
     def _joins(self, field):
         """Whether a join reads the relation safely; if so, take it off the budget."""
         related = field.remote_field.model
         tables = 1 + len(related._meta.all_parents)
-        near = router.db_for_read(related) == router.db_for_read(self.model)
+        near = self._is_near(related)
         joins = field.db_constraint and near and self.budget[0] >= tables
         self.budget[0] -= tables * joins
         return joins
@@ -1143,15 +1158,16 @@ class _Plan:
         found = _in_order(self.queryset(endpoint, conditions), order)
         return self.load(found[slice(*limits)], endpoint), total
 
-    def record(self, pk, endpoint):
+    def record(self, pk, endpoint, using=None):
         """Return one record as an instance, None if the endpoint has none."""
         if self._prepared is None or not _adds_only(type(self._prepared)):
-            found = endpoint.get_queryset(endpoint.request).filter(pk=pk)
-            return next(iter(found[:1]), None)
-        columns = self._instance_by_pk.load(self._prepared.db, [pk]).converted()
+            found = endpoint.get_queryset(endpoint.request).filter(pk=pk)[:1]
+            return next(iter(found.using(using) if using else found), None)
+        using = using or self._prepared.db
+        columns = self._instance_by_pk.load(using, [pk]).converted()
         names = [field.attname for field in self.model._meta.concrete_fields]
         for values in zip(*columns, strict=True):
-            return self.model.from_db(self._prepared.db, names, values)
+            return self.model.from_db(using, names, values)
         return None
 
     @cached_property
@@ -1202,12 +1218,15 @@ class _Plan:
         using = router.db_for_read(self.model, instance=records[0])
         return self.batch(records, using, request)
 
-    def fetch(self, pks, request):
+    def fetch(self, pks, request, using):
         """Return the JSON text by pk of those of the records that are shown."""
         if not pks:
             return {}
         endpoint = self.endpoint_class.for_model(self.model, request)
-        batch = self.load(self.queryset(endpoint, [Q(pk__in=pks)]), endpoint)
+        queryset = self.queryset(endpoint, [Q(pk__in=pks)])
+        if using and not self.own_queryset:
+            queryset = queryset.using(using)
+        batch = self.load(queryset, endpoint)
         batch = self.allowed(batch, endpoint)
         return dict(zip(batch.pks, self.write(batch), strict=True))
 
@@ -1677,6 +1696,11 @@ _SCALAR_FIELDS = (
 def _read_scalar(field, value, by_form):
     if isinstance(field, models.BooleanField):
         return _read_boolean(field, value, by_form)
+    if hasattr(field, "base_field"):  # PostgreSQL's ArrayField
+        values = _parse_json(value) if by_form else value
+        if not isinstance(values, list):
+            raise _invalid_value()
+        return [_read_value(field.base_field, each) for each in values]
     if isinstance(field, models.JSONField):
         value = _parse_json(value) if by_form else value
         _check_text(value)
@@ -1743,7 +1767,7 @@ def _read_tags(manager, sent):
             raise _invalid_value()
         _check_text(name)
         field.clean(name, None)
-    return list(dict.fromkeys(names))
+    return sorted({*names})
 
 
 # --- What `list` lets a client ask for ------------------------------------------------
@@ -1844,10 +1868,12 @@ def _filter_value(field, rest, value, by_form):
         if rest[-1].endswith("regex"):
             try:
                 re.compile(value)
-            except re.error:
+            except (re.error, OverflowError, RecursionError):
                 raise _invalid_value() from None
-    elif isinstance(value, str) and value.lstrip("-").isdecimal():
-        value = int(value) if len(value) < 20 else None
+    elif isinstance(value, str) and not isinstance(field, models.JSONField):
+        # What is asked of a transform, like a year, may be beyond any column.
+        if re.fullmatch("-?[0-9]+", value):
+            value = int(value) if len(value) < 20 else None
     _check_filter_value(value)
     return value
 
@@ -1879,11 +1905,9 @@ def _is_possible(model, condition):
 
 def _whole_number(sent, default):
     """Return the whole number that was sent, the default for junk."""
-    try:
-        value, _by_form = _single(sent)
-        return int(value) if isinstance(value, (int, str)) else default
-    except (ValidationError, ValueError):
-        return default
+    values = sent if isinstance(sent, _FormValue) else [sent]
+    text = str(values[0]) if len(values) == 1 else ""
+    return int(text[:30]) if re.fullmatch("-?[0-9]+", text) else default
 
 
 def _invalid_parameters(errors):
@@ -2079,10 +2103,14 @@ def _error_response(request, error):
     if answer is None:
         got_request_exception.send(sender=None, request=request)
         response = _unhandled(error).get_response()
-    if answer is None or isinstance(error, DatabaseError):
+    options = {"response": response, "request": request}
+    if answer is None:
         said = (response.reason_phrase, request.path)
-        options = {"response": response, "request": request, "exception": error}
-        log_response("%s: %s", *said, **options)
+        log_response("%s: %s", *said, exception=error, **options)
+    elif isinstance(error, DatabaseError):
+        # As an argument the text is escaped: it may quote what a client sent.
+        said = (response.reason_phrase, request.path, str(error))
+        log_response("%s: %s: %s", *said, **options)
     _roll_back()
     return response
 
@@ -2216,6 +2244,8 @@ def _is_writable(field, is_named):
     if field.many_to_many and not _is_tags_manager(field):
         if not field.remote_field.through._meta.auto_created:
             return False
+    elif hasattr(field, "range_type"):
+        return False  # PostgreSQL's ranges are shown, not written.
     elif not field.many_to_many and (field.generated or field.primary_key):
         return is_named and not field.generated
     return is_named or field.editable
@@ -2497,7 +2527,10 @@ class ModelEndpoint(_ServedEndpoint):
     @cached_property
     def record(self):
         """The record of the path, None without one; AJAXError 404 if there is none."""
-        return None if self.pk is None else self._get_record()
+        if self.pk is None:
+            return None
+        self.record = None  # For who asks in get_queryset: it is being fetched.
+        return self._get_record()
 
     def get_queryset(self, request):
         """Return what there is for this request: what is outside does not exist."""
@@ -2532,7 +2565,10 @@ class ModelEndpoint(_ServedEndpoint):
         """Return the record of the path; raise AJAXError 400 without, 404 if gone."""
         if self.pk is None:
             raise AJAXError(400, _("Invalid request for record."))
-        record = self._plan.record(self._parsed_pk(), self)
+        # A write decides by what is stored, not by what a replica has of it.
+        writes = self.method in ("update", "delete") or "taggit_command" in self.options
+        using = router.db_for_write(self.model) if writes else None
+        record = self._plan.record(self._parsed_pk(), self, using)
         if record is None:
             raise self._not_found()
         return record
@@ -2812,19 +2848,19 @@ class ModelEndpoint(_ServedEndpoint):
 
     def _order(self, sent):
         """Return the order that was sent, as for order_by(), else the endpoint's."""
-        if "order_by" not in sent:
-            return tuple(self.ordering or ())
-        value, _by_form = _single(sent.pop("order_by"))
-        keys = value.split(",") if isinstance(value, str) else value
-        if not isinstance(keys, list) or len(keys) > _MAX_SORT_KEYS:
+        value = sent.pop("order_by", "")
+        keys = value if isinstance(value, list) else [value]
+        if not all(isinstance(key, str) for key in keys):
+            raise _invalid_parameters({"order_by": _invalid_value().messages})
+        keys = [key.strip() for text in keys for key in text.split(",") if key.strip()]
+        if len(keys) > _MAX_SORT_KEYS:
             errors = [_("At most %s names.") % _MAX_SORT_KEYS]
             raise _invalid_parameters({"order_by": errors})
         known = [f"{sign}{name}" for name in self.sortable_by for sign in ("", "-")]
-        keys = [key.strip() if isinstance(key, str) else "" for key in keys]
         unknown = [key for key in keys if key not in known]
         if unknown:
             raise _invalid_parameters({"order_by": _unknown(unknown[0], known)})
-        return keys
+        return keys or tuple(self.ordering or ())
 
     def _conditions(self, sent):
         """Return what was sent to narrow the list, as for filter()."""
@@ -3166,6 +3202,8 @@ def _paths_of(model, endpoint_class):
         config = apps.get_containing_app_config(each.__module__)
         if config and each.__module__ != __name__:
             labels.append(config.label)
+    if not labels:
+        raise ImproperlyConfigured(f"{_label(model)} is of no installed app.")
     return [(label, name) for label in dict.fromkeys(labels)]
 
 
@@ -3437,6 +3475,9 @@ def _unknown_names(model, endpoint_class):
     def is_shown(name):
         return name in fields or _adds(endpoint_class, name) or hasattr(model, name)
 
+    def is_sortable(name):
+        return is_lookup(name) and not _resolve(model, name).is_multiple
+
     def is_order(name):
         return not isinstance(name, str) or name == "?" or is_lookup(name.lstrip("-"))
 
@@ -3447,7 +3488,7 @@ def _unknown_names(model, endpoint_class):
         ("immutable_fields", is_shown),
         ("expand", functools.partial(_is_expandable, model)),
         ("ordering", is_order),
-        ("sortable_by", is_lookup),
+        ("sortable_by", is_sortable),
         ("search_fields", lambda name: is_lookup(_search_name(name))),
         ("list_filter", is_lookup),
         ("operations", operations.__contains__),
@@ -3676,7 +3717,7 @@ def _demo_module(name, **contents):
 
 
 def _demo_models():
-    """Define the demo's models and their endpoints."""
+    """Define the demo's models."""
     from django.contrib.auth.models import User
 
     class Category(models.Model):
@@ -3700,12 +3741,18 @@ def _demo_models():
             app_label = "demo"
             ordering = ["-created"]
 
-    @register(Category)
+    return Category, Post
+
+
+def _demo_endpoints(category_model, post_model):
+    """Serve the demo's models."""
+
+    @register(category_model)
     class CategoryEndpoint(ModelEndpoint):
         def can_list(self, user):
             return True
 
-    @register(Post)
+    @register(post_model)
     class PostEndpoint(CategoryEndpoint):
         readonly_fields = ["author"]
         search_fields = ["title"]
@@ -3715,8 +3762,6 @@ def _demo_models():
         def prepare_record(self, request, record, created):
             if created:
                 record.author = request.user
-
-    return Category, Post
 
 
 def _demo_data(category_model, post_model):
@@ -3737,7 +3782,7 @@ def _demo_data(category_model, post_model):
 
 
 def _demo_site():
-    """Build the demo project; return what makes its URLs and data."""
+    """Build the demo project: its module, URLs and data."""
     import django
     from django.middleware.csrf import get_token
     from django.urls import include
@@ -3760,7 +3805,9 @@ def _demo_site():
     _demo_module("demo.endpoints", whoami=whoami)
     _demo_module("demo.models")
     django.setup()
-    site.user = _demo_data(*_demo_models())
+    demo_models = _demo_models()
+    _demo_endpoints(*demo_models)
+    site.user = _demo_data(*demo_models)
     site.urlpatterns = [path("", index), path("ajax/", include(__name__))]
 
 
