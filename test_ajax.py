@@ -3978,7 +3978,7 @@ class ListTests(MusicTestCase):
             sent = {"current_page": value, "items_per_page": value}
             self.assertEqual(self.titles(sent), [])
             self.assertEqual(self.titles(sent, form=True), [])
-        self.assertEqual(len(self.titles({"current_page": "9" * 5000}, form=True)), 3)
+        self.assertEqual(self.titles({"current_page": "9" * 5000}, form=True), [])
 
     def test_page_sizes_are_the_endpoints_and_the_settings(self):
         size = {"items_per_page": 50}
