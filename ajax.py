@@ -32,6 +32,7 @@ Read down for definitions, up to follow a request.
 """
 
 import base64
+import binascii
 import codecs
 import contextlib
 import contextvars
@@ -99,7 +100,6 @@ from django.dispatch import Signal
 from django.forms.utils import from_current_timezone
 from django.http import Http404, HttpResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
-from django.http.request import HttpHeaders
 from django.http.response import HttpResponseBase
 from django.middleware.csrf import CsrfViewMiddleware
 from django.shortcuts import resolve_url
@@ -487,7 +487,13 @@ def _within(model, endpoint_class):
     else:
         extras = [n for n in fields if n not in every and n not in _pk_names(model)]
         names = [name for name in every if name in fields] + extras
-    return [name for name in names if name not in endpoint_class.exclude]
+    hidden = {*endpoint_class.exclude}
+    if endpoint_class is ModelEndpoint:
+        # Nobody speaks for the model; what is said of its parents holds for it.
+        for parent in model._meta.all_parents:
+            said = _shown(parent, endpoint.find(parent), encoder.find(parent))
+            hidden |= _model_fields(parent).keys() - {*said}
+    return [name for name in names if name not in hidden]
 
 
 def _shown(model, endpoint_class, chosen):
@@ -1870,10 +1876,12 @@ def _filter_value(field, rest, value, by_form):
                 re.compile(value)
             except (re.error, OverflowError, RecursionError):
                 raise _invalid_value() from None
-    elif isinstance(value, str) and not isinstance(field, models.JSONField):
+    elif not isinstance(field, models.JSONField):
         # What is asked of a transform, like a year, may be beyond any column.
-        if re.fullmatch("-?[0-9]+", value):
+        if isinstance(value, str) and re.fullmatch("-?[0-9]+", value):
             value = int(value) if len(value) < 20 else None
+        elif isinstance(value, float) and abs(value) >= 2**63:
+            raise _invalid_value()
     _check_filter_value(value)
     return value
 
@@ -2859,7 +2867,11 @@ class ModelEndpoint(_ServedEndpoint):
         known = [f"{sign}{name}" for name in self.sortable_by for sign in ("", "-")]
         unknown = [key for key in keys if key not in known]
         if unknown:
-            raise _invalid_parameters({"order_by": _unknown(unknown[0], known)})
+            errors = [
+                _("This list cannot be ordered so."),
+                *_unknown(unknown[0], known),
+            ]
+            raise _invalid_parameters({"order_by": errors})
         return keys or tuple(self.ordering or ())
 
     def _conditions(self, sent):
@@ -3040,7 +3052,12 @@ class FormEndpoint(_ServedEndpoint):
         """
         data = _form_data(self.model, _checked_body(request))
         form = self.model(data, request.FILES, **self.get_form_kwargs(request))
-        if not form.is_valid():
+        try:
+            is_valid = form.is_valid()
+        except (ArithmeticError, RecursionError, binascii.Error):
+            # What Django's fields let through: numbers beyond a column, odd base64.
+            raise _invalid({NON_FIELD_ERRORS: _invalid_value().messages}) from None
+        if not is_valid:
             raise _invalid(form.errors)
         if not hasattr(form, "save"):
             return form.cleaned_data
@@ -3059,10 +3076,20 @@ class FormEndpoint(_ServedEndpoint):
         return _called(self.create, request)
 
 
+def _json_keys(form_class):
+    fields = form_class.base_fields.items()
+    return {name for name, each in fields if isinstance(each, forms.JSONField)}
+
+
 def _form_data(form_class, data):
     """Return a JSON object the way a browser would send it, as the form's fields want
     it: text; raise AJAXError 400 for what is no object."""
     if isinstance(data, MultiValueDict):
+        for key in data.keys() & _json_keys(form_class):
+            try:
+                _parse_json(data[key] or "null")
+            except ValueError as error:
+                raise _invalid({key: [str(error)]}) from None
         return data
     if not isinstance(data, dict):
         raise AJAXError(400, _("The body has to be a JSON object."))
@@ -3072,7 +3099,7 @@ def _form_data(form_class, data):
         raise _invalid({NON_FIELD_ERRORS: error.messages}) from None
     found = MultiValueDict()
     for key, value in data.items():
-        is_json = isinstance(form_class.base_fields.get(key), forms.JSONField)
+        is_json = key in _json_keys(form_class)
         values = value if isinstance(value, list) and not is_json else [value]
         texts = [each if isinstance(each, str) else _dumps(each) for each in values]
         if value is not None:
@@ -3345,7 +3372,8 @@ def _check_csrf(request, view):
             "%(reason)s Send the token, from the cookie %(cookie)s or a page's "
             "csrfmiddlewaretoken, in the header %(header)s."
         )
-        header = HttpHeaders.parse_header_name(settings.CSRF_HEADER_NAME)
+        header = settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-")
+        header = header.title()
         names = {"cookie": settings.CSRF_COOKIE_NAME, "header": header}
         raise AJAXError(403, how % {"reason": reason, **names}, csrf=True)
 
@@ -3562,7 +3590,8 @@ def _check_expansions():
             is_said = encoder.find(each) or _find(endpoint._registry, each)
             if not (is_said or _is_user_model(each)):
                 yield checks.Warning(
-                    f"{endpoint_class.__name__} shows {each._meta.label} whole.",
+                    f"{endpoint_class.__name__} of {model._meta.label} shows "
+                    f"{each._meta.label} whole.",
                     hint='Register an endpoint (fields = "__all__" says yes, all) or '
                     f"an encoder for {each.__name__}, or leave it out of `expand`.",
                     obj=endpoint_class,
@@ -3595,7 +3624,7 @@ def _check_totals():
         if lists and overrides("can_get") and not overrides("get_queryset"):
             yield checks.Warning(
                 f"{endpoint_class.__name__} overrides can_get, not get_queryset: what "
-                "it refuses still shows in the total of lists.",
+                "it refuses still shows in totals, of searches and filters too.",
                 hint="Leave them out in get_queryset, or `list` out of operations.",
                 obj=endpoint_class,
                 id="ajax.W003",
@@ -3818,7 +3847,7 @@ def main(argv=None):
     from django.utils.crypto import get_random_string
 
     parser = argparse.ArgumentParser(prog="python -m ajax", description="Serve a demo.")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=int, default=8000, help="8000 by default")
     port = parser.parse_args(argv).port
     _demo_settings()
     _demo_site()

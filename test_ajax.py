@@ -77,6 +77,8 @@ settings.configure(
     MEDIA_URL="/media/",
     USE_TZ=True,
     TIME_ZONE="UTC",
+    # The endpoints below are made for the tests, some of which call `check_ajax`.
+    SILENCED_SYSTEM_CHECKS=["ajax.W001", "ajax.W003"],
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     LOGGING={
         "version": 1,
@@ -5508,6 +5510,27 @@ class RulerEndpoint(ajax.ModelEndpoint):
         return True
 
 
+class Vault(models.Model):
+    secret = models.CharField(max_length=10, default="s3cret")
+    label = models.CharField(max_length=10, default="v")
+
+
+class SafeVault(Vault):
+    steel = models.BooleanField(default=True)
+
+
+class Keyring(models.Model):
+    opens = models.ForeignKey(SafeVault, models.CASCADE)
+
+
+@ajax.register(Vault)
+class VaultEndpoint(ajax.ModelEndpoint):
+    exclude = ["secret"]
+
+
+ajax.endpoint.register(Keyring)
+
+
 class Switch(models.Model):
     on = models.BooleanField(primary_key=True)
 
@@ -5585,6 +5608,8 @@ class LampForm(forms.ModelForm):
 
 class WishForm(forms.Form):
     wish = forms.CharField()
+    more = forms.JSONField(required=False)
+    makers = forms.ModelMultipleChoiceField(User.objects.all(), required=False)
 
     def save(self):
         return {"granted": self.cleaned_data["wish"]}
@@ -5761,6 +5786,15 @@ class EdgeTests(AjaxTestCase):
         reply = self.post("shop/wishform", {"wish": "light"})
         self.assertEqual(reply["data"], {"granted": "light"})
 
+    def test_a_form_refuses_what_its_fields_cannot_take(self):
+        for key, value in [("more", "1" * 5000), ("more", "["), ("makers", 2**64)]:
+            with self.subTest(key):
+                sent = {"wish": "light", key: value}
+                self.post("shop/wishform", sent, status=400, form=True)
+        self.post("shop/wishform", {"wish": "w", "makers": 2**64}, status=400)
+        self.post("shop/wishform", {"wish": "w", "more": '{"a": 1}'}, form=True)
+        self.post("shop/wishform", {"wish": "w", "more": {"a": [1]}})
+
     def test_a_project_without_users_gives_no_permission(self):
         class Public(ajax.ModelEndpoint):
             require_permissions = True
@@ -5872,6 +5906,7 @@ class HostileTests(AjaxTestCase):
             {"name__icontains": [["", ""]]},
             {"born__year": "--5"},
             {"born__year": huge},
+            {"born__year": 1e308},
         ):
             with self.subTest(sent):
                 self.errors("shop/wire/list", sent)
@@ -5895,6 +5930,11 @@ class HostileTests(AjaxTestCase):
         for operation in ("get", "update", "delete"):
             self.post(f"shop/wire/dead/{operation}", status=404)
         self.assertEqual(self.post("shop/wire/list")["total"], 2)
+
+    def test_what_a_parents_endpoint_hides_is_hidden_of_its_children(self):
+        ring = Keyring.objects.create(opens=SafeVault.objects.create())
+        data = self.post(f"shop/keyring/{ring.pk}/get")["data"]["opens"]
+        self.assertEqual(data.keys(), {"pk", "label", "steel"})
 
     def test_a_class_method_is_no_operation(self):
         self.post("shop/wire/copper/get")
