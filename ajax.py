@@ -2467,10 +2467,9 @@ class ModelEndpoint(_ServedEndpoint):
         if changed or sent.members or sent.tags:
             self.record = modified
             with transaction.atomic(using=using):
-                self._lock(modified, using)
+                # What others wrote to the rest meanwhile stays.
+                self._lock(modified, using, changed and [f.attname for f in same])
                 if changed:
-                    # What others wrote to the rest meanwhile stays.
-                    modified.refresh_from_db(using, [f.attname for f in same])
                     self.save_record(request, modified, False)
                 self._save_relations(modified, sent)
                 ajax_updated.send(sender=self.model, instance=modified, request=request)
@@ -2597,18 +2596,26 @@ class ModelEndpoint(_ServedEndpoint):
         texts = self._plan.write(self._plan.allowed(batch, self))
         return json.loads(texts[0]) if texts else {"pk": pk}
 
-    def _lock(self, record, using):
-        """Make others who write the record wait; raise AJAXError 409 if it is gone.
+    def _lock(self, record, using, fields=()):
+        """Make others who write the record wait; read some of its fields again.
 
-        The first statement of the transaction. Where the database cannot lock a row, on
-        SQLite, a write that changes nothing takes the database's lock.
+        Raise AJAXError 409 if it is gone. The first statement of the transaction: where
+        the database cannot lock a row, on SQLite, a write that changes nothing takes
+        the database's lock.
         """
         rows = type(record)._base_manager.using(using).filter(pk=record.pk)
         key = record._meta.pk.name
-        locks_rows = connections[using].features.has_select_for_update
-        if not (
-            rows.select_for_update() if locks_rows else rows.update(**{key: F(key)})
-        ):
+        if connections[using].features.has_select_for_update:
+            rows = rows.select_for_update()
+            is_there = fields or rows
+        else:
+            is_there = rows.update(**{key: F(key)})
+        try:
+            if is_there and fields:
+                record.refresh_from_db(using, fields, rows)
+        except core_exceptions.ObjectDoesNotExist:
+            is_there = False
+        if not is_there:
             raise AJAXError(409, _DEFAULT_MESSAGES[409]())
 
     def _similar(self, request, record):

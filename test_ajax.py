@@ -5814,6 +5814,19 @@ class EdgeTests(AjaxTestCase):
         with mock.patch.object(Lamp, "save", side_effect=DatabaseError("no rows")):
             self.post(f"{self.path}/update", {"shade": "light"}, status=409)
 
+    def test_a_database_that_locks_rows_reads_what_it_locks(self):
+        # Where there is no such database, SQLite plays it, without the words of SQL.
+        with (
+            mock.patch.object(connection.features, "has_select_for_update", True),
+            mock.patch.object(connection.ops, "for_update_sql", return_value=""),
+        ):
+            data = self.post(f"{self.path}/update", {"shade": "light"})["data"]
+            self.assertEqual(data["shade"], "light")
+            with mock.patch.object(
+                Lamp, "clean", lambda lamp: Lamp.objects.all().delete()
+            ):
+                self.post(f"{self.path}/update", {"shade": "dark"}, status=409)
+
     def test_allowed_methods_limits_operations(self):
         class ReadOnly(ajax.ModelEndpoint):
             @ajax.allowed_methods("get")
