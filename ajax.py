@@ -1560,6 +1560,16 @@ def _checked_body(request):
     return data
 
 
+def _check_body(request):
+    """Raise AJAXError 400 for a body that code of the project's should not meet: one
+    that cannot be read, or with text that no database stores."""
+    data = _checked_body(request)
+    try:
+        _check_text(dict(data.lists()) if isinstance(data, MultiValueDict) else data)
+    except ValidationError as error:
+        raise AJAXError(400, " ".join(error.messages)) from None
+
+
 class _FormValue(list):
     """What one key of a form came with: texts and files."""
 
@@ -2179,7 +2189,7 @@ class _Function(BaseEndpoint):
             _require_login(request)
 
     def run(self, request):
-        _checked_body(request)
+        _check_body(request)
         return _called(self.view, request)
 
 
@@ -3039,7 +3049,7 @@ class ModelEndpoint(_ServedEndpoint):
     def run(self, request):
         """Run the operation; a custom one on a record only if `can_get` allows."""
         if self.operation in _custom_operations(type(self)):
-            _checked_body(request)
+            _check_body(request)
             if self.pk is not None and not self.can_get(self.user, self.record):
                 raise _forbidden()
         return _called(getattr(self, self.operation), request)

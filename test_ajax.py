@@ -5926,6 +5926,14 @@ class HostileTests(AjaxTestCase):
         self.assertEqual(self.names({"length__range": [8, "9"]}), ["iron"])
         self.assertEqual(self.names({"name__icontains": 1}), [])
 
+    def test_functions_and_operations_meet_no_text_that_cannot_be_stored(self):
+        for path in ("hello", "article/count"):
+            for text in ("a\0b", "\ud800"):
+                with self.subTest(path, text=ascii(text)):
+                    self.post(f"shop/{path}", {"name": [text]}, status=400)
+                    self.post(f"shop/{path}", {text: 1}, status=400)
+            self.post(f"shop/{path}", {"name": "a\0b"}, status=400, form=True)
+
     def test_a_charset_that_takes_for_ever_is_refused(self):
         kind = "multipart/form-data; boundary=x; charset=punycode"
         self.post("shop/wire/list", "b" + "a" * 99, status=400, content_type=kind)
