@@ -2175,7 +2175,7 @@ class BaseEndpoint:
 
 
 class _Function(BaseEndpoint):
-    """An ad-hoc endpoint on its way through `dispatch`."""
+    """An ad-hoc endpoint, as `dispatch` knows it."""
 
     def __init__(self, view):
         self.view = view
@@ -3320,7 +3320,7 @@ def _import_endpoints(config):
     module = import_module(f"{config.name}.endpoints")
     if module is sys.modules[__name__]:
         return {}
-    return {(config.label, n): view for n, view in _exposed(module).items()}
+    return {(config.label, n): _Function(view) for n, view in _exposed(module).items()}
 
 
 def _exposed(module):
@@ -3424,7 +3424,7 @@ def _resolve_path(
     autodiscover()
     function = _discovery.functions.get((app, name))
     if function is not None:
-        return _Function(function)
+        return function
     served, endpoint_class = endpoint.at(FormEndpoint, app, name)
     if served is None:
         served, endpoint_class = endpoint.at(ModelEndpoint, app, name or model)
