@@ -113,6 +113,7 @@ from django.utils.log import log_response
 from django.utils.module_loading import import_string, module_has_submodule
 from django.utils.text import smart_split, unescape_string_literal
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_exempt
 
 __version__ = "1.0.0"
@@ -200,8 +201,18 @@ class AJAXError(Exception):
         return response
 
 
+#: What is said where an exception says nothing that clients should read.
+_MESSAGES = {
+    400: gettext_lazy("Bad request."),
+    403: gettext_lazy("Access to endpoint is forbidden"),
+    404: gettext_lazy("Not found."),
+    409: gettext_lazy("The record conflicts with another one, is in use, or is gone."),
+    413: gettext_lazy("The request is too large."),
+}
+
+
 def _forbidden():
-    return AJAXError(403, _("Access to endpoint is forbidden"))
+    return AJAXError(403, _MESSAGES[403])
 
 
 def _invalid(errors):
@@ -526,6 +537,7 @@ def _overrides(endpoint_class, hook):
     return getattr(endpoint_class, hook) is not getattr(ModelEndpoint, hook)
 
 
+@functools.cache
 def _adds_only(queryset_class):
     """Whether a QuerySet class adds methods, but changes none of Django's."""
     own = set()
@@ -791,7 +803,7 @@ class _Joined:
             return self.from_columns(batch)
         cached = self.field.get_cached_value
         related = [cached(record, default=None) for record in batch.records]
-        keys = [each and (each.pk or id(each)) for each in related]
+        keys = [None if each is None else each.pk or id(each) for each in related]
         distinct = dict(zip(keys, related, strict=True))
         distinct.pop(None, None)
         written = self.plan.write_related([*distinct.values()], batch)
@@ -1258,17 +1270,22 @@ class _Plan:
 
     def _write_custom(self, batch):
         """Let the model's encoder speak, within what its endpoint lets be seen."""
-        seen = _within(self.model, self.endpoint_class)
-        unseen = [f for n, f in _model_fields(self.model).items() if n not in seen]
-        hidden = {f.name for f in unseen}
-        hidden |= {getattr(f, "attname", f.name) for f in unseen}
         options = {"html_escape": True} if self.html_escape else {}
         token = _encoding.set(self.plain_texts(batch))
         try:
             given = [_plain(self.encoder(each, **options)) for each in batch.records]
         finally:
             _encoding.reset(token)
-        return [_dumps(_without(each, hidden)) for each in given]
+        return [_dumps(_without(each, self._hidden)) for each in given]
+
+    @cached_property
+    def _hidden(self):
+        """The keys of the model that its endpoint does not let be seen."""
+        seen = _within(self.model, self.endpoint_class)
+        unseen = [f for n, f in _model_fields(self.model).items() if n not in seen]
+        return {
+            name for f in unseen for name in (f.name, getattr(f, "attname", f.name))
+        }
 
     def plain_texts(self, batch):
         """Return by id of each instance what is written of it without its encoder."""
@@ -2079,24 +2096,15 @@ def _as_ajax_error(error):
             # A Resolver404 carries the URLconf, which is nobody's business.
             said = is_public and error.args and isinstance(error.args[0], str | Promise)
             text = str(error) if said else ""
-            return AJAXError(code, text or _DEFAULT_MESSAGES[code]())
+            return AJAXError(code, text or _MESSAGES[code])
     if getattr(error.__cause__, "sqlstate", None) in _TOO_LARGE:
-        return AJAXError(400, _DEFAULT_MESSAGES[400]())
+        return AJAXError(400, _MESSAGES[400])
     if isinstance(error, OperationalError) and _LOCKED.search(str(error)):
         return AJAXError(503, _("The database is busy; try again."))
     if type(error) is DatabaseError and error.__cause__ is None:
         # What Django 5.2 raises where later versions have ObjectNotUpdated.
-        return AJAXError(409, _DEFAULT_MESSAGES[409]())
+        return AJAXError(409, _MESSAGES[409])
     return None
-
-
-_DEFAULT_MESSAGES = {
-    400: lambda: _("Bad request."),
-    403: lambda: _("Access to endpoint is forbidden"),
-    404: lambda: _("Not found."),
-    409: lambda: _("The record conflicts with another one, is in use, or is gone."),
-    413: lambda: _("The request is too large."),
-}
 
 
 def _unhandled(error):
@@ -2626,7 +2634,7 @@ class ModelEndpoint(_ServedEndpoint):
         except core_exceptions.ObjectDoesNotExist:
             is_there = False
         if not is_there:
-            raise AJAXError(409, _DEFAULT_MESSAGES[409]())
+            raise AJAXError(409, _MESSAGES[409])
 
     def _similar(self, request, record):
         """Return records that share tags with this one, most shared first."""
@@ -2748,7 +2756,10 @@ class ModelEndpoint(_ServedEndpoint):
         else:
             found = self.get_field_queryset(request, field)
             found = found.complex_filter(limits).filter(pk__in=pks)
-        return [each for each in found if each and asked.can_get(self.user, each)]
+        return [
+            each for each in found
+            if each is not None and asked.can_get(self.user, each)
+        ]  # fmt: skip
 
     def _no_choice(self, field, value):
         """Return the error for a relation to nothing, or to what may not be seen."""
@@ -3101,8 +3112,9 @@ def _json_keys(form_class):
 def _form_data(form_class, data):
     """Return a JSON object the way a browser would send it, as the form's fields want
     it: text; raise AJAXError 400 for what is no object."""
+    json_keys = _json_keys(form_class)
     if isinstance(data, MultiValueDict):
-        for key in data.keys() & _json_keys(form_class):
+        for key in data.keys() & json_keys:
             try:
                 _parse_json(data[key] or "null")
             except ValueError as error:
@@ -3116,7 +3128,7 @@ def _form_data(form_class, data):
         raise _invalid({NON_FIELD_ERRORS: error.messages}) from None
     found = MultiValueDict()
     for key, value in data.items():
-        is_json = key in _json_keys(form_class)
+        is_json = key in json_keys
         values = value if isinstance(value, list) and not is_json else [value]
         texts = [each if isinstance(each, str) else _dumps(each) for each in values]
         if value is not None:

@@ -5518,6 +5518,9 @@ class Vault(models.Model):
 class SafeVault(Vault):
     steel = models.BooleanField(default=True)
 
+    def __len__(self):
+        return 0
+
 
 class Keyring(models.Model):
     opens = models.ForeignKey(SafeVault, models.CASCADE)
@@ -5956,6 +5959,13 @@ class HostileTests(AjaxTestCase):
         ring = Keyring.objects.create(opens=SafeVault.objects.create())
         data = self.post(f"shop/keyring/{ring.pk}/get")["data"]["opens"]
         self.assertEqual(data.keys(), {"pk", "label", "steel"})
+
+    def test_a_record_that_is_false_is_a_record(self):
+        vault = SafeVault.objects.create()
+        data = self.post("shop/keyring", {"opens": vault.pk})["data"]
+        self.assertEqual(data["opens"]["pk"], vault.pk)
+        ring = Keyring.objects.select_related("opens").get(pk=data["pk"])
+        self.assertEqual(ajax.encoder.encode(ring), data)
 
     def test_a_class_method_is_no_operation(self):
         self.post("shop/wire/copper/get")
