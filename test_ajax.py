@@ -6400,7 +6400,7 @@ def main(arguments):
     """Run the benchmark, or the tests named, or all; return the exit status."""
     if arguments == ["bench"]:
         return bench()
-    names = [name if "." in name else f"test_ajax.{name}" for name in arguments]
+    names = [f"test_ajax.{name.removeprefix('test_ajax.')}" for name in arguments]
     shuffle = int(os.environ.get("AJAX_SHUFFLE", 0)) or False
     runner = DiscoverRunner(shuffle=shuffle)
     return bool(runner.run_tests(names or ["test_ajax"]))
