@@ -3848,10 +3848,14 @@ def _demo_site():
     def index(request):
         return HttpResponse(_DEMO_PAGE.replace("%s", get_token(request)))
 
+    # Who meets a lock of a shared memory database fails at once, without waiting.
+    one_by_one = threading.Lock()
+
     def log_in(get_response):
         def logged_in(request):
             request.user = site.user
-            return get_response(request)
+            with one_by_one:
+                return get_response(request)
 
         return logged_in
 
@@ -3876,7 +3880,9 @@ def main(argv=None):
     from django.utils.crypto import get_random_string
 
     parser = argparse.ArgumentParser(prog="python -m ajax", description="Serve a demo.")
-    parser.add_argument("--port", type=int, default=8000, help="8000 by default")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="8000 by default, 0 for any"
+    )
     port = parser.parse_args(argv).port
     _demo_settings()
     _demo_site()
@@ -3892,7 +3898,7 @@ def main(argv=None):
         print(f"Port {port} cannot be used ({error}); try another with --port.")
         return 1
     server.set_app(get_internal_wsgi_application())
-    url, token = f"http://127.0.0.1:{port}/", get_random_string(32)
+    url, token = f"http://127.0.0.1:{server.server_port}/", get_random_string(32)
     print(f"The demo is at {url} (Ctrl-C ends it). From another shell:\n")
     send = f"curl -b csrftoken={token} -H X-CSRFToken:{token} -d ''"
     print(f"{send} {url}ajax/demo/post/1/get.json", flush=True)
@@ -3900,6 +3906,8 @@ def main(argv=None):
         server.serve_forever()
     except KeyboardInterrupt:
         server.server_close()
+        for thread in {*threading.enumerate()} - {threading.main_thread()}:
+            thread.join(0.2)  # Python must not end while one writes its log line.
     return 0
 
 

@@ -93,6 +93,7 @@ import contextlib
 import datetime
 import functools
 import gc
+import http.client
 import importlib
 import importlib.util
 import inspect
@@ -117,7 +118,6 @@ from decimal import Decimal
 from pathlib import Path
 from unittest import mock
 from urllib.parse import quote, urlencode
-from urllib.request import urlopen
 
 from asgiref.sync import async_to_sync
 from django import forms
@@ -5289,11 +5289,6 @@ class OldSnippetTests(ProjectTestCase):
 class DemoTests(ProjectTestCase):
     FILES = {}
 
-    def free_port(self):
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            return found.getsockname()[1]
-
     def start(self, *arguments):
         """Start the demo; return its process once it has printed URL and curl line."""
         # A shell that runs the tests in the background has them ignore SIGINT; the
@@ -5328,10 +5323,19 @@ class DemoTests(ProjectTestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads(done.stdout)
 
+    def assert_serves_many_at_once(self, line):
+        line = line.replace("1/get", "1/update").replace("''", "title=Newest")
+        line = line.replace("curl ", "curl --silent ")
+        calls = [
+            subprocess.Popen(line, shell=True, stdout=subprocess.PIPE) for _ in range(8)
+        ]
+        replies = [json.loads(call.communicate(timeout=60)[0]) for call in calls]
+        self.assertEqual([reply["success"] for reply in replies], [True] * 8)
+
     def assert_serves(self, *arguments, has_tags=True):
-        port = self.free_port()
-        process, written = self.start(*arguments, "--port", str(port))
-        self.assertIn(f"http://127.0.0.1:{port}/", "".join(written[:-1]))
+        process, written = self.start(*arguments, "--port", "0")
+        page = re.search(r"http://127\.0\.0\.1:[0-9]+/", "".join(written[:-1]))[0]
+        self.assertIn(page, written[-1])
         reply = self.curl(written[-1])
         self.assertIs(reply["success"], True)
         self.assertEqual(reply["data"]["author"]["username"], "demo")
@@ -5344,8 +5348,12 @@ class DemoTests(ProjectTestCase):
         ):
             line = written[-1].replace("post/1/get", path).replace("''", f"'{data}'")
             self.assertIs(self.curl(line)["success"], True)
-        with urlopen(f"http://127.0.0.1:{port}/") as page:
-            self.assertIn("csrfmiddlewaretoken", page.read().decode())
+        # A browser keeps its connection open, also when the demo ends.
+        browser = http.client.HTTPConnection(urlsplit(page).netloc)
+        self.addCleanup(browser.close)
+        browser.request("GET", "/")
+        self.assertIn("csrfmiddlewaretoken", browser.getresponse().read().decode())
+        self.assert_serves_many_at_once(written[-1])
         process.send_signal(signal.SIGINT)
         self.assertEqual(process.wait(timeout=60), 0)
 
