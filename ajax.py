@@ -3876,6 +3876,7 @@ def _demo_site():
 def main(argv=None):
     """Serve the demo project on 127.0.0.1 until Ctrl-C; return the exit status."""
     import argparse
+    import time
 
     from django.utils.crypto import get_random_string
 
@@ -3906,8 +3907,7 @@ def main(argv=None):
         server.serve_forever()
     except KeyboardInterrupt:
         server.server_close()
-        for thread in {*threading.enumerate()} - {threading.main_thread()}:
-            thread.join(0.2)  # Python must not end while one writes its log line.
+        time.sleep(0.2)  # Python must not end while a thread writes its log line.
     return 0
 
 
