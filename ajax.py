@@ -32,8 +32,6 @@ Read down for definitions, up to follow a request.
 """
 
 import base64
-import binascii
-import codecs
 import contextlib
 import contextvars
 import copy
@@ -42,13 +40,12 @@ import decimal
 import difflib
 import enum
 import functools
-import importlib.machinery
 import importlib.util
 import inspect
 import itertools
 import json
 import math
-import operator
+import pathlib
 import re
 import sys
 import threading
@@ -56,9 +53,8 @@ import traceback
 import uuid
 from collections.abc import Iterable, Mapping
 from importlib import import_module
-from json.encoder import encode_basestring_ascii
 
-from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
+from asgiref.sync import async_to_sync
 from django import forms
 from django.apps import AppConfig, apps
 from django.conf import settings
@@ -71,6 +67,7 @@ from django.core.exceptions import (
     BadRequest,
     EmptyResultSet,
     FieldDoesNotExist,
+    FieldError,
     ImproperlyConfigured,
     PermissionDenied,
     RequestDataTooBig,
@@ -82,6 +79,7 @@ from django.core.exceptions import (
 from django.core.files import File
 from django.core.signals import got_request_exception
 from django.db import (
+    DEFAULT_DB_ALIAS,
     DatabaseError,
     DataError,
     IntegrityError,
@@ -94,7 +92,8 @@ from django.db import (
 from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models import signals as model_signals
 from django.db.models.constants import LOOKUP_SEP
-from django.db.models.fields.files import FieldFile, ImageFieldFile
+from django.db.models.expressions import RawSQL
+from django.db.models.fields.files import FieldFile
 from django.db.models.functions import Cast
 from django.dispatch import Signal
 from django.forms.utils import from_current_timezone
@@ -103,7 +102,7 @@ from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 from django.middleware.csrf import CsrfViewMiddleware
 from django.shortcuts import resolve_url
-from django.urls import NoReverseMatch, path, re_path
+from django.urls import path, re_path
 from django.utils import timezone
 from django.utils.datastructures import MultiValueDict
 from django.utils.duration import duration_iso_string
@@ -111,7 +110,6 @@ from django.utils.functional import Promise, cached_property
 from django.utils.html import escape
 from django.utils.log import log_response
 from django.utils.module_loading import import_string, module_has_submodule
-from django.utils.text import smart_split, unescape_string_literal
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_exempt
@@ -139,7 +137,6 @@ _DEFAULTS = {
 }
 
 _MAX_JSON_DEPTH = 64
-_MAX_INTEGER_DIGITS = 1000
 _MAX_TAGS = 100
 _MAX_MEMBERS = 1000
 _MAX_FILTER_VALUES = 100
@@ -265,24 +262,35 @@ def _file_url(file):
 
 
 def _integer(value):
-    value = int(value)
-    return value if abs(value) <= _MAX_SAFE_INTEGER else str(value)
+    is_safe = -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER
+    return int(value) if is_safe else str(int(value))
 
 
-#: How a value that JSON does not know is given, first match wins.
-_CONVERSIONS = (
-    (enum.Enum, lambda value: _plain(value.value)),
-    (int, _integer),
-    (float, lambda value: value if math.isfinite(value) else None),
-    (datetime.datetime, _iso),
-    ((datetime.date, datetime.time), lambda value: value.isoformat()),
-    (datetime.timedelta, duration_iso_string),
-    (decimal.Decimal, lambda value: str(value) if value.is_finite() else None),
-    ((uuid.UUID, Promise), str),
-    ((bytes, bytearray, memoryview), lambda v: base64.b64encode(v).decode("ascii")),
-    (FieldFile, _file_url),
-    (File, lambda value: value.name),
-)
+def _base64(value):
+    return base64.b64encode(value).decode("ascii")
+
+
+#: How a value is given in JSON, by its class or the nearest base that stands here.
+_CONVERSIONS = {
+    type(None): lambda value: None,
+    bool: bool,
+    str: str.__str__,
+    int: _integer,
+    float: lambda value: float(value) if math.isfinite(value) else None,
+    enum.Enum: lambda value: _plain(value.value),
+    datetime.datetime: _iso,
+    datetime.date: lambda value: value.isoformat(),
+    datetime.time: lambda value: value.isoformat(),
+    datetime.timedelta: duration_iso_string,
+    decimal.Decimal: lambda value: str(value) if value.is_finite() else None,
+    uuid.UUID: str,
+    Promise: str,
+    bytes: _base64,
+    bytearray: _base64,
+    memoryview: _base64,
+    FieldFile: _file_url,
+    File: lambda value: value.name,
+}
 
 
 def _plain(value, request=None):
@@ -291,13 +299,9 @@ def _plain(value, request=None):
     With a request, records are as its user may see them. Raise TypeError for what
     cannot be encoded.
     """
-    if value is None or type(value) in (bool, str):
-        return value
-    for kinds, convert in _CONVERSIONS:
-        if isinstance(value, kinds):
-            return convert(value)
-    if isinstance(value, str):
-        return str(value)
+    for kind in type(value).__mro__:
+        if kind in _CONVERSIONS:
+            return _CONVERSIONS[kind](value)
     if isinstance(value, models.Model):
         return _encode_records([value], request=request)[0]
     if isinstance(value, Mapping):
@@ -313,8 +317,6 @@ def _plain(value, request=None):
 
 
 def _plain_key(key):
-    if isinstance(key, str):
-        return str(key)
     plain = _plain(key)
     return plain if isinstance(plain, (str, int, float, type(None))) else str(plain)
 
@@ -330,8 +332,26 @@ def _escaped(value):
     return value
 
 
-#: Plain data as JSON text; ASCII, so that no lone surrogate can break the answer.
-_dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+def _encoder(item_separator):
+    # ASCII, so that no lone surrogate can break the answer.
+    return json.JSONEncoder(
+        separators=(item_separator, ":"), allow_nan=False, default=_plain
+    )
+
+
+#: Plain data as JSON text.
+_dumps = _encoder(",").encode
+#: The same, as pieces: no control character stands in JSON text.
+_dumps_apart = _encoder("\0").encode
+
+
+def _texts(values):
+    """Return each of some plain values as JSON text."""
+    texts = _dumps_apart(values)[1:-1].split("\0")
+    if len(texts) != len(values):
+        # Some are lists or dicts of their own.
+        texts = [_dumps(value) for value in values]
+    return texts
 
 
 def _json_response(text, status=200):
@@ -354,93 +374,9 @@ def _success_response(result, request):
         if metadata := _besides(result.metadata):
             after = f",{_dumps(metadata)[1:]}"
         if isinstance(result, _Page) and "data" not in vars(result):
-            return _json_response(_listed(before, result.texts, after))
+            return _json_response(f"{before}[{','.join(result.texts)}]{after}")
         result = result.data
     return _json_response(f"{before}{_dumps(_plain(result, request))}{after}")
-
-
-def _listed(before, texts, after):
-    """Return JSON texts as a list between two others, without a copy of a long list."""
-    if not texts:
-        return f"{before}[]{after}"
-    texts = [f"{before}[{texts[0]}", *texts[1:]]
-    texts[-1] = f"{texts[-1]}]{after}"
-    return ",".join(texts)
-
-
-# --- Column values as JSON text -------------------------------------------------------
-
-_WORDS = {True: "true", False: "false"}
-
-
-def _write_any(value):
-    return _dumps(_plain(value))
-
-
-def _write_escaped(value):
-    return _dumps(_escaped(_plain(value)))
-
-
-def _write_json_escaped(value):
-    return _dumps(_escaped(value))
-
-
-def _write_integer(value):
-    if -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER:
-        return int.__repr__(value)
-    return f'"{int.__repr__(value)}"'
-
-
-def _write_float(value):
-    return float.__repr__(value) if math.isfinite(value) else "null"
-
-
-def _write_date(value):
-    return f'"{_iso(value)}"'
-
-
-def _write_number(value):
-    return f'"{value}"' if value.is_finite() else "null"
-
-
-def _file_writer(field, html_escape):
-    write = _write_escaped if html_escape else _dumps
-
-    def write_file(value):
-        if not isinstance(value, FieldFile):
-            value = field.attr_class(None, field, value)
-        return write(_file_url(value))
-
-    return write_file
-
-
-#: The quick way to write what such a field holds; everything else goes through _plain.
-_WRITERS = (
-    (models.BooleanField, _WORDS.__getitem__),
-    (models.IntegerField, _write_integer),
-    (models.FloatField, _write_float),
-    (models.DecimalField, _write_number),
-    ((models.DateField, models.TimeField), _write_date),
-)
-_TEXT_FIELDS = (models.CharField, models.TextField)
-
-
-def _writer(field, html_escape):
-    """Return the function that writes a value of the field, not None, as JSON text."""
-    write_text = _write_escaped if html_escape else encode_basestring_ascii
-    if isinstance(field, models.ForeignKey):
-        return _writer(field.target_field, html_escape)
-    if isinstance(field, models.FileField):
-        return _file_writer(field, html_escape)
-    if isinstance(field, models.JSONField):
-        return _write_json_escaped if html_escape else _dumps
-    if not hasattr(field, "from_db_value"):
-        if isinstance(field, _TEXT_FIELDS):
-            return write_text
-        for kinds, write in _WRITERS:
-            if isinstance(field, kinds):
-                return write
-    return _write_escaped if html_escape else _write_any
 
 
 # --- How a model is read and written: the plan ----------------------------------------
@@ -468,6 +404,9 @@ def _is_parent_link(field):
 def _is_own_key(field):
     """Whether the field only repeats the record's pk: itself, or a parent's."""
     return _is_parent_link(field) if field.is_relation else field.primary_key
+
+
+_TEXT_FIELDS = (models.CharField, models.TextField)
 
 
 def _root_key(model):
@@ -520,38 +459,28 @@ def _shown(model, endpoint_class, chosen):
 
 
 def _levels(expand):
-    """Return an `expand` attribute as (levels, names to expand or None for all)."""
-    if expand is True:
-        return _MAX_EXPANSION, None
+    """Return an `expand` attribute as a number of levels, or a tree of names."""
     if isinstance(expand, int):
-        return int(expand), None
+        return _MAX_EXPANSION if expand is True else int(expand)
     tree = {}
     for name in expand:
         branch = tree
         for part in name.split(LOOKUP_SEP):
             branch = branch.setdefault(part, {})
-    return _MAX_EXPANSION, tree
+    return tree
 
 
 def _overrides(endpoint_class, hook):
     return getattr(endpoint_class, hook) is not getattr(ModelEndpoint, hook)
 
 
-@functools.cache
-def _adds_only(queryset_class):
-    """Whether a QuerySet class adds methods, but changes none of Django's."""
-    own = set()
-    for base in queryset_class.__mro__[: queryset_class.__mro__.index(models.QuerySet)]:
-        own |= {name for name in vars(base) if name not in ("__doc__", "__module__")}
-    return not own & set(dir(models.QuerySet)) - {"__qualname__", "__firstlineno__"}
-
-
-def _is_filtered(model):
-    """Whether the default manager decides by itself which records there are."""
-    manager = type(model._default_manager)
-    return (manager.get_queryset, manager.all) != (
-        models.Manager.get_queryset,
-        models.Manager.all,
+def _is_narrowed(model, endpoint_class):
+    """Whether the project's code decides which records of a model there are."""
+    manager, default = type(model._default_manager), models.Manager
+    return (
+        _overrides(endpoint_class, "get_queryset")
+        or manager.get_queryset is not default.get_queryset
+        or manager.all is not default.all
     )
 
 
@@ -560,103 +489,100 @@ def _needs_instances(model):
     fields = model._meta.concrete_fields
     descriptors = (type(inspect.getattr_static(model, f.attname)) for f in fields)
     return (
-        model.__init__ is not models.Model.__init__
+        model_signals.pre_init.has_listeners(model)
+        or model_signals.post_init.has_listeners(model)
+        or model.__init__ is not models.Model.__init__
         or model.from_db.__func__ is not models.Model.from_db.__func__
         or not all(each.__module__.startswith("django.") for each in descriptors)
-        or any(
-            getattr(field, "attr_class", FieldFile) not in (FieldFile, ImageFieldFile)
-            for field in fields
-        )
     )
 
 
 class _Batch:
-    """The records of one model that are written together.
+    """The records of one model that are encoded together.
 
-    `columns` are their values, in the order of the plan's lookups; `records` are the
-    instances where somebody needs them, else None; `found` is what was fetched beside.
+    `columns` are the values of the plan's lookups; `converters` by position are what
+    makes of them what their fields have; `records` are the instances where somebody's
+    code wants them, else None; `found` is what was fetched beside.
     """
 
-    def __init__(self, columns, records, using, request, endpoint=None, converters=()):
+    def __init__(self, columns, using, endpoint=None, converters=None, records=None):
         self.columns = columns
-        self.records = records
         self.using = using
-        self.request = request
         self.endpoint = endpoint
-        self.converters = dict(converters)
+        self.converters = converters or {}
+        self.records = records
         self.found = {}
 
     def column(self, position):
         """Return the values at a position, as their field has them."""
-        values = self.columns[position]
         if position in self.converters:
-            convert, expression = self.converters.pop(position)
-            connection = connections[self.using]
-            for each in convert:
-                values = [each(value, expression, connection) for value in values]
-            self.columns[position] = values
-        return values
+            convert = self.converters.pop(position)
+            self.columns[position] = convert(self.columns[position])
+        return self.columns[position]
 
-    def converted(self):
-        """Return all columns, as their fields have them."""
-        return [self.column(position) for position in range(len(self.columns))]
+    def rows(self):
+        return zip(*map(self.column, range(len(self.columns))), strict=True)
 
-    @cached_property
+    @property
     def pks(self):
-        return self.column(0) if self.columns else ()
+        return self.column(0) if self.columns else []
 
-    def joined(self, start, stop):
-        """Return the batch of the distinct records that some of the columns join, and
-        which of them each record here has."""
-        columns = self.columns[start:stop]
-        keys = columns[0]
-        rows = dict(zip(keys, zip(*columns, strict=True), strict=True))
-        rows.pop(None, None)
-        found = _Batch(
-            list(zip(*rows.values(), strict=True)), None, self.using, self.request
-        )
-        found.converters = {
-            position - start: each
-            for position, each in self.converters.items()
-            if start <= position < stop
-        }
-        return found, list(rows), keys
+
+#: What a statement is given each time stands in its query as this.
+_GIVEN = RawSQL("%s", [None])
 
 
 class _Statement:
-    """A query as SQL whose rows are given as the database has them.
+    """A values_list() whose SQL is made once for each database, and kept.
 
-    Django puts a query into SQL each time, which is half of the time of reading one
-    record, and converts every value of every row while it reads. Here the text is kept
-    while only the parameters change; columns are converted at once, and of a related
-    record that many rows share, once. That wants the query's compiler, which is private
-    API, used only here.
+    Making it is half of the time of reading one record, and Django converts every value
+    of every row: here columns are converted at once, and of a related record that many
+    rows share, once. That wants the query's compiler, which is private API, used only
+    here.
     """
 
-    def __init__(self, queryset):
-        """Put a values_list() into SQL; raise EmptyResultSet if it can have no rows."""
-        self.using = queryset.db
-        compiler = queryset.query.get_compiler(self.using)
-        self.sql, self.parameters = compiler.as_sql()
-        selected = [each[0] for each in compiler.select]
-        converted = compiler.get_converters(selected)
-        self.expressions = {position: selected[position] for position in converted}
+    def __init__(self, queryset, *given):
+        """Keep a query; `given` are the fields it compares with _GIVEN."""
+        self.queryset = queryset
+        self.given = given
+        self.made = {}
 
-    def load(self, request=None, endpoint=None, parameters=None, limits=None):
-        """Run it, between limits or whole; return the rows as a _Batch."""
-        connection = connections[self.using]
-        sql = self.sql
+    def load(self, using, endpoint=None, values=(), limits=None):
+        """Run it with the values given, between limits or whole; return a _Batch."""
+        connection = connections[using]
+        if using not in self.made:
+            compiler = self.queryset.query.get_compiler(using)
+            try:
+                sql, parameters = compiler.as_sql()
+            except EmptyResultSet:
+                return _Batch([], using, endpoint)
+            selected = [each[0] for each in compiler.select]
+            converted = {n: selected[n] for n in compiler.get_converters(selected)}
+            self.made[using] = sql, parameters, converted
+        sql, parameters, converted = self.made[using]
+        if values:
+            pairs = zip(self.given, values, strict=True)
+            parameters = [f.get_db_prep_value(v, connection) for f, v in pairs]
         if limits:
             sql = f"{sql} {connection.ops.limit_offset_sql(*limits)}"
         with connection.cursor() as cursor:
-            cursor.execute(sql, self.parameters if parameters is None else parameters)
+            cursor.execute(sql, parameters)
             columns = list(zip(*cursor.fetchall(), strict=True))
-        convert = connection.ops.get_db_converters
-        converters = {
-            position: (convert(each) + each.get_db_converters(connection), each)
-            for position, each in self.expressions.items()
-        }
-        return _Batch(columns, None, self.using, request, endpoint, converters)
+        converters = {n: _converter(each, connection) for n, each in converted.items()}
+        return _Batch(columns, using, endpoint, converters)
+
+
+def _converter(expression, connection):
+    """Return what makes of a column's values what its field has."""
+    of_database = connection.ops.get_db_converters(expression)
+    steps = of_database + expression.get_db_converters(connection)
+
+    def convert(values):
+        for step in steps:
+            values = [step(value, expression, connection) for value in values]
+        return values
+
+    return convert
 
 
 def _in_order(queryset, order):
@@ -671,105 +597,39 @@ def _in_order(queryset, order):
     return queryset if order == [*own] else queryset.order_by(*order)
 
 
-class _KeptStatements:
-    """The statements of a query whose only parameters are those of some equal fields.
-
-    One per database, so they grow with nothing that a client sends.
-    """
-
-    def __init__(self, queryset, **fields):
-        self.queryset = queryset
-        self.fields = fields
-        self.kept = {}
-
-    def load(self, using, values=(), **options):
-        """Run the query with the values that its fields are to equal."""
-        if using not in self.kept:
-            queryset = self.queryset.using(using)
-            for name, value in zip(self.fields, values, strict=True):
-                queryset = queryset.filter(**{name: value})
-            try:
-                made = _Statement(queryset)
-            except EmptyResultSet:
-                # A value beyond the column; another may not be.
-                return _Batch([], None, using, options.get("request"))
-            if len(made.parameters) != len(values):
-                # A value that stands in the text: a boolean, an empty string on Oracle.
-                return made.load(**options)
-            self.kept[using] = made
-        connection = connections[using]
-        parameters = [
-            field.get_db_prep_value(value, connection)
-            for field, value in zip(self.fields.values(), values, strict=True)
-        ]
-        return self.kept[using].load(parameters=parameters, **options)
-
-
-def _filled_in(name):
-    """Return the getter of what the database fills in, None until it has."""
-
-    def get(record):
-        value = getattr(record, name, None)
-        return None if hasattr(value, "resolve_expression") else value
-
-    return get
-
-
 class _Column:
-    """A key whose value stands in a column of the model's own table."""
+    """A key whose value stands in a column."""
 
     joins = ()
 
-    def __init__(self, plan, name, field):
+    def __init__(self, plan, name, field, lookup):
         self.name = name
-        self.write = _writer(field, plan.html_escape)
-        self.fallback = _write_escaped if plan.html_escape else _write_any
-        is_filled_in = field.generated or field.has_db_default()
-        getter = _filled_in(field.attname) if is_filled_in else field.attname
-        self.position = plan.add_lookup(name, getter)
+        self.field = field
+        self.position = len(plan.lookups)
+        plan.lookups.append(lookup)
+        is_plain = isinstance(field, models.JSONField)
+        self.write = plan.plain_texts if is_plain else plan.texts
 
     def texts(self, batch):
-        return self.write_all(batch.column(self.position))
+        values = batch.column(self.position)
+        if isinstance(self.field, models.FileField):
+            values = [self.file(value) for value in values]
+        return self.write(values)
 
-    def write_all(self, values):
-        """Return each value as JSON text.
-
-        An instance may hold what its field has not cleaned yet: such a column is
-        written value by value, for what it is.
-        """
-        write = self.write
-        try:
-            return ["null" if value is None else write(value) for value in values]
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return [self.fallback(value) for value in values]
+    def file(self, value):
+        is_file = isinstance(value, FieldFile)
+        return value if is_file else self.field.attr_class(None, self.field, value)
 
 
 class _Key(_Column):
-    """A foreign key given as the pk of what it refers to.
-
-    One that refers to another field than the pk joins for it, or looks it up.
-    """
+    """A foreign key given as the pk of what it refers to."""
 
     def __init__(self, plan, field):
-        self.name = field.name
-        self.field = field
-        self.target = field.target_field
-        related = field.remote_field.model
-        self.write = _writer(related._meta.pk, plan.html_escape)
-        self.fallback = _write_any
-        self.rows = None
-        lookup = getter = field.attname
-        if not self.target.primary_key and plan._joins(field):
-            self.joins = (field.name,)
-            lookup, getter = f"{field.name}{LOOKUP_SEP}pk", self.related_pk
-        elif not self.target.primary_key:
-            self.rows = related._base_manager.values_list(self.target.attname, "pk")
-            self.is_near = plan._is_near(related)
-        self.position = plan.add_lookup(lookup, getter)
-
-    def related_pk(self, record):
-        related = self.field.get_cached_value(record, default=None)
-        return None if related is None else related.pk
+        super().__init__(plan, field.name, field, field.attname)
+        self.target = field.target_field.name
+        related = field.remote_field.model._base_manager
+        is_pk = field.target_field.primary_key
+        self.rows = None if is_pk else related.values_list(self.target, "pk")
 
     def pks(self, batch):
         """Return for each record the pk of what it refers to."""
@@ -777,13 +637,12 @@ class _Key(_Column):
         if self.rows is None:
             return keys
         if self not in batch.found:
-            wanted = {f"{self.target.name}__in": {*keys} - {None}}
-            using = batch.using if self.is_near else self.rows.db
-            batch.found[self] = dict(self.rows.using(using).filter(**wanted))
+            wanted = {f"{self.target}__in": {*keys} - {None}}
+            batch.found[self] = dict(self.rows.using(batch.using).filter(**wanted))
         return [batch.found[self].get(key) for key in keys]
 
     def texts(self, batch):
-        return self.write_all(self.pks(batch))
+        return self.write(self.pks(batch))
 
 
 class _Joined:
@@ -793,30 +652,36 @@ class _Joined:
         self.name = field.name
         self.field = field
         self.plan = related
-        self.joins = (
-            field.name,
-            *(f"{field.name}{LOOKUP_SEP}{join}" for join in related.joins),
-        )
+        inner = (f"{field.name}{LOOKUP_SEP}{join}" for join in related.joins)
+        self.joins = (field.name, *inner)
 
     def texts(self, batch):
-        if batch.records is None:
-            return self.from_columns(batch)
-        cached = self.field.get_cached_value
-        related = [cached(record, default=None) for record in batch.records]
+        """Encode each distinct record once."""
+        if batch.records is not None:
+            return self.of_instances(batch)
+        start, stop = self.start, self.start + len(self.plan.lookups)
+        keys, columns = batch.columns[start], batch.columns[start:stop]
+        rows = dict(zip(keys, zip(*columns, strict=True), strict=True))
+        rows.pop(None, None)
+        converters = {n - start: c for n, c in batch.converters.items() if n >= start}
+        columns = list(zip(*rows.values(), strict=True))
+        inner = _Batch(columns, batch.using, batch.endpoint, converters)
+        found = dict(zip(rows, self.plan.encode(inner), strict=True))
+        return [found.get(key, "null") for key in keys]
+
+    def of_instances(self, batch):
+        related = [self.field.get_cached_value(each, None) for each in batch.records]
         keys = [None if each is None else each.pk or id(each) for each in related]
         distinct = dict(zip(keys, related, strict=True))
         distinct.pop(None, None)
-        written = self.plan.write_related([*distinct.values()], batch)
-        texts = dict(zip(distinct, written, strict=True))
-        return [texts.get(key, "null") for key in keys]
-
-    def from_columns(self, batch):
-        """Write each distinct related record once, out of the joined columns."""
-        related, distinct, keys = batch.joined(
-            self.start, self.start + len(self.plan.lookups)
-        )
-        texts = dict(zip(distinct, self.plan.write(related), strict=True))
-        return [texts.get(key, "null") for key in keys]
+        asked = self.plan.endpoint(batch.endpoint.request)
+        inner = self.plan.batch([*distinct.values()], batch.using, asked)
+        # What may not be seen is given as its pk.
+        found = dict(zip(distinct, self.plan.texts(inner.pks), strict=True))
+        inner = self.plan.allowed(inner)
+        for record, text in zip(inner.records, self.plan.encode(inner), strict=True):
+            found[record.pk or id(record)] = text
+        return [found.get(key, "null") for key in keys]
 
 
 class _Fetched:
@@ -825,44 +690,33 @@ class _Fetched:
     So are models whose endpoint or manager says which records there are, keys that no
     database constraint guards (an inner join would lose the row), and what is beyond
     the joins a database can do. Keys to one model that are expanded alike share the
-    query.
+    query: they are each other's `peers`.
     """
 
-    def __init__(self, plan, field, source):
+    joins = ()
+
+    def __init__(self, plan, field, make_plan, peers):
         self.name = field.name
         self.key = _Key(plan, field)
-        self.joins = self.key.joins
-        self.source = source
-        source.keys.append(self.key)
-
-    def texts(self, batch):
-        keys = self.key.pks(batch)
-        found = self.source.texts(batch)
-        if self.source.plan.is_restricted:
-            # What is outside may exist: its pk is all that is shown of it.
-            missing = [key for key in keys if key not in found]
-            found = found | dict(zip(missing, self.key.write_all(missing), strict=True))
-        return [found.get(key, "null") for key in keys]
-
-
-class _Source:
-    """The query that _Fetched relations of one batch share; its plan is made on use."""
-
-    def __init__(self, make_plan, is_near):
         self.make_plan = make_plan
-        self.is_near = is_near
-        self.keys = []
+        self.peers = peers
+        peers.append(self)
 
     @cached_property
     def plan(self):
         return self.make_plan()
 
     def texts(self, batch):
-        if self not in batch.found:
-            keys = {key for each in self.keys for key in each.pks(batch)}
-            using = batch.using if self.is_near else None
-            batch.found[self] = self.plan.fetch(keys - {None}, batch.request, using)
-        return batch.found[self]
+        first = self.peers[0]
+        if first not in batch.found:
+            keys = {pk for each in self.peers for pk in each.key.pks(batch)}
+            batch.found[first] = first.plan.fetch(keys - {None}, batch)
+        found, pks = batch.found[first], self.key.pks(batch)
+        if not (first.plan.is_narrowed or first.plan.asks):
+            return [found.get(pk, "null") for pk in pks]
+        # What is outside may exist: its pk is all that is shown of it.
+        texts = self.key.texts(batch)
+        return [found.get(pk, text) for pk, text in zip(pks, texts, strict=True)]
 
 
 class _Members:
@@ -872,7 +726,7 @@ class _Members:
 
     def __init__(self, plan, field):
         self.name = field.name
-        self.write = _writer(field.remote_field.model._meta.pk, plan.html_escape)
+        self.write = plan.texts
         self.clean = plan.model._meta.pk.to_python
         self.source = f"{field.m2m_field_name()}__pk"
         target = f"{field.m2m_reverse_field_name()}__pk"
@@ -884,8 +738,8 @@ class _Members:
         wanted = {f"{self.source}__in": {*pks} - {None}}
         members = {pk: {} for pk in pks}
         for pk, member in sorted(self.rows.using(batch.using).filter(**wanted)):
-            members[pk][member] = self.write(member)
-        return [f"[{','.join(members[pk].values())}]" for pk in pks]
+            members[pk][member] = None
+        return self.write([[*members[pk]] for pk in pks])
 
 
 class _Tags:
@@ -895,29 +749,29 @@ class _Tags:
     """
 
     joins = ()
+    template = '{"pk":%s,"name":%s,"slug":%s}'
 
     def __init__(self, plan, field):
         from taggit.models import CommonGenericTaggedItemBase
 
         self.name = field.name
         self.model = plan.model
+        self.write = plan.texts
         self.through = field.through
         self.is_generic = issubclass(self.through, CommonGenericTaggedItemBase)
         self.key = "object_id" if self.is_generic else "content_object_id"
-        self.write = _write_escaped if plan.html_escape else _dumps
-        columns = (self.key, "tag_id", "tag__name", "tag__slug")
-        self.rows = self.through._base_manager.values_list("pk", *columns)
-        self.is_ordered = bool(field.ordering)
-        for name in field.ordering or ():
-            sign = "-" * name.startswith("-")
-            name = f"{sign}tag{LOOKUP_SEP}{name.removeprefix('-')}"
-            self.rows = self.rows.order_by(*self.rows.query.order_by, name)
-        keys = ("content_type",) * self.is_generic + (self.key,)
-        fields = {name: self.through._meta.get_field(name) for name in keys}
-        self.of_one = _KeptStatements(self.rows, **fields)
-        self.clean = fields[self.key].to_python
+        columns = ("pk", self.key, "tag_id", "tag__name", "tag__slug")
+        signs = [("-" * n.startswith("-"), n.lstrip("-")) for n in field.ordering or ()]
+        self.order = [f"{sign}tag{LOOKUP_SEP}{name}" for sign, name in signs]
+        rows = self.through._base_manager.values_list(*columns)
+        self.rows = rows.order_by(*self.order)
         # Text in a generic key, as taggit documents it, is not compared with a number.
-        root, key = _root_key(plan.model), fields[self.key]
+        root, key = _root_key(plan.model), self.through._meta.get_field(self.key)
+        self.clean = key.to_python
+        names = ("content_type",) * self.is_generic + (self.key,)
+        given = self.rows.filter(**dict.fromkeys(names, _GIVEN))
+        fields = map(self.through._meta.get_field, names)
+        self.of_one = _Statement(given, *fields)
         is_alike = not isinstance(key, _TEXT_FIELDS) or isinstance(root, _TEXT_FIELDS)
         self.record_pk = F(self.key) if is_alike else Cast(self.key, root)
         self.outer_pk = OuterRef("pk") if is_alike else Cast(OuterRef("pk"), key)
@@ -931,29 +785,33 @@ class _Tags:
 
         return {"content_type": ContentType.objects.get_for_model(self.model)}
 
-    def read(self, pks, using):
+    def rows_of(self, pks, using):
         """Return the rows of the through table for some records, in order."""
-        if not pks:
-            return ()
         about = self.about()
         if len(pks) == 1:
+            statement = self.of_one
             values = [*(kind.pk for kind in about.values()), *pks]
-            found = self.of_one.load(using, values)
         else:
             keys = {f"{self.key}__in": pks}
-            found = _Statement(self.rows.using(using).filter(**about, **keys)).load()
-        rows = zip(*found.converted(), strict=True)
-        # Sorted here: asked to sort by the through table's pk, SQLite reads all of it.
-        return rows if self.is_ordered else sorted(rows)
+            statement, values = _Statement(self.rows.filter(**about, **keys)), ()
+        rows = statement.load(using, values=values).rows()
+        # Sorted here: asked to sort by its pk, SQLite reads all of the table.
+        return [*rows] if self.order else sorted(rows)
 
     def texts(self, batch):
-        pks = [self.clean(pk) for pk in batch.pks]
+        return self.of(batch.pks, batch.using)
+
+    def of(self, pks, using):
+        """Return the tags of each record as JSON text."""
+        pks = [self.clean(pk) for pk in pks]
+        rows = self.rows_of({*pks} - {None}, using)
+        known = {tag: (tag, name, slug) for _through, _pk, tag, name, slug in rows}
+        columns = [self.write(values) for values in zip(*known.values(), strict=True)]
+        written = map(self.template.__mod__, zip(*columns, strict=True))
+        texts = dict(zip(known, written, strict=True))
         tags = {pk: [] for pk in pks}
-        known = {}
-        for _through, pk, tag, name, slug in self.read({*pks} - {None}, batch.using):
-            if tag not in known:
-                known[tag] = self.write({"pk": tag, "name": name, "slug": slug})
-            tags[pk].append(known[tag])
+        for _through, pk, tag, _name, _slug in rows:
+            tags[pk].append(texts[tag])
         return [f"[{','.join(tags[pk])}]" for pk in pks]
 
 
@@ -969,82 +827,68 @@ class _Extra:
 
     def __init__(self, plan, name):
         self.name = name
+        self.write = plan.texts
         self.of_endpoint = _adds(plan.endpoint_class, name)
-        if not self.of_endpoint and not hasattr(plan.model, name):
-            raise ImproperlyConfigured(
-                f"{plan.endpoint_class.__name__}.fields names {name!r}, which neither "
-                f"the endpoint nor {plan.model._meta.label} has."
-            )
-        self.write = _write_escaped if plan.html_escape else _write_any
 
     def texts(self, batch):
-        return [self.write(self.value(record, batch)) for record in batch.records]
+        return self.write([self.value(each, batch.endpoint) for each in batch.records])
 
-    def value(self, record, batch):
-        if self.of_endpoint:
-            value = getattr(batch.endpoint, self.name)
-            return value(record) if callable(value) else value
-        value = getattr(record, self.name)
-        return value() if callable(value) else value
+    def value(self, record, endpoint):
+        value = getattr(endpoint if self.of_endpoint else record, self.name)
+        if callable(value):
+            value = value(record) if self.of_endpoint else value()
+        return value
+
+
+#: The classes of the values that are plain already.
+_PLAIN = {str, bool, type(None)}
 
 
 class _Plan:
-    """How one model is read, joined and written as JSON at one place of an answer.
+    """How one model is read and encoded at one place of an answer.
 
-    `parts` each write one key for all records of a batch; `lookups` are the columns
-    they want, for `values_list()`, and `getters` read the same off an instance; `joins`
-    are the relations to select. Rows are read as tuples unless somebody's code needs
-    instances.
+    `parts` each give the JSON text of one key for all records of a batch; `lookups` are
+    the columns they want, for `values_list()`; `joins` are the relations to select.
+    Rows are read as tuples unless somebody's code needs instances.
     """
 
     def __init__(
-        self, model, endpoint_class, *, chosen, has_user, html_escape, levels=None,
-        ancestors=(), budget=None,
+        self, model, endpoint_class=None, has_user=False, html_escape=False,
+        chosen=None, levels=None, ancestors=(), budget=None,
     ):  # fmt: skip
+        autodiscover()
         self.model = model
-        self.endpoint_class = endpoint_class
-        self.encoder = chosen
+        self.endpoint_class = endpoint_class = endpoint_class or endpoint.find(model)
+        self.encoder = chosen = chosen or encoder.find(model)
         self.has_user = has_user
         self.html_escape = html_escape or getattr(chosen, "html_escape", False)
-        self.levels = levels or _levels(endpoint_class.expand)
+        self.levels = _levels(endpoint_class.expand) if levels is None else levels
         self.ancestors = (*ancestors, model._meta.concrete_model)
         self.budget = budget or [_MAX_JOINS]
         self.asks = has_user and _overrides(endpoint_class, "can_get")
-        self.own_queryset = _overrides(endpoint_class, "get_queryset")
-        self.is_restricted = self.own_queryset or self.asks or _is_filtered(model)
+        self.is_narrowed = _is_narrowed(model, endpoint_class)
         self.is_custom = chosen is not None and chosen.is_custom
-        self.lookups, self.getters, self.sources = [], [], {}
-        self.parts = [_Column(self, "pk", model._meta.pk)]
+        self.lookups, self.peers = [], {}
+        self.parts = [_Column(self, "pk", model._meta.pk, "pk")]
         names = _shown(model, endpoint_class, chosen)
         fields = _model_fields(model)
         self.parts += [self._part(name, fields.get(name)) for name in names]
-        self._finish()
-
-    def _finish(self):
-        joined = [part for part in self.parts if isinstance(part, _Joined)]
-        for part in joined:
-            part.start = len(self.lookups)
-            self.lookups += [f"{part.name}{LOOKUP_SEP}{n}" for n in part.plan.lookups]
         self.names = [part.name for part in self.parts]
-        self.joins = [join for part in self.parts for join in part.joins]
-        self.models = {self.model}.union(*(part.plan.models for part in joined))
         pairs = ",".join(f"{_dumps(name)}:%s" for name in self.names)
         self.template = f"{{{pairs}}}"
+        self.joins = [join for part in self.parts for join in part.joins]
+        self.joined = [part for part in self.parts if isinstance(part, _Joined)]
+        self.own_lookups = [*self.lookups]
+        for part in self.joined:
+            part.start = len(self.lookups)
+            self.lookups += [f"{part.name}{LOOKUP_SEP}{n}" for n in part.plan.lookups]
         self.needs_records = (
             self.is_custom
             or self.asks
             or any(isinstance(part, _Extra) for part in self.parts)
-            or any(part.plan.needs_records for part in joined)
-            or _needs_instances(self.model)
+            or any(part.plan.needs_records for part in self.joined)
+            or _needs_instances(model)
         )
-
-    def add_lookup(self, lookup, getter):
-        """Want a column; return its position."""
-        self.lookups.append(lookup)
-        self.getters.append(
-            operator.attrgetter(getter) if isinstance(getter, str) else getter
-        )
-        return len(self.lookups) - 1
 
     def _part(self, name, field):
         if field is None:
@@ -1055,228 +899,189 @@ class _Plan:
             return _Tags(self, field)
         if field.many_to_many:
             return _Members(self, field)
-        return _Column(self, name, field)
+        return _Column(self, name, field, field.attname)
 
     def _relation(self, field):
         """Return the part for a foreign key: its pk, joined, or fetched beside."""
         related = field.remote_field.model
         endpoint_class = endpoint.find(related)
-        has_own_queryset = _overrides(endpoint_class, "get_queryset")
-        is_private = has_own_queryset or _overrides(endpoint_class, "can_get")
+        hooks = ("get_queryset", "can_get")
+        is_private = any(_overrides(endpoint_class, hook) for hook in hooks)
         levels = self._levels_below(field, endpoint_class)
         if levels is None or is_private and not self.has_user:
             return _Key(self, field)
         make_plan = functools.partial(
-            _Plan, related, endpoint_class, chosen=encoder.find(related),
-            has_user=self.has_user, html_escape=self.html_escape, levels=levels,
-            ancestors=self.ancestors,
+            _Plan, related, endpoint_class, self.has_user, self.html_escape,
+            levels=levels, ancestors=self.ancestors,
         )  # fmt: skip
-        if not has_own_queryset and not _is_filtered(related) and self._joins(field):
+        tables = 1 + len(related._meta.all_parents)
+        is_joined = field.db_constraint and self.budget[0] >= tables
+        if is_joined and not _is_narrowed(related, endpoint_class):
+            self.budget[0] -= tables
             return _Joined(self, field, make_plan(budget=self.budget))
-        source = _Source(make_plan, self._is_near(related))
-        source = self.sources.setdefault((related, repr(levels)), source)
-        return _Fetched(self, field, source)
+        peers = self.peers.setdefault((related, repr(levels)), [])
+        return _Fetched(self, field, make_plan, peers)
 
     def _levels_below(self, field, endpoint_class):
         """Return the levels for what a foreign key refers to, None if it stays a pk."""
-        levels, names = self.levels
-        if names is not None:
-            return (levels, names[field.name]) if field.name in names else None
+        if isinstance(self.levels, dict):
+            return self.levels.get(field.name)
         related = field.remote_field.model._meta.concrete_model
-        if levels < 1 or related in self.ancestors:
+        if self.levels < 1 or related in self.ancestors:
             return None
-        own_levels, own_names = _levels(endpoint_class.expand)
-        return min(levels - 1, own_levels), own_names
-
-    def _is_near(self, related):
-        """Whether another model is read from the same database."""
-        return router.db_for_read(related) == router.db_for_read(self.model)
-
-    def _joins(self, field):
-        """Whether a join reads the relation safely; if so, take it off the budget."""
-        related = field.remote_field.model
-        tables = 1 + len(related._meta.all_parents)
-        near = self._is_near(related)
-        joins = field.db_constraint and near and self.budget[0] >= tables
-        self.budget[0] -= tables * joins
-        return joins
+        levels = _levels(endpoint_class.expand)
+        return levels if isinstance(levels, dict) else min(self.levels - 1, levels)
 
     # Reading
 
     @cached_property
-    def _prepared(self):
-        """The query every request begins with, made once; None if hooks make it."""
-        if self.own_queryset or _is_filtered(self.model):
+    def _rows(self):
+        """The query of all rows, made once; None if somebody's code has a say in it."""
+        if self.is_narrowed or self.needs_records:
             return None
-        return self.prepare(self.model._default_manager.all())
+        return self.model._default_manager.values_list(*self.lookups)
 
-    def queryset(self, endpoint, conditions=()):
+    def queryset(self, endpoint):
         """Return the query of all that the endpoint shows, ready to narrow and load."""
-        if self._prepared is None or self._has_listeners():
-            queryset = endpoint.get_queryset(endpoint.request)
-            return self.prepare(queryset.filter(*conditions))
-        return self._prepared.filter(*conditions) if conditions else self._prepared
-
-    def prepare(self, queryset):
-        by_rows = _adds_only(type(queryset)) and not self.needs_records
-        if by_rows and not self._has_listeners():
+        if self._rows is not None:
+            return self._rows
+        queryset = endpoint.get_queryset(endpoint.request)
+        if not self.needs_records:
             return queryset.values_list(*self.lookups)
         queryset = queryset.defer(None)
         return queryset.select_related(*self.joins) if self.joins else queryset
 
-    def _has_listeners(self):
-        """Whether somebody listens to pre_init or post_init of what is read."""
-        return any(
-            signal.has_listeners(model)
-            for model in self.models
-            for signal in (model_signals.pre_init, model_signals.post_init)
-        )
-
     def load(self, queryset, endpoint):
-        """Return the batch of a queryset that `prepare` made."""
-        request, using = endpoint.request, queryset.db
-        if not queryset.query.values_select:
-            return self.batch(list(queryset), using, request, endpoint)
-        try:
-            return _Statement(queryset).load(request, endpoint)
-        except EmptyResultSet:
-            return _Batch([], None, using, request, endpoint)
-
-    @property
-    def _is_kept(self):
-        """Whether nobody but the model itself has a say in how it is read."""
-        rows = self._prepared
-        return (
-            rows is not None and rows.query.values_select and not self._has_listeners()
-        )
+        """Return the batch of a query that `queryset` began."""
+        if self.needs_records:
+            return self.batch([*queryset], queryset.db, endpoint)
+        return _Statement(queryset).load(queryset.db, endpoint)
 
     def load_one(self, pk, endpoint, using=None):
         """Return the batch of one record, empty if there is none."""
-        if self._is_kept:
-            options = {"request": endpoint.request, "endpoint": endpoint}
-            return self._by_pk.load(using or self._prepared.db, [pk], **options)
-        found = self.queryset(endpoint, [Q(pk=pk)])[:1]
+        if self._rows is not None:
+            return self._by_pk.load(using or self._rows.db, endpoint, [pk])
+        found = self.queryset(endpoint).filter(pk=pk)[:1]
         return self.load(found.using(using) if using else found, endpoint)
 
     def load_page(self, endpoint, conditions, order, start, size):
         """Return the batch of a page of what the conditions hold, and their total."""
-        is_whole = self._is_kept and not conditions
+        found = self.queryset(endpoint)
+        is_whole = found is self._rows and not conditions
         if is_whole:
-            using = self._prepared.db
-            total = self._count.load(using).column(0)[0]
+            total = self._count.load(found.db).column(0)[0]
         else:
-            every = endpoint.get_queryset(endpoint.request)
-            total = every.filter(*conditions).count()
+            found = found.filter(*conditions)
+            total = found.count()
         limits = (start, start + size)
         if start >= total:
-            return _Batch([], None, None, None), total
-        if is_whole and order == self._order:
-            options = {"request": endpoint.request, "endpoint": endpoint}
-            return self._ordered.load(using, limits=limits, **options), total
-        found = _in_order(self.queryset(endpoint, conditions), order)
-        return self.load(found[slice(*limits)], endpoint), total
-
-    def record(self, pk, endpoint, using=None):
-        """Return one record as an instance, None if the endpoint has none."""
-        if self._prepared is None or not _adds_only(type(self._prepared)):
-            found = endpoint.get_queryset(endpoint.request).filter(pk=pk)[:1]
-            return next(iter(found.using(using) if using else found), None)
-        using = using or self._prepared.db
-        columns = self._instance_by_pk.load(using, [pk]).converted()
-        names = [field.attname for field in self.model._meta.concrete_fields]
-        for values in zip(*columns, strict=True):
-            return self.model.from_db(using, names, values)
-        return None
+            return _Batch([], found.db, endpoint, records=[]), total
+        if is_whole and order == self.endpoint_class.ordering:
+            return self._ordered.load(found.db, endpoint, limits=limits), total
+        return self.load(_in_order(found, order)[slice(*limits)], endpoint), total
 
     @cached_property
     def _by_pk(self):
-        return _KeptStatements(self._prepared.order_by(), pk=self.model._meta.pk)
+        rows = self._rows.order_by().filter(pk=_GIVEN)
+        return _Statement(rows, self.model._meta.pk)
 
-    @property
-    def _order(self):
-        return tuple(self.endpoint_class.ordering or ())
+    def lock_one(self, pk, using):
+        """Return one record as an instance, locked until the transaction ends; None if
+        there is none. Only for a model whose query nobody has a say in."""
+        names, statement = self._locking
+        rows = statement.load(using, values=[pk]).rows()
+        return next((self.model.from_db(using, names, row) for row in rows), None)
+
+    @cached_property
+    def _locking(self):
+        names = [field.attname for field in self.model._meta.concrete_fields]
+        rows = self.model._default_manager.order_by().select_for_update()
+        found = rows.filter(pk=_GIVEN).values_list(*names)
+        return names, _Statement(found, self.model._meta.pk)
 
     @cached_property
     def _ordered(self):
-        return _KeptStatements(_in_order(self._prepared, self._order))
+        return _Statement(_in_order(self._rows, self.endpoint_class.ordering))
 
     @cached_property
     def _count(self):
         counted = models.Func(template="COUNT(*)", output_field=models.IntegerField())
         every = self.model._default_manager.order_by()
-        return _KeptStatements(every.values_list(counted))
+        return _Statement(every.values_list(counted))
 
-    @cached_property
-    def _instance_by_pk(self):
-        opts = self.model._meta
-        names = [field.attname for field in opts.concrete_fields]
-        rows = self.model._default_manager.order_by().values_list(*names)
-        return _KeptStatements(rows, pk=opts.pk)
-
-    def allowed(self, batch, endpoint):
+    def allowed(self, batch):
         """Return a batch without the records that the user may not get."""
-        if not (self.asks and batch.pks):
+        if not self.asks:
             return batch
-        records = [
-            each for each in batch.records if endpoint.can_get(endpoint.user, each)
-        ]
-        return self.batch(records, batch.using, batch.request, endpoint)
+        may_get = functools.partial(batch.endpoint.can_get, batch.endpoint.user)
+        records = [*filter(may_get, batch.records)]
+        return self.batch(records, batch.using, batch.endpoint)
 
-    def batch(self, records, using, request, endpoint=None):
+    def endpoint(self, request):
+        """Return the endpoint that speaks for the model within a request."""
+        return self.endpoint_class.for_model(self.model, request)
+
+    def batch(self, records, using, endpoint):
         """Return the batch of instances that are there already."""
-        columns = [[get(record) for record in records] for get in self.getters]
-        endpoint = endpoint or self.endpoint_class.for_model(self.model, request)
-        return _Batch(columns, records, using, request, endpoint)
+        names = self.own_lookups if records else ()
+        columns = [[_value(record, name) for record in records] for name in names]
+        return _Batch(columns, using, endpoint, records=records)
 
     def batch_of(self, records, request=None):
         """Return the batch of somebody's instances, their relations read at once."""
-        for name in {join.partition(LOOKUP_SEP)[0] for join in self.joins}:
-            _clean_key(records, self.model._meta.get_field(name))
+        for record, part in itertools.product(records, self.joined):
+            if not part.field.is_cached(record):
+                # An int for "5", by which the relation is found.
+                key = part.field.to_python(getattr(record, part.field.attname))
+                setattr(record, part.field.attname, key)
         models.prefetch_related_objects(records, *self.joins)
         using = router.db_for_read(self.model, instance=records[0])
-        return self.batch(records, using, request)
+        return self.batch(records, using, self.endpoint(request))
 
-    def fetch(self, pks, request, using):
-        """Return the JSON text by pk of those of the records that are shown."""
-        if not pks:
-            return {}
-        endpoint = self.endpoint_class.for_model(self.model, request)
-        queryset = self.queryset(endpoint, [Q(pk__in=pks)])
-        if using and not self.own_queryset:
-            queryset = queryset.using(using)
-        batch = self.load(queryset, endpoint)
-        batch = self.allowed(batch, endpoint)
-        return dict(zip(batch.pks, self.write(batch), strict=True))
+    def fetch(self, pks, batch):
+        """Return by pk what is shown of the records that another model's refer to."""
+        endpoint, other = self.endpoint(batch.endpoint.request), batch.endpoint.model
+        queryset = self.queryset(endpoint).filter(pk__in=pks)
+        is_near = router.db_for_read(self.model) == router.db_for_read(other)
+        if is_near and not self.is_narrowed:
+            queryset = queryset.using(batch.using)
+        found = self.allowed(self.load(queryset, endpoint))
+        return dict(zip(found.pks, self.encode(found), strict=True))
 
-    # Writing
+    # Encoding
 
-    def write(self, batch):
+    def texts(self, values):
+        """Return each of some values as JSON text."""
+        kinds = {*map(type, values)}
+        if not kinds <= _PLAIN:
+            convert = {kind: _CONVERSIONS.get(kind, _plain) for kind in kinds}
+            values = [convert[type(value)](value) for value in values]
+        return self.plain_texts(values)
+
+    def plain_texts(self, values):
+        return _texts(_escaped([*values]) if self.html_escape else values)
+
+    def encode(self, batch):
         """Return the JSON text of each record of a batch."""
         if not batch.pks:
             return []
-        return self._write_custom(batch) if self.is_custom else self.write_plain(batch)
+        texts = self.own_texts(batch)
+        return self._encode_custom(batch, texts) if self.is_custom else texts
 
-    def write_plain(self, batch):
+    def own_texts(self, batch):
+        """Return the JSON text of each record, without its encoder."""
         texts = [part.texts(batch) for part in self.parts]
         return list(map(self.template.__mod__, zip(*texts, strict=True)))
 
-    def write_related(self, records, batch):
-        """Return the JSON text of each instance, of its pk where that is refused."""
-        inner = self.batch(records, batch.using, batch.request)
-        texts = dict(zip(map(id, records), self.parts[0].texts(inner), strict=True))
-        inner = self.allowed(inner, inner.endpoint)
-        texts.update(zip(map(id, inner.records), self.write(inner), strict=True))
-        return [texts[id(record)] for record in records]
-
-    def _write_custom(self, batch):
+    def _encode_custom(self, batch, texts):
         """Let the model's encoder speak, within what its endpoint lets be seen."""
         options = {"html_escape": True} if self.html_escape else {}
-        token = _encoding.set(self.plain_texts(batch))
+        token = _encoding.set(dict(zip(map(id, batch.records), texts, strict=True)))
         try:
             given = [_plain(self.encoder(each, **options)) for each in batch.records]
         finally:
             _encoding.reset(token)
-        return [_dumps(_without(each, self._hidden)) for each in given]
+        return _texts([_without(each, self._hidden) for each in given])
 
     @cached_property
     def _hidden(self):
@@ -1287,20 +1092,15 @@ class _Plan:
             name for f in unseen for name in (f.name, getattr(f, "attname", f.name))
         }
 
-    def plain_texts(self, batch):
-        """Return by id of each instance what is written of it without its encoder."""
-        return dict(zip(map(id, batch.records), self.write_plain(batch), strict=True))
+
+#: The plan of a model at the top of an answer, kept until something is registered.
+_kept_plan = functools.cache(_Plan)
 
 
-def _clean_key(records, field):
-    """Give instances the foreign key that their field makes of it: an int for "5"."""
-    for record in records:
-        if not field.is_cached(record):
-            try:
-                key = field.to_python(getattr(record, field.attname))
-            except ValidationError:
-                key = None
-            setattr(record, field.attname, key)
+def _value(record, name):
+    """Return a field's value, None while the database has yet to fill it in."""
+    value = getattr(record, name, None)
+    return None if hasattr(value, "resolve_expression") else value
 
 
 def _without(data, keys):
@@ -1309,7 +1109,7 @@ def _without(data, keys):
     return {key: value for key, value in data.items() if key not in keys}
 
 
-#: What is written of the instances that a custom encoder is speaking for, by their id.
+#: The JSON text of the instances that a custom encoder is speaking for, by their id.
 _encoding = contextvars.ContextVar("encoding")
 
 
@@ -1319,10 +1119,9 @@ def _encode_records(records, chosen=None, html_escape=False, request=None):
     # Not type(): request.user is a lazy object.
     for model in {record._meta.model: None for record in records}:
         same = [record for record in records if record._meta.model is model]
-        plan = endpoint.plan(
-            model, has_user=bool(request), html_escape=html_escape, chosen=chosen
-        )
-        texts = plan.write(plan.batch_of(same, request))
+        make = _Plan if chosen else _kept_plan
+        plan = make(model, None, bool(request), html_escape, chosen)
+        texts = plan.encode(plan.batch_of(same, request))
         encoded.update(zip(map(id, same), map(json.loads, texts), strict=True))
     return [encoded[id(record)] for record in records]
 
@@ -1336,28 +1135,13 @@ class DefaultEncoder:
     #: Whether every text is escaped for HTML.
     html_escape = False
 
-    def to_dict(self, record, expand=None, html_escape=False, fields=None):
-        """Return what is shown of a record as a dict of plain data.
-
-        `expand=False` gives foreign keys as pks, `fields` names the only keys wanted.
-        """
-        data = self._prepared(record, html_escape)
-        if expand is False:
-            for name, field in _model_fields(record._meta.model).items():
-                is_expanded = isinstance(data.get(name), dict)
-                if is_expanded and isinstance(field, models.ForeignKey):
-                    data[name] = data[name]["pk"]
-        if fields is not None:
-            data = {k: value for k, value in data.items() if k == "pk" or k in fields}
-        return data
-
-    def _prepared(self, record, html_escape):
-        """Return the record's dict, written with the others of the batch it is of."""
+    def to_dict(self, record, html_escape=False):
+        """Return what is shown of a record as a dict of plain data."""
         texts = _encoding.get({})
         if id(record) not in texts:
             model = record._meta.model
-            plan = endpoint.plan(model, html_escape=html_escape, chosen=self)
-            texts = plan.plain_texts(plan.batch_of([record]))
+            plan = _Plan(model, html_escape=html_escape, chosen=self)
+            return json.loads(plan.own_texts(plan.batch_of([record]))[0])
         return json.loads(texts[id(record)])
 
     def __call__(self, record, html_escape=False):
@@ -1420,11 +1204,35 @@ def _as_encoder(encoder):
     return encoder if isinstance(encoder, DefaultEncoder) else _FunctionEncoder(encoder)
 
 
-class Encoders:
-    """The registry of encoders: what each model looks like, wherever it appears."""
+class _Registry:
+    """What is registered, by model."""
 
     def __init__(self):
         self._registry = {}
+
+    def unregister(self, model):
+        """Take out what is registered for it; raise NotRegistered if nothing is."""
+        if model not in self._registry:
+            raise NotRegistered(f"{_label(model)} is not registered.")
+        del self._registry[model]
+        _kept_plan.cache_clear()
+
+    def is_registered(self, model):
+        """Return whether anything is registered for it."""
+        return model in self._registry
+
+    def find(self, model):
+        """Return what is registered for a model, or what it is a proxy of, or None."""
+        for base in model.__mro__:
+            meta = getattr(base, "_meta", None)
+            if meta and meta.concrete_model is model._meta.concrete_model:
+                if base in self._registry:
+                    return self._registry[base]
+        return None
+
+
+class Encoders(_Registry):
+    """The registry of encoders: what each model looks like, wherever it appears."""
 
     def register(self, model, encoder):
         """Let an encoder (or its class, or a function of the record) speak for a model.
@@ -1434,22 +1242,7 @@ class Encoders:
         if model in self._registry:
             raise AlreadyRegistered(f"{model._meta.label} has an encoder already.")
         self._registry[model] = _as_encoder(encoder)
-        endpoint.forget_plans()
-
-    def unregister(self, model):
-        """Take the model's encoder away; raise NotRegistered if it has none."""
-        if model not in self._registry:
-            raise NotRegistered(f"{model._meta.label} has no encoder.")
-        del self._registry[model]
-        endpoint.forget_plans()
-
-    def is_registered(self, model):
-        """Return whether an encoder speaks for the model."""
-        return model in self._registry
-
-    def find(self, model):
-        """Return the encoder of a model, or of what it is a proxy of, or None."""
-        return _find(self._registry, model)
+        _kept_plan.cache_clear()
 
     def encode(self, record, encoder=None, html_escape=False):
         """Return a record as a dict, a QuerySet or an iterable of records as a list.
@@ -1469,16 +1262,6 @@ class Encoders:
         return [self.encode(item, encoder, html_escape) for item in items]
 
 
-def _find(registry, model):
-    """Return what is registered for a model, or for what it is a proxy of, or None."""
-    for base in model.__mro__:
-        meta = getattr(base, "_meta", None)
-        if meta and meta.concrete_model is model._meta.concrete_model:
-            if base in registry:
-                return registry[base]
-    return None
-
-
 encoder = Encoders()
 
 
@@ -1491,100 +1274,64 @@ _TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", _JSON_TYPE
 _BAD_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
+def _check_storable(value, texts=True):
+    """Raise ValueError for a value that is nested too deeply, or that no database
+    stores; its `texts` are looked at unless nothing can be wrong with them."""
+    level = [value]
+    for _depth in range(_MAX_JSON_DEPTH + 1):
+        # All of one depth at once, so that few steps are Python's.
+        kinds = {*map(type, level)}
+        if texts and _BAD_TEXT.search("".join(_of_kind(str, level))):
+            raise ValueError(_("Null characters and lone surrogates are not allowed."))
+        if float in kinds and not all(map(math.isfinite, _of_kind(float, level))):
+            raise ValueError(_("NaN and infinities are not allowed."))
+        if not kinds & {dict, list}:
+            return
+        level = [*filter(None, level)]
+        dicts = _of_kind(dict, level)
+        held = [*map(dict.values, dicts), *_of_kind(list, level), *dicts * texts]
+        level = [*itertools.chain.from_iterable(held)]
+    raise ValueError(_("It is nested too deeply."))
+
+
+def _of_kind(kind, values):
+    return [value for value in values if type(value) is kind]
+
+
 def _strict_object(pairs):
-    if len(dict(pairs)) != len(pairs):
+    found = dict(pairs) if pairs else {}
+    if len(found) != len(pairs):
         raise ValueError(_("An object has a key twice."))
-    return dict(pairs)
-
-
-def _strict_integer(text):
-    if len(text) > _MAX_INTEGER_DIGITS:
-        raise ValueError(_("An integer has too many digits."))
-    return int(text)
-
-
-def _strict_float(text):
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(_("%s is not a number in JSON.") % text[:20])
-    return value
-
-
-def _check_depth(value, allowed=_MAX_JSON_DEPTH):
-    if isinstance(value, (dict, list)):
-        if not allowed:
-            raise ValueError(_("It is nested too deeply."))
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_depth(item, allowed - 1)
-
-
-def _check_text(value):
-    """Raise ValidationError if a text that no database stores is in a JSON value."""
-    if isinstance(value, str):
-        if _BAD_TEXT.search(value):
-            raise ValidationError(
-                _("Null characters and lone surrogates are not allowed.")
-            )
-    elif isinstance(value, dict):
-        _check_text(list(value))
-        _check_text(list(value.values()))
-    elif isinstance(value, list):
-        for item in value:
-            _check_text(item)
+    return found
 
 
 def _parse_json(text):
-    """Return the value of a JSON text (RFC 8259), bytes or str.
-
-    Stricter than json.loads: no key twice, no NaN or Infinity, no giant integers, no
-    deep nesting. Raise ValueError saying where.
-    """
+    """Return the value of a JSON text; raise ValueError for what is none, has a key
+    twice, or cannot be stored."""
     try:
-        value = json.loads(
-            text.decode() if isinstance(text, bytes) else text,
-            object_pairs_hook=_strict_object,
-            parse_int=_strict_integer,
-            parse_float=_strict_float,
-            parse_constant=_strict_float,
-        )
+        value = json.loads(text, object_pairs_hook=_strict_object)
     except RecursionError:
         raise ValueError(_("It is nested too deeply.")) from None
-    _check_depth(value)
+    # JSON has no control characters, UTF-8 no surrogates, unless they are escaped.
+    _check_storable(value, "\\u" in text)
     return value
 
 
-def _body(request):
-    """Return what the client sent, and the AJAXError if it cannot be read.
+def _read_body(request):
+    """Set `request.data`: for JSON the parsed value, else request.POST.
 
-    The same is `request.data` from then on: for JSON the parsed value, else
-    request.POST.
+    Raise AJAXError 400 if it cannot be read, or has text that no database stores.
     """
-    if not hasattr(request, "data"):
-        request.data, request.data_error = request.POST, None
-        if request.content_type == _JSON_TYPE and request.body:
-            try:
-                request.data = _parse_json(request.body)
-            except ValueError as error:
-                message = _("The body is not valid JSON: %s") % error
-                request.data, request.data_error = None, AJAXError(400, message)
-    return request.data, request.data_error
-
-
-def _checked_body(request):
-    data, error = _body(request)
-    if error:
-        raise error
-    return data
-
-
-def _check_body(request):
-    """Raise AJAXError 400 for a body that code of the project's should not meet: one
-    that cannot be read, or with text that no database stores."""
-    data = _checked_body(request)
     try:
-        _check_text(dict(data.lists()) if isinstance(data, MultiValueDict) else data)
-    except ValidationError as error:
-        raise AJAXError(400, " ".join(error.messages)) from None
+        if request.content_type == _JSON_TYPE and request.body:
+            request.data = _parse_json(request.body.decode())
+        else:
+            request.data = request.POST
+            _check_storable(dict(request.POST.lists()))
+    except ValueError as error:
+        kind = "JSON" if request.content_type == _JSON_TYPE else _("form")
+        message = _("The body is not valid (%(kind)s): %(error)s")
+        raise AJAXError(400, message % {"kind": kind, "error": error}) from None
 
 
 class _FormValue(list):
@@ -1594,15 +1341,14 @@ class _FormValue(list):
 def _submitted(request):
     """Return by name what was sent: JSON values, or _FormValues.
 
-    Raise AJAXError 400 if it is not JSON, or no object.
+    Raise AJAXError 400 if it is no object.
     """
-    data = _checked_body(request)
-    if isinstance(data, MultiValueDict):
+    if isinstance(request.data, MultiValueDict):
         sent = {}
         for key, values in (*request.POST.lists(), *request.FILES.lists()):
             sent.setdefault(key.removesuffix("[]"), _FormValue()).extend(values)
-    elif isinstance(data, dict):
-        sent = dict(data)
+    elif isinstance(request.data, dict):
+        sent = dict(request.data)
     else:
         raise AJAXError(400, _("The body has to be a JSON object."))
     sent.pop("csrfmiddlewaretoken", None)
@@ -1621,21 +1367,88 @@ def _invalid_value():
     return ValidationError(_("This value cannot be read."))
 
 
+def _single(field, sent):
+    """Return the one value that was sent for a field, None for NULL."""
+    value = sent
+    if isinstance(sent, _FormValue):
+        if len(sent) != 1:
+            raise ValidationError(_("This key takes one value."))
+        is_nullable = field.null and not isinstance(field, _TEXT_FIELDS)
+        value = None if is_nullable and sent[0] in ("", "null") else sent[0]
+    if value is None and not field.null:
+        raise ValidationError(field.error_messages["null"])
+    return value
+
+
+def _several(sent):
+    """Return the list that came for a key: a JSON list, or a form's repeated key."""
+    if isinstance(sent, _FormValue) and len(sent) == 1:
+        if sent[0] == "":
+            return []
+        if str(sent[0])[:1] == "[":
+            try:
+                sent = _parse_json(sent[0])
+            except (TypeError, ValueError):
+                raise _invalid_value() from None
+    if not isinstance(sent, list):
+        raise ValidationError(_("This key takes a list."))
+    return sent
+
+
+_BOOLEANS = {"true": True, "on": True, "false": False, "off": False}
+
+
+def _text(value):
+    """Return a JSON text or number the way a form would send it."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise _invalid_value()
+    return str(value)
+
+
+def _read_value(field, sent):
+    """Return what a field (no relation, no file) makes of what was sent for it.
+
+    Raise ValidationError if it cannot be one. Whether it is a good one (length, range,
+    choices) is for validation to say.
+    """
+    value = _single(field, sent)
+    if value is None:
+        return None
+    try:
+        if isinstance(field, models.JSONField):
+            return _parse_json(value) if isinstance(sent, _FormValue) else value
+        if isinstance(field, models.BooleanField):
+            is_read = isinstance(value, bool)
+            word = value if is_read else _BOOLEANS.get(_text(value).lower(), value)
+            return field.to_python(word)
+        if isinstance(field, models.FilePathField):
+            return field.formfield(required=not field.blank).clean(value)
+        if hasattr(field, "base_field") and isinstance(value, list):
+            value = _dumps(value)  # PostgreSQL's ArrayField, which reads JSON.
+        value = field.to_python(_text(value))
+        if isinstance(value, datetime.datetime):
+            value = _read_datetime(value)
+        _check_storable(value)
+        return value
+    except (ArithmeticError, TypeError, ValueError):
+        raise _invalid_value() from None
+
+
+def _read_datetime(value):
+    """Return a date-time with or without offset as USE_TZ wants it."""
+    value = from_current_timezone(value)
+    if timezone.is_aware(value):
+        value = value.astimezone(datetime.timezone.utc)
+        value = value if settings.USE_TZ else timezone.make_naive(value)
+    return value
+
+
 def _parse_pk(model, value):
     """Return a pk as its field has it; raise ValidationError for what is none."""
     field = _root_key(model)
-    if isinstance(value, (bool, float, dict, list)) or value is None:
-        raise _invalid_value()
-    _check_text(value)
-    try:
-        parsed = _in_range(field.to_python(value))
-        field.run_validators(parsed)
-    except (ArithmeticError, TypeError, ValueError):
-        raise _invalid_value() from None
-    if isinstance(parsed, int):
-        if str(parsed) != str(value) or not -(2**63) <= parsed < 2**63:
-            raise _invalid_value()
-    return parsed
+    value = _read_value(field, value)
+    field.run_validators(value)
+    return value
 
 
 def _sent_pk(model, value):
@@ -1643,305 +1456,86 @@ def _sent_pk(model, value):
     return _parse_pk(model, value.get("pk") if isinstance(value, dict) else value)
 
 
-def _single(value):
-    """Return what came for a key that takes one value, and whether by a form."""
-    if not isinstance(value, _FormValue):
-        return value, False
-    if len(value) != 1:
-        raise ValidationError(_("This key takes one value."))
-    return value[0], True
-
-
-def _several(value):
-    """Return the list that came for a key: a JSON list, or a form's repeated key."""
-    if isinstance(value, _FormValue):
-        if value == [""]:
-            return []
-        if len(value) != 1 or not isinstance(value[0], str) or value[0][:1] != "[":
-            return list(value)
-        try:
-            value = _parse_json(value[0])
-        except ValueError:
-            raise _invalid_value() from None
-    if not isinstance(value, list):
-        raise ValidationError(_("This key takes a list."))
-    return value
-
-
-def _is_null(field, value, by_form):
-    """Whether a value is NULL; raise ValidationError where the field has none."""
-    if by_form and not isinstance(field, _TEXT_FIELDS) and field.null:
-        return value in ("", "null")
-    if value is None and not field.null:
-        raise ValidationError(field.error_messages["null"])
-    return value is None
-
-
-def _read_boolean(field, value, by_form):
-    if not by_form:
-        if not isinstance(value, bool):
-            raise _invalid_value()
-        return value
-    words = {"true": True, "on": True, "false": False, "off": False}
-    return field.to_python(words.get(value.lower(), value))
-
-
-def _read_datetime(value):
-    """Return a date-time with or without offset, as USE_TZ wants, within its range."""
-    if settings.USE_TZ:
-        value = from_current_timezone(value) if timezone.is_naive(value) else value
-        value.astimezone(datetime.timezone.utc)
-    elif timezone.is_aware(value):
-        value = timezone.make_naive(value)
-    return value
-
-
-def _read_value(field, sent):
-    """Return the value for a field (no relation, no file) from what was sent.
-
-    Raise ValidationError if it cannot be one. What the field makes of it (length,
-    range, choices) is for validation to say.
-    """
-    value, by_form = _single(sent)
-    if _is_null(field, value, by_form):
-        return None
-    _check_text(value)
-    try:
-        return _read_scalar(field, value, by_form)
-    except (ArithmeticError, AttributeError, TypeError, ValueError):
-        raise _invalid_value() from None
-
-
-_SCALAR_FIELDS = (
-    *_TEXT_FIELDS,
-    models.BinaryField,
-    models.DateField,
-    models.DecimalField,
-    models.DurationField,
-    models.FloatField,
-    models.GenericIPAddressField,
-    models.IntegerField,
-    models.TimeField,
-    models.UUIDField,
-)
-
-
-def _read_scalar(field, value, by_form):
-    if isinstance(field, models.BooleanField):
-        return _read_boolean(field, value, by_form)
-    if hasattr(field, "base_field"):  # PostgreSQL's ArrayField
-        values = _parse_json(value) if by_form else value
-        if not isinstance(values, list):
-            raise _invalid_value()
-        return [_read_value(field.base_field, each) for each in values]
-    if isinstance(field, models.JSONField):
-        value = _parse_json(value) if by_form else value
-        _check_text(value)
-        return value
-    if isinstance(field, models.BinaryField):
-        return base64.b64decode(value, validate=True)
-    if isinstance(field, models.FilePathField):
-        return field.formfield(required=not field.blank).clean(value)
-    if isinstance(field, _SCALAR_FIELDS) and isinstance(
-        value, (bool, dict, list, File)
-    ):
-        raise _invalid_value()
-    if isinstance(field, models.IntegerField) and isinstance(value, float):
-        if not value.is_integer():
-            raise _invalid_value()
-    return _in_range(field.to_python(value))
-
-
-def _in_range(value):
-    """Return a value as the database takes it; raise ValidationError beyond that."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _invalid_value()
-    if isinstance(value, datetime.datetime):
-        return _read_datetime(value)
-    if isinstance(value, datetime.timedelta):
-        # SQLite keeps microseconds, in 64 bits.
-        if abs(value) >= datetime.timedelta(microseconds=2**63 - 1):
-            raise _invalid_value()
-    return value
-
-
 def _read_file(field, sent):
-    """Return the upload, None to clear the file, or False to leave it as it is."""
-    value, _by_form = _single(sent)
+    """Return the upload, False to clear the file, or None to leave it as it is."""
+    value = sent[0] if isinstance(sent, _FormValue) and len(sent) == 1 else sent
     if value is None or value == "null":
         if not field.blank:
             raise ValidationError(field.error_messages["null"])
-        return None
+        return False
     if isinstance(value, File):
         return field.formfield(required=False).clean(value, None)
-    if isinstance(value, str):
-        return False
-    raise _invalid_value()
+    if not isinstance(value, str):
+        raise _invalid_value()
+    return None
 
 
 def _read_tags(manager, sent):
     """Return the tag names that were sent: a list, or text as taggit parses it."""
     from taggit.utils import parse_tags
 
-    value = sent
-    if isinstance(sent, _FormValue) and len(sent) == 1 and isinstance(sent[0], str):
-        value = sent[0]
-    if isinstance(value, str):
-        _check_text(value)
-        value = parse_tags(value)
-    if not isinstance(value, list):
-        raise ValidationError(_("Tags are a list of names, or text."))
-    if len(value) > _MAX_TAGS:
-        raise ValidationError(_("At most %s tags.") % _MAX_TAGS)
-    field = manager.remote_field.model._meta.get_field("name")
+    value = sent[0] if isinstance(sent, _FormValue) and len(sent) == 1 else sent
+    value = parse_tags(value) if isinstance(value, str) else value
+    if not isinstance(value, list) or len(value) > _MAX_TAGS:
+        raise ValidationError(_("Tags are text, or a list of at most %s.") % _MAX_TAGS)
     names = [each.get("name") if isinstance(each, dict) else each for each in value]
-    for name in names:
-        if not isinstance(name, str):
-            raise _invalid_value()
-        _check_text(name)
-        field.clean(name, None)
-    return sorted({*names})
+    if not all(isinstance(name, str) for name in names):
+        raise _invalid_value()
+    field = manager.remote_field.model._meta.get_field("name")
+    return sorted({field.clean(name, None) for name in names})
 
 
 # --- What `list` lets a client ask for ------------------------------------------------
 
 
-class _Lookup:
-    """A path as in `filter()`: the field it ends at, and the lookup after it.
-
-    `is_multiple` is whether the path crosses a relation to many.
-    """
-
-    def __init__(self, model, name):
-        self.field, self.rest, self.is_multiple = None, name.split(LOOKUP_SEP), False
-        opts = model._meta
-        while self.rest and opts:
-            part = self.rest[0]
-            try:
-                found = opts.pk if part == "pk" else opts.get_field(part)
-            except FieldDoesNotExist:
-                break
-            self.field = found
-            self.is_multiple |= bool(found.many_to_many or found.one_to_many)
-            opts = found.related_model._meta if found.is_relation else None
-            del self.rest[0]
-        if self.field is None or self.rest and not self._has(self.rest[0]):
-            raise FieldDoesNotExist(f"{model._meta.label} has no lookup {name!r}.")
-
-    def _has(self, name):
-        if self.field.is_relation:
-            return name in ("isnull", "in", "exact")
-        return bool(self.field.get_lookup(name) or self.field.get_transform(name))
-
-
-#: The _Lookup of a name that an endpoint's author wrote.
-_resolve = functools.lru_cache(maxsize=1024)(_Lookup)
-
-
-#: What the admin's prefixes of search fields stand for.
-_SEARCH_PREFIXES = {"^": "istartswith", "=": "iexact", "@": "search"}
-
-
-def _search_name(name):
-    """Return the path of a search field without the admin's prefix."""
-    return name[1:] if name[0] in _SEARCH_PREFIXES else name
-
-
-def _search_lookup(model, name):
-    """Return a search field as a lookup, the way the admin reads it."""
-    if name[0] in _SEARCH_PREFIXES:
-        return f"{name[1:]}{LOOKUP_SEP}{_SEARCH_PREFIXES[name[0]]}"
-    return name if _resolve(model, name).rest else f"{name}{LOOKUP_SEP}icontains"
+@functools.lru_cache(maxsize=1024)
+def _end_of_path(model, name):
+    """Return the field at the end of a path as in `filter()`, and its lookups."""
+    field, rest, opts = None, name.split(LOOKUP_SEP), model._meta
+    while rest and opts:
+        try:
+            field = opts.pk if rest[0] == "pk" else opts.get_field(rest[0])
+        except FieldDoesNotExist:
+            break
+        opts = getattr(field.related_model, "_meta", None)
+        del rest[0]
+    return field, rest
 
 
 #: What `list` always takes.
 _PARAMETERS = ("order_by", "items_per_page", "current_page")
 
 #: Lookups that compare with a value as the field itself has it.
-_COMPARISONS = ("exact", "gt", "gte", "lt", "lte")
-#: Lookups that look for a text.
-_TEXT_LOOKUPS = (
-    *("contains", "icontains", "startswith", "istartswith", "endswith", "iendswith"),
-    *("iexact", "regex", "iregex", "search", "has_key"),
-)
+_COMPARISONS = ([], ["exact"], ["gt"], ["gte"], ["lt"], ["lte"])
+#: Lookups that are nobody's to choose values for: a pattern can take for ever.
+_NOT_OFFERED = ("range", "regex", "iregex")
 
 
-def _filter_condition(model, entry, value, by_form):
-    """Return the condition that an entry of `list_filter` has a value."""
+def _filter_condition(model, entry, value):
+    """Return the condition that an entry of `list_filter` has one value."""
     # A list means any of its values, one by one.
     entry = entry.removesuffix(f"{LOOKUP_SEP}in")
-    lookup = _resolve(model, entry)
-    field, rest = lookup.field, lookup.rest
-    if isinstance(value, File):
-        raise _invalid_value()
-    if rest[-1:] == ["isnull"]:
-        return Q((entry, _read_boolean(models.BooleanField(), value, by_form)))
-    if not rest and (value is None or by_form and value == "null"):
+    field, lookups = _end_of_path(model, entry)
+    if lookups == ["isnull"]:
+        return Q((entry, _read_value(models.BooleanField(), value)))
+    is_text = isinstance(field, _TEXT_FIELDS)
+    if not lookups and (value is None or value == "null" and not is_text):
         return Q((f"{entry}{LOOKUP_SEP}isnull", True))
-    if field.is_relation:
-        entry = entry.removesuffix(f"{LOOKUP_SEP}exact")
-        return Q((f"{entry}{LOOKUP_SEP}pk", _sent_pk(field.related_model, value)))
-    if rest[-1:] == ["range"]:
-        if not isinstance(value, list) or len(value) != 2:
-            raise ValidationError(_("A range has two values."))
-        value = [_filter_value(field, rest[:-1], each, by_form) for each in value]
-    else:
-        value = _filter_value(field, rest, value, by_form)
-    return Q((entry, value))
-
-
-def _filter_value(field, rest, value, by_form):
-    """Return a value as a lookup takes it; raise ValidationError for what it cannot."""
-    if not rest or len(rest) == 1 and rest[0] in _COMPARISONS:
-        value = _read_value(field, _FormValue([value]) if by_form else value)
-    elif isinstance(value, (dict, list)):
+    if field.is_relation and lookups in ([], ["exact"]):
+        entry = entry.removesuffix(f"{LOOKUP_SEP}exact") + f"{LOOKUP_SEP}pk"
+        return Q((entry, _sent_pk(field.related_model, value)))
+    if lookups in _COMPARISONS:
+        value = _read_value(field, value)
+    elif not isinstance(value, (str, int, float)) or lookups[-1] in _NOT_OFFERED:
         raise _invalid_value()
-    elif rest[-1] in _TEXT_LOOKUPS and value is not None:
-        value = str(value)
-        if rest[-1].endswith("regex"):
-            try:
-                re.compile(value)
-            except (re.error, OverflowError, RecursionError):
-                raise _invalid_value() from None
-    elif not isinstance(field, models.JSONField):
-        # What is asked of a transform, like a year, may be beyond any column.
-        if isinstance(value, str) and re.fullmatch("-?[0-9]+", value):
-            value = int(value) if len(value) < 20 else None
-        elif isinstance(value, float) and abs(value) >= 2**63:
-            raise _invalid_value()
-    _check_filter_value(value)
-    return value
-
-
-def _check_filter_value(value):
-    """Raise ValidationError for what no database can look for."""
-    if isinstance(value, list):
-        for each in value:
-            _check_filter_value(each)
-    elif value is None or isinstance(value, dict):
-        raise _invalid_value()
-    elif isinstance(value, int) and abs(value) >= 2**63:
-        raise _invalid_value()
-    elif isinstance(value, str) and len(value) > _MAX_FILTER_LENGTH:
+    if isinstance(value, str) and len(value) > _MAX_FILTER_LENGTH:
         raise ValidationError(_("At most %s characters.") % _MAX_FILTER_LENGTH)
-    _check_text(value)
-
-
-def _is_possible(model, condition):
-    """Whether a condition can be put into SQL: not so a year beyond the calendar."""
-    try:
-        str(model._base_manager.filter(condition).query)
-    except EmptyResultSet:
-        return True
-    except (ArithmeticError, LookupError, TypeError, ValueError, ValidationError):
-        return False
-    return True
+    return Q((entry, value))
 
 
 def _whole_number(sent, default):
     """Return the whole number that was sent, the default for junk."""
-    values = sent if isinstance(sent, _FormValue) else [sent]
-    text = str(values[0]) if len(values) == 1 else ""
+    text = str(sent[0] if isinstance(sent, _FormValue) else sent)
     return int(text[:30]) if re.fullmatch("-?[0-9]+", text) else default
 
 
@@ -1952,31 +1546,13 @@ def _invalid_parameters(errors):
 # --- Decorators -----------------------------------------------------------------------
 
 
-class _Nobody:
-    """The user of a request in a project that has none."""
-
-    pk = None
-    is_authenticated = is_active = is_staff = is_superuser = False
-    is_anonymous = True
-
-    def has_perm(self, permission, record=None):
-        return False
-
-
-def _user(request):
-    return getattr(request, "user", None) or _Nobody()
-
-
 def _login_url():
     """Return what goes beside an error that logging in would help."""
-    try:
-        return {"login_url": resolve_url(settings.LOGIN_URL)}
-    except NoReverseMatch:
-        return {}
+    return {"login_url": resolve_url(settings.LOGIN_URL)}
 
 
 def _require_login(request):
-    if not _user(request).is_authenticated:
+    if not request.user.is_authenticated:
         raise AJAXError(403, _("User must be authenticated."), **_login_url())
 
 
@@ -1985,19 +1561,11 @@ def login_required(view):
 
     Raise AJAXError 403, which is answered as JSON, for everybody else.
     """
-    if iscoroutinefunction(view):
 
-        @functools.wraps(view)
-        async def guarded(request, *args, **kwargs):
-            await sync_to_async(_require_login)(request)
-            return await view(request, *args, **kwargs)
-
-    else:
-
-        @functools.wraps(view)
-        def guarded(request, *args, **kwargs):
-            _require_login(request)
-            return view(request, *args, **kwargs)
+    @functools.wraps(view)
+    def guarded(request, *args, **kwargs):
+        _require_login(request)
+        return view(request, *args, **kwargs)  # Of an async one, what is awaited.
 
     return guarded
 
@@ -2010,8 +1578,7 @@ def allowed_methods(*methods):
         def guarded(self, request, application=None, method=None):
             if (method or self.method) not in methods:
                 raise AJAXError(403, _("Access denied."))
-            taken = (application, method)[: _taken(authenticate, 4) - 2]
-            return authenticate(self, request, *taken)
+            return _call(authenticate, self, request, application, method)
 
         return guarded
 
@@ -2024,11 +1591,14 @@ def json_response(view):
     @functools.wraps(view)
     def answered(request, *args, **kwargs):
         try:
-            result = _called(view, request, *args, **kwargs)
-            return _success_response(result, request)
+            with _atomic_requests(answered):
+                result = _called(view, request, *args, **kwargs)
+                return _success_response(result, request)
         except Exception as error:
             return _error_response(request, error)
 
+    spared = getattr(view, "_non_atomic_requests", ())
+    answered._non_atomic_requests = _EveryAlias(spared)
     return answered
 
 
@@ -2045,15 +1615,34 @@ def _called(view, request, *args, **kwargs):
     return async_to_sync(finished)()
 
 
+def _call(hook, *arguments, **named):
+    """Call a hook with as many of the arguments as it takes: old ones take fewer. What
+    is named goes by keyword to one that takes it so, else by position."""
+    function = getattr(hook, "__func__", hook)
+    if named and all(_accepts(function, name) for name in named):
+        return hook(*arguments, **named)
+    arguments = (*arguments, *named.values())
+    most = _most_arguments(function)
+    return hook(*arguments[: most and most - (function is not hook)])
+
+
 @functools.lru_cache(maxsize=256)
-def _taken(function, offered):
-    """Return how many of the positional arguments offered a function takes."""
+def _most_arguments(function):
+    """Return how many arguments a function takes by position, None for any number."""
     kinds = [p.kind for p in inspect.signature(function).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return offered
-    # The kinds are in order; what comes after these two is not positional.
-    last = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return min(offered, sum(kind <= last for kind in kinds))
+        return None
+    return len(kinds) - kinds.count(inspect.Parameter.KEYWORD_ONLY)
+
+
+def _takes_request(function, *before):
+    """Whether a function can be called with a request, named so, and nothing else."""
+    names = [*inspect.signature(function).parameters]
+    try:
+        inspect.signature(function, follow_wrapped=False).bind(*before, None)
+    except TypeError:
+        return False
+    return names[len(before) : len(before) + 1] == ["request"]
 
 
 @functools.lru_cache(maxsize=256)
@@ -2073,13 +1662,12 @@ _STATUSES = (
     ((SuspiciousOperation, BadRequest), 400, True),
     ((MultiPartParserError, UnreadablePostError), 400, True),
     (IntegrityError, 409, False),
-    (DataError, 400, False),
+    # SQLite's driver raises OverflowError for a number beyond its columns.
+    ((DataError, OverflowError), 400, False),
     (getattr(core_exceptions, "ObjectNotUpdated", ()), 409, False),
 )
 
 
-#: PostgreSQL's "program limit exceeded": a text longer than its index can hold.
-_TOO_LARGE = ("54000",)
 #: How databases say that somebody else held a lock for too long.
 _LOCKED = re.compile(r"is locked|lock timeout|lock wait|deadlock", re.IGNORECASE)
 
@@ -2097,8 +1685,8 @@ def _as_ajax_error(error):
             said = is_public and error.args and isinstance(error.args[0], str | Promise)
             text = str(error) if said else ""
             return AJAXError(code, text or _MESSAGES[code])
-    if getattr(error.__cause__, "sqlstate", None) in _TOO_LARGE:
-        return AJAXError(400, _MESSAGES[400])
+    if getattr(error.__cause__, "sqlstate", None) == "54000":
+        return AJAXError(400, _MESSAGES[400])  # A text beyond PostgreSQL's index.
     if isinstance(error, OperationalError) and _LOCKED.search(str(error)):
         return AJAXError(503, _("The database is busy; try again."))
     if type(error) is DatabaseError and error.__cause__ is None:
@@ -2133,19 +1721,50 @@ def _error_response(request, error):
     if answer is None:
         said = (response.reason_phrase, request.path)
         log_response("%s: %s", *said, exception=error, **options)
-    elif isinstance(error, DatabaseError):
+    elif isinstance(error, (DatabaseError, OverflowError)):
         # As an argument the text is escaped: it may quote what a client sent.
         said = (response.reason_phrase, request.path, str(error))
         log_response("%s: %s: %s", *said, **options)
-    _roll_back()
     return response
 
 
-def _roll_back():
-    """Undo what a request under ATOMIC_REQUESTS wrote before its error."""
-    for connection in connections.all(initialized_only=True):
-        if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
-            connection.set_rollback(True)
+# --- Transactions ---------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _transaction(using, locks=True):
+    """Run a block as one transaction. On SQLite it begins by locking the database, if
+    it `locks`: other writers wait then, where their writes would fail after a read."""
+    connection = connections[using]
+    connection.ensure_connection()
+    mode = vars(connection).get("transaction_mode")
+    connection.transaction_mode = "IMMEDIATE" if locks else mode  # SQLite's only.
+    try:
+        with transaction.atomic(using=using):
+            connection.transaction_mode = mode
+            yield
+    finally:
+        connection.transaction_mode = mode
+
+
+class _EveryAlias(set):
+    """The `_non_atomic_requests` of a view that opens transactions itself: to Django
+    every alias is in it; those that it really holds nobody opens one for."""
+
+    def __contains__(self, alias):
+        return True
+
+
+@contextlib.contextmanager
+def _atomic_requests(view, locks=True):
+    """Open the transactions that ATOMIC_REQUESTS wants around a view: here, so that an
+    error reply rolls back, and what fails at the commit is an error reply."""
+    spared = {*getattr(view, "_non_atomic_requests", ())}
+    with contextlib.ExitStack() as stack:
+        for alias, options in connections.settings.items():
+            if options["ATOMIC_REQUESTS"] and alias not in spared:
+                stack.enter_context(_transaction(alias, locks))
+        yield
 
 
 # --- Endpoints ------------------------------------------------------------------------
@@ -2156,8 +1775,7 @@ class BaseAuthentication:
 
     def is_authenticated(self, request, application, method):
         """Return whether the request's user may call the operation `method`."""
-        user = _user(request)
-        return user.is_authenticated and user.is_active
+        return request.user.is_authenticated and request.user.is_active
 
 
 class BaseEndpoint:
@@ -2190,6 +1808,7 @@ class _Function(BaseEndpoint):
         marked = (view, type(view).__call__)
         self.csrf_exempt = any(getattr(each, "csrf_exempt", False) for each in marked)
         self.is_open = not all(getattr(each, "login_required", True) for each in marked)
+        self._non_atomic_requests = getattr(view, "_non_atomic_requests", ())
 
     def authorize(self, request):
         """Want login where LoginRequiredMiddleware does."""
@@ -2197,42 +1816,39 @@ class _Function(BaseEndpoint):
             _require_login(request)
 
     def run(self, request):
-        _check_body(request)
         return _called(self.view, request)
 
 
 @functools.lru_cache(maxsize=8)
 def _has_login_middleware(middleware):
-    """Whether LoginRequiredMiddleware (not importable while apps load) is in use."""
-    wanted = ("django.contrib.auth.middleware", "LoginRequiredMiddleware")
-    return any(
-        (base.__module__, base.__name__) == wanted
-        for each in map(import_string, middleware)
-        for base in getattr(each, "__mro__", ())
-    )
+    from django.contrib.auth.middleware import LoginRequiredMiddleware as wanted
+
+    found = map(import_string, middleware)
+    return any(isinstance(each, type) and issubclass(each, wanted) for each in found)
 
 
 class _ServedEndpoint(BaseEndpoint):
     """What endpoints of models and forms share: who may call them, and with what body.
 
     There is one instance per request, with `request`, `application` (the label in the
-    path), `model` (the form's class for a form), `method` (the operation) and `pk` (as
-    in the path, None without one).
+    path), `model` (the form's class for a form), `method` (the operation, or the tags
+    manager), `pk` and the tags `command` (as in the path, None without one).
     """
 
     request = None
+    operation = "create"
 
-    def __init__(self, application, model, method, pk=None, **options):
+    def __init__(self, application, model, method, pk=None, command=None):
         self.application = application
         self.model = model
         self.method = method
         self.pk = pk
-        self.options = options
+        self.command = command
 
     @property
     def user(self):
         """The request's user."""
-        return _user(self.request)
+        return self.request.user
 
     def authenticate(self, request, application, method):
         """Return whether the user may call the operation at all; asked before anything
@@ -2243,12 +1859,19 @@ class _ServedEndpoint(BaseEndpoint):
     def authorize(self, request):
         """Raise AJAXError 403 for who may not call, 415 for what cannot be read."""
         self.request = request
-        _body(request)
         if not self.authenticate(request, self.application, self.method):
             extra = {} if self.user.is_authenticated else _login_url()
             raise AJAXError(403, _("User is not authorized."), **extra)
         if request.content_type not in _TYPES and request.body:
             raise AJAXError(415, _("Send %s.") % ", ".join(_TYPES))
+
+    def resolve(self):
+        """Return the endpoint; raise AJAXError if there is no such operation."""
+        return self
+
+    def run(self, request):
+        """Run the operation."""
+        return _called(getattr(self, self.operation), request)
 
 
 #: The operations every ModelEndpoint has, and whether each is on a record.
@@ -2261,8 +1884,6 @@ _OPERATIONS = {
 }
 #: The commands on a TaggableManager, and whether each changes the record.
 _COMMANDS = {"add": True, "remove": True, "set": True, "clear": True, "similar": False}
-#: The hook that is asked for what Django calls permission to add, change, delete.
-_HOOKS = {"add": "can_create", "change": "can_update", "delete": "can_delete"}
 
 
 def _is_writable(field, is_named):
@@ -2270,21 +1891,9 @@ def _is_writable(field, is_named):
     if field.many_to_many and not _is_tags_manager(field):
         if not field.remote_field.through._meta.auto_created:
             return False
-    elif hasattr(field, "range_type"):
+    if field.generated or hasattr(field, "range_type"):
         return False  # PostgreSQL's ranges are shown, not written.
-    elif not field.many_to_many and (field.generated or field.primary_key):
-        return is_named and not field.generated
-    return is_named or field.editable
-
-
-def _is_incomplete(record):
-    """Whether a relation that the record has to have is missing."""
-    return any(
-        isinstance(field, models.ForeignKey)
-        and not field.null
-        and getattr(record, field.attname) is None
-        for field in record._meta.concrete_fields
-    )
+    return is_named or field.editable and not field.primary_key
 
 
 def _copy(record):
@@ -2296,36 +1905,37 @@ def _copy(record):
     return copied
 
 
-_MISSING = object()
+def _is_same(field, stored, modified):
+    """Whether two instances have the same value, as the field stores it."""
+    before, after = (vars(each).get(field.attname) for each in (stored, modified))
+    if isinstance(after, File) and not getattr(after, "_committed", False):
+        return False  # A new upload, whatever its name.
+    if isinstance(field, models.JSONField):
+        before, after = repr(before), repr(after)  # To Python True is 1.
+    return before is after or before == after
 
 
-def _compared(stored, modified):
-    """Return the fields that differ between two instances, and those that do not."""
-    before, after = vars(stored), vars(modified)
-    changed, same = [], []
-    for field in stored._meta.concrete_fields:
-        value = after.get(field.attname, _MISSING)
-        is_same = before.get(field.attname, _MISSING) == value
-        if isinstance(value, File):
-            # A file compares by its name alone; an upload is not committed yet.
-            is_same = is_same and getattr(value, "_committed", False)
-        elif isinstance(field, models.JSONField):
-            # To Python True is 1; not so to JSON.
-            is_same = is_same and repr(before.get(field.attname)) == repr(value)
-        (same if is_same else changed).append(field)
-    return changed, same
+def _insert_first(record):
+    """Let the first save() of a new record insert: Django's, asked by a model's own to
+    save, would first try to update whoever has the key by now."""
+
+    def insert(**options):
+        del record.save_base
+        record.save_base(**options | {"force_insert": (models.Model,)})
+
+    record.save_base = insert
 
 
 @functools.cache
-def _custom_operations(endpoint_class):
-    """Return the names of the operations that subclasses of ModelEndpoint add."""
-    found = set()
+def _operations(endpoint_class):
+    """Return by name of each operation whether it is on a record, None for either."""
+    found = dict(_OPERATIONS)
     for base in endpoint_class.__mro__:
         if issubclass(base, ModelEndpoint) and base is not ModelEndpoint:
             for name, value in vars(base).items():
-                if inspect.getattr_static(endpoint_class, name) is value:
-                    if _is_operation(name, value):
-                        found.add(name)
+                is_last = getattr(endpoint_class, name) is value
+                if is_last and _is_operation(name, value):
+                    found[name] = None
     return found
 
 
@@ -2333,55 +1943,24 @@ def _is_operation(name, value):
     """Whether an attribute is a public method of its own that only wants `request`."""
     if name.startswith("_") or hasattr(ModelEndpoint, name):
         return False
-    if not inspect.isfunction(value):
-        return False
-    parameters = [*inspect.signature(value).parameters.values()][1:]
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    wanted = [
-        each.name
-        for each in parameters
-        if each.default is each.empty and each.kind not in variable
-    ]
-    return wanted == ["request"] and parameters[0].name == "request"
-
-
-#: The class attributes that are lists of names.
-_LISTS = (
-    "exclude", "readonly_fields", "immutable_fields",
-    "sortable_by", "search_fields", "list_filter",
-)  # fmt: skip
+    return inspect.isfunction(value) and _takes_request(inspect.unwrap(value), "self")
 
 
 class _Input:
     """What was read of a body: errors by key, and what is saved after the record."""
 
-    def __init__(self, request=None):
-        self.values, self.failure = {}, None
+    def __init__(self, request):
+        self.values = _submitted(request)
         self.errors = {}
-        self.checked = {}
-        self.members = {}
-        self.tags = {}
-        try:
-            self.values = _submitted(request) if request else {}
-        except AJAXError as error:
-            self.failure = error
-
-    @property
-    def is_bad(self):
-        return bool(self.failure or self.errors)
+        self.relations = {}
+        #: The foreign keys that were found to refer to something.
+        self.found = set()
 
     def refuse_unknown(self, shown):
         """Hold an error for each key that is not one of those shown."""
         unknown = [key for key in self.values if key not in shown]
         for key in unknown[:_MAX_UNKNOWN_KEYS]:
             self.errors[key] = _unknown(key, shown)
-
-    def check(self):
-        """Raise the AJAXError of a body that could not be read."""
-        if self.failure:
-            raise self.failure
-        if self.errors:
-            raise _invalid(self.errors)
 
 
 class ModelEndpoint(_ServedEndpoint):
@@ -2428,13 +2007,6 @@ class ModelEndpoint(_ServedEndpoint):
     #: user models.
     require_permissions = None
 
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        for name in _LISTS:
-            # None is none, as for ModelAdmin.
-            if vars(cls).get(name, ()) is None:
-                setattr(cls, name, ())
-
     @classmethod
     def for_model(cls, model, request):
         """Return an endpoint that speaks for a model within another one's request."""
@@ -2446,18 +2018,18 @@ class ModelEndpoint(_ServedEndpoint):
 
     def create(self, request):
         """Save a new record; return it as `get` would."""
-        self.record = record = self.model()
-        sent = self._read(request, record)
-        with self._holding(sent, record):
-            self.prepare_record(request, record, True)
-            self._permit("add", record)
-        self._validate(record, sent)
-        using = router.db_for_write(self.model, instance=record)
-        with transaction.atomic(using=using):
+        with _transaction(self._using):
+            self.record = record = self.model()
+            sent = self._read(request, record)
+            with self._refusing(sent):
+                self.prepare_record(request, record, True)
+                self._permit(self.can_create, "add", record)
+            self._validate(record, sent)
+            _insert_first(record)
             self.save_record(request, record, True)
             self._save_relations(record, sent)
             ajax_created.send(sender=self.model, instance=record, request=request)
-        return self._answer(record.pk, using)
+            return self._answer(record.pk)
 
     def get(self, request):
         """Return the record."""
@@ -2467,45 +2039,40 @@ class ModelEndpoint(_ServedEndpoint):
             raise self._not_found()
         if plan.asks:
             self.record = batch.records[0]
-            if not self.can_get(self.user, self.record):
-                raise _forbidden()
-        return json.loads(plan.write(batch)[0])
+            self._asked_record()
+        return json.loads(plan.encode(batch)[0])
 
     def update(self, request):
         """Save what changed of the record; return it as `get` would."""
-        stored = self.record
-        modified = _copy(stored)
-        sent = self._read(request, modified)
-        with self._holding(sent, modified):
-            self.prepare_record(request, modified, False)
-            self._permit("change", stored, modified)
-        changed, same = _compared(stored, modified)
-        self._validate(modified, sent, same)
-        using = router.db_for_write(self.model, instance=stored)
-        if changed or sent.members or sent.tags:
-            self.record = modified
-            with transaction.atomic(using=using):
-                # What others wrote to the rest meanwhile stays.
-                self._lock(modified, using, changed and [f.attname for f in same])
-                if changed:
+        with _transaction(self._using):
+            stored = self._get_record(locked=True)
+            modified = _copy(stored)
+            sent = self._read(request, modified)
+            with self._refusing(sent):
+                self.prepare_record(request, modified, False)
+                self._permit(self.can_update, "change", stored, modified=modified)
+            self._validate(modified, sent, stored)
+            fields = stored._meta.concrete_fields
+            is_same = all(_is_same(each, stored, modified) for each in fields)
+            if sent.relations or not is_same:
+                self.record = modified
+                if not is_same:
                     self.save_record(request, modified, False)
                 self._save_relations(modified, sent)
                 ajax_updated.send(sender=self.model, instance=modified, request=request)
-        return self._answer(stored.pk, using)
+            return self._answer(stored.pk)
 
     def delete(self, request):
         """Delete the record; return {"pk": ...}."""
-        record = self.record
-        self._permit("delete", record)
-        payload = {"pk": record.pk}
-        using = router.db_for_write(self.model, instance=record)
-        with transaction.atomic(using=using):
-            self._lock(record, using)
+        with _transaction(self._using):
+            record = self._get_record(locked=True)
+            self._permit(self.can_delete, "delete", record)
+            payload = {"pk": record.pk}
             self.delete_record(request, record)
             ajax_deleted.send(
                 sender=self.model, instance=record, payload=payload, request=request
             )
-        return payload
+            return payload
 
     def list(self, request):
         """Return a page of records, with `total` and the like beside it."""
@@ -2513,12 +2080,11 @@ class ModelEndpoint(_ServedEndpoint):
             raise _forbidden()
         sent = _submitted(request)
         size, page = self._page(sent)
-        order = self._order(sent)
-        conditions = self._conditions(sent)
+        order, conditions = self._order_and_conditions(sent)
         start = (page - 1) * size
         batch, total = self._plan.load_page(self, conditions, order, start, size)
         return _Page(
-            self._plan.write(self._plan.allowed(batch, self)),
+            self._plan.encode(self._plan.allowed(batch)),
             {
                 "total": total,
                 "total_pages": max(1, math.ceil(total / size)),
@@ -2529,33 +2095,23 @@ class ModelEndpoint(_ServedEndpoint):
 
     def tags(self, request):
         """Run one of the tags commands; return all tags, or what is similar."""
-        record = self.record
-        command = self.options["taggit_command"]
-        if command == "similar":
-            return self._similar(request, record)
-        sent = _Input() if command == "clear" else self._read_tags_parameter(request)
-        with self._holding(sent, record):
-            self._permit("change", record, record)
-        sent.check()
-        using = router.db_for_write(self.model, instance=record)
-        with transaction.atomic(using=using):
-            self._lock(record, using)
-            names = sent.tags.get(self.method, [])
-            run = getattr(getattr(record, self.method), command)
-            run(names) if command == "set" else run(*names)
-        tags = self._tags_part
-        batch = _Batch([[record.pk]], None, using, request)
-        return json.loads(tags.texts(batch)[0])
+        if self.command == "similar":
+            return self._similar(request, self._asked_record())
+        with _transaction(self._using):
+            record = self._asked_record(locked=True)
+            self._permit(self.can_update, "change", record, modified=record)
+            is_clear = self.command == "clear"
+            names = () if is_clear else self._read_tags_parameter(request)
+            run = getattr(getattr(record, self.method), self.command)
+            run(names) if self.command == "set" else run(*names)
+            return json.loads(self._tags_part.of([record.pk], self._using)[0])
 
     # Records and querysets
 
     @cached_property
     def record(self):
         """The record of the path, None without one; AJAXError 404 if there is none."""
-        if self.pk is None:
-            return None
-        self.record = None  # For who asks in get_queryset: it is being fetched.
-        return self._get_record()
+        return None if self.pk is None else self._get_record()
 
     def get_queryset(self, request):
         """Return what there is for this request: what is outside does not exist."""
@@ -2574,31 +2130,54 @@ class ModelEndpoint(_ServedEndpoint):
 
     def save_record(self, request, record, created):
         """Save a record that is permitted and valid, within the transaction."""
-        root = getattr(record, _root_key(self.model).attname, None)
-        has_key = (record.pk, root) != (None, None)
-        if created and has_key and _accepts(type(record).save, "force_insert"):
-            # Or Django would first try to update whoever has this key by now.
-            record.save(force_insert=(models.Model,))
-        else:
-            record.save()
+        record.save()
 
     def delete_record(self, request, record):
         """Delete a record, within the transaction."""
         record.delete()
 
-    def _get_record(self):
-        """Return the record of the path; raise AJAXError 400 without, 404 if gone."""
-        if self.pk is None:
-            raise AJAXError(400, _("Invalid request for record."))
-        # A write decides by what is stored, not by what a replica has of it.
-        writes = self.method in ("update", "delete") or "taggit_command" in self.options
-        using = router.db_for_write(self.model) if writes else None
-        record = self._plan.record(self._parsed_pk(), self, using)
-        if record is None:
+    @cached_property
+    def _using(self):
+        """The database that is written to."""
+        return router.db_for_write(self.model)
+
+    def _get_record(self, locked=False):
+        """Return the record of the path, `locked` until the transaction ends if wanted.
+
+        Raise AJAXError 400 without a pk, 404 if there is none.
+        """
+        pk = self._parsed_pk()
+        self.record = None  # For who asks in get_queryset: it is being fetched.
+        if locked and not self._plan.is_narrowed:
+            self.record = self._plan.lock_one(pk, self._using)
+        else:
+            rows = self.get_queryset(self.request).filter(pk=pk)
+            rows = self._locked(rows, pk) if locked else rows
+            self.record = next(iter(rows[:1]), None)
+        if self.record is None:
             raise self._not_found()
+        return self.record
+
+    def _locked(self, rows, pk):
+        """Lock the record that somebody's own query is about; return that query.
+
+        It may be one that cannot lock: with DISTINCT, GROUP BY or an outer join.
+        """
+        if connections[self._using].features.has_select_for_update:
+            plain = models.QuerySet(self.model, using=self._using)
+            len(plain.select_for_update().filter(pk=pk))
+        return rows.using(self._using)
+
+    def _asked_record(self, locked=False):
+        """Return the record of the path; raise AJAXError 403 if can_get says no."""
+        record = self._get_record(locked) if locked else self.record
+        if not self.can_get(self.user, record):
+            raise _forbidden()
         return record
 
     def _parsed_pk(self):
+        if self.pk is None:
+            raise AJAXError(400, _("Invalid request for record."))
         try:
             return _parse_pk(self.model, self.pk)
         except ValidationError:
@@ -2608,38 +2187,14 @@ class ModelEndpoint(_ServedEndpoint):
         message = _('%(model)s with id of "%(pk)s" not found.')
         return AJAXError(404, message % {"model": self.model.__name__, "pk": self.pk})
 
-    def _answer(self, pk, using):
+    def _answer(self, pk):
         """Return a record that was written as `get` shows it, else its pk."""
-        batch = self._plan.load_one(pk, self, using)
-        texts = self._plan.write(self._plan.allowed(batch, self))
+        batch = self._plan.load_one(pk, self, self._using)
+        texts = self._plan.encode(self._plan.allowed(batch))
         return json.loads(texts[0]) if texts else {"pk": pk}
-
-    def _lock(self, record, using, fields=()):
-        """Make others who write the record wait; read some of its fields again.
-
-        Raise AJAXError 409 if it is gone. The first statement of the transaction: where
-        the database cannot lock a row, on SQLite, a write that changes nothing takes
-        the database's lock.
-        """
-        rows = type(record)._base_manager.using(using).filter(pk=record.pk)
-        key = record._meta.pk.name
-        if connections[using].features.has_select_for_update:
-            rows = rows.select_for_update()
-            is_there = fields or rows
-        else:
-            is_there = rows.update(**{key: F(key)})
-        try:
-            if is_there and fields:
-                record.refresh_from_db(using, fields, rows)
-        except core_exceptions.ObjectDoesNotExist:
-            is_there = False
-        if not is_there:
-            raise AJAXError(409, _MESSAGES[409])
 
     def _similar(self, request, record):
         """Return records that share tags with this one, most shared first."""
-        if not self.can_get(self.user, record):
-            raise _forbidden()
         tags = self._tags_part
         using = self.get_queryset(request).db
         items = tags.through._base_manager.using(using).filter(**tags.about())
@@ -2658,14 +2213,14 @@ class ModelEndpoint(_ServedEndpoint):
             .order_by(Subquery(count).desc(), "pk")
         )
         batch = self._plan.load(found[: self._sizes()[0]], self)
-        texts = self._plan.write(self._plan.allowed(batch, self))
+        texts = self._plan.encode(self._plan.allowed(batch))
         return [json.loads(text) for text in texts]
 
     # Fields and reading
 
     @cached_property
     def _plan(self):
-        return endpoint.plan(self.model, type(self), has_user=True)
+        return _kept_plan(self.model, type(self), True)
 
     @property
     def _tags_part(self):
@@ -2708,108 +2263,93 @@ class ModelEndpoint(_ServedEndpoint):
 
     def _read_field(self, request, record, field, value, sent):
         if _is_tags_manager(field):
-            sent.tags[field.name] = _read_tags(field, value)
+            sent.relations[field.name] = _read_tags(field, value)
         elif field.many_to_many:
-            sent.members[field.name] = self._read_members(request, record, field, value)
+            pks = self._read_members(request, record, field, value)
+            sent.relations[field.name] = pks
         elif isinstance(field, models.ForeignKey):
             self._read_foreign_key(request, record, field, value, sent)
         elif isinstance(field, models.FileField):
-            upload = _read_file(field, value)
-            if upload is not False:
-                field.save_form_data(record, upload or False)
+            field.save_form_data(record, _read_file(field, value))
         else:
             setattr(record, field.attname, _read_value(field, value))
 
     def _read_foreign_key(self, request, record, field, value, sent):
-        value, by_form = _single(value)
-        if _is_null(field, value, by_form):
+        value = _single(field, value)
+        if value is None:
             setattr(record, field.name, None)
             return
-        related = field.remote_field.model
-        try:
-            pk = _sent_pk(related, value)
-        except ValidationError:
-            raise self._no_choice(field, value) from None
-        current = getattr(record, field.attname)
-        if (
-            field.target_field.primary_key
-            and pk == current
-            and not record._state.adding
-        ):
-            return
-        found = self._choices(request, field, [pk])
-        if not found:
-            raise self._no_choice(field, value)
-        setattr(record, field.name, found[0])
-        key = getattr(record, field.attname)
-        field.run_validators(key)
-        sent.checked[field.name] = key
-
-    def _choices(self, request, field, pks):
-        """Return those of the related records that the client may refer to."""
-        related = field.remote_field.model
-        asked = endpoint.find(related).for_model(related, request)
-        limits = field.get_limit_choices_to()
-        is_own = _overrides(type(self), "get_field_queryset")
-        if len(pks) == 1 and not limits and not is_own:
-            found = [asked._plan.record(pks[0], asked)]
+        pk = _sent_pk(field.remote_field.model, value)
+        is_pk = field.target_field.primary_key and not record._state.adding
+        if is_pk and pk == getattr(record, field.attname):
+            return  # What is there already may stay: a record can be sent back whole.
+        if self._is_there(request, field, pk):
+            setattr(record, field.attname, pk)
         else:
-            found = self.get_field_queryset(request, field)
-            found = found.complex_filter(limits).filter(pk__in=pks)
-        return [
-            each for each in found
-            if each is not None and asked.can_get(self.user, each)
-        ]  # fmt: skip
-
-    def _no_choice(self, field, value):
-        """Return the error for a relation to nothing, or to what may not be seen."""
-        if isinstance(value, dict):
-            value = value.get("pk")
-        shown = _dumps(_plain(value))[:100]
-        return ValidationError(
-            _("%(model)s with pk %(pk)s does not exist."),
-            params={"model": field.remote_field.model._meta.verbose_name, "pk": shown},
-        )
+            setattr(record, field.name, self._chosen(request, field, [pk])[pk])
+        field.run_validators(getattr(record, field.attname))
+        sent.found.add(field.name)
 
     def _read_members(self, request, record, field, value):
         values = _several(value)
-        related = field.remote_field.model
         if not values and not field.blank:
             raise ValidationError(field.error_messages["blank"])
         if len(values) > _MAX_MEMBERS:
             raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
-        wanted = {}
-        for each in values:
-            try:
-                wanted[_sent_pk(related, each)] = each
-            except ValidationError:
-                raise self._no_choice(field, each) from None
-        known = {each.pk for each in self._choices(request, field, [*wanted])}
-        if not wanted.keys() <= known and not record._state.adding:
-            # What is there already may stay, so that a record can be sent back whole.
-            known |= {*getattr(record, field.name).values_list("pk", flat=True)}
-        for pk, each in wanted.items():
-            if pk not in known:
-                raise self._no_choice(field, each)
-        return [*wanted]
+        pks = {_sent_pk(field.remote_field.model, each) for each in values}
+        # What is there already may stay: a record can be sent back whole.
+        is_new = record._state.adding
+        there = (
+            () if is_new else getattr(record, field.name).values_list("pk", flat=True)
+        )
+        self._chosen(request, field, pks.difference(there))
+        return pks
+
+    def _is_there(self, request, field, pk):
+        """Whether a record may be referred to, as far as its plan can tell: quickly."""
+        if _overrides(type(self), "get_field_queryset") or field.get_limit_choices_to():
+            return False
+        plan = _kept_plan(field.remote_field.model, None, True)
+        found = plan.allowed(plan.load_one(pk, plan.endpoint(request)))
+        return field.target_field.primary_key and bool(found.pks)
+
+    def _chosen(self, request, field, pks):
+        """Return by pk the related records that the client refers to.
+
+        Raise ValidationError for one to nothing, or to what may not be referred to.
+        """
+        related = field.remote_field.model
+        asked = endpoint.find(related).for_model(related, request)
+        rows = self.get_field_queryset(request, field).filter(pk__in=pks)
+        rows = rows.complex_filter(field.get_limit_choices_to()) if pks else ()
+        found = {each.pk: each for each in rows if asked.can_get(self.user, each)}
+        for pk in pks:
+            if pk not in found:
+                raise ValidationError(
+                    _("%(model)s with pk %(pk)s does not exist."),
+                    params={"model": related._meta.verbose_name, "pk": pk},
+                )
+        return found
 
     def _read_tags_parameter(self, request):
-        """Read the parameter `tags` of a tags command."""
+        """Return the names in the parameter `tags` of a tags command."""
         sent = _Input(request)
+        sent.refuse_unknown(["tags"])
         try:
             if "tags" not in sent.values:
                 raise ValidationError(_("This field is required."))
             manager = self.model._meta.get_field(self.method)
-            sent.tags[self.method] = _read_tags(manager, sent.values["tags"])
+            names = _read_tags(manager, sent.values["tags"])
         except ValidationError as error:
             sent.errors["tags"] = error.messages
-        sent.refuse_unknown(["tags"])
-        return sent
+        if sent.errors:
+            raise _invalid(sent.errors)
+        return names
 
     # Validation and saving
 
     @contextlib.contextmanager
-    def _holding(self, sent, record):
+    def _refusing(self, sent):
         """Ask the hooks about a record while errors of reading it are held.
 
         What they raise then is a refusal: they may have met a value that is not there.
@@ -2817,54 +2357,41 @@ class ModelEndpoint(_ServedEndpoint):
         try:
             yield
         except Exception as error:
-            is_missing = isinstance(error, core_exceptions.ObjectDoesNotExist)
-            if sent.is_bad or is_missing and _is_incomplete(record):
+            # What a record without a relation that it has to have raises is both.
+            kinds = (AttributeError, core_exceptions.ObjectDoesNotExist)
+            if sent.errors or all(isinstance(error, kind) for kind in kinds):
                 raise _forbidden() from error
             raise
 
-    def _validate(self, record, sent, same=()):
+    def _validate(self, record, sent, stored=None):
         """Raise AJAXError 400 with all that is wrong with a record that was read.
 
-        Like Model.full_clean(), but what the model says of the whole is asked only when
-        each field, but the ones that are the `same` as stored, is fine by itself.
+        This is Model.full_clean(), but fields that are the same as `stored` may be
+        wrong, and the rest is asked only when each field is fine by itself.
         """
-        if sent.failure:
-            raise sent.failure
-        skip = {field.name for field in same} | sent.errors.keys()
-        for name, key in sent.checked.items():
-            if getattr(record, record._meta.get_field(name).attname) == key:
-                skip.add(name)
-        self._run_checks(sent, [functools.partial(record.clean_fields, skip)])
-        is_own = type(record).full_clean is not models.Model.full_clean
-        if record._state.adding and is_own:
-            self._run_checks(sent, [record.full_clean])
-        else:
-            whole = (record.clean, record.validate_unique, record.validate_constraints)
-            self._run_checks(sent, whole)
-
-    def _run_checks(self, sent, checks):
-        """Raise AJAXError 400 with the errors of some checks, and those held already.
-
-        What is said about a field that the client does not see is said of the record.
-        """
-        found = {}
-        for check in checks:
-            try:
-                check()
-            except ValidationError as error:
-                found = error.update_error_dict(found)
+        fields = record._meta.concrete_fields if stored else ()
+        same = {each.name for each in fields if _is_same(each, stored, record)}
+        skipped = same | sent.found | sent.errors.keys()
         errors = dict(sent.errors)
-        if found:
-            for name, messages in ValidationError(found).message_dict.items():
-                is_key = name in (self.model._meta.pk.name, _root_key(self.model).name)
-                key = "pk" if is_key and name not in self._plan.names else name
-                key = key if key in self._plan.names else NON_FIELD_ERRORS
-                errors[key] = [*errors.get(key, ()), *messages]
+        try:
+            record.clean_fields(skipped)
+            if not errors:
+                record.clean_fields = lambda exclude=None: None  # Done.
+                record.full_clean()
+        except ValidationError as error:
+            found = ValidationError(error.update_error_dict({})).message_dict
+            for name, messages in found.items():
+                key = name if name in self._plan.names else "pk"
+                if name not in {*self._plan.names, *_pk_names(self.model)}:
+                    key = NON_FIELD_ERRORS
+                errors.setdefault(key, []).extend(messages)
+        finally:
+            vars(record).pop("clean_fields", None)
         if errors:
             raise _invalid(errors)
 
     def _save_relations(self, record, sent):
-        for name, values in (sent.members | sent.tags).items():
+        for name, values in sent.relations.items():
             getattr(record, name).set(values)
 
     # Paging, order and search
@@ -2882,39 +2409,37 @@ class ModelEndpoint(_ServedEndpoint):
         page = _whole_number(sent.pop("current_page", None), 1)
         return min(max(size, 1), most), max(page, 1)
 
-    def _order(self, sent):
-        """Return the order that was sent, as for order_by(), else the endpoint's."""
-        value = sent.pop("order_by", "")
-        keys = value if isinstance(value, list) else [value]
-        if not all(isinstance(key, str) for key in keys):
-            raise _invalid_parameters({"order_by": _invalid_value().messages})
-        keys = [key.strip() for text in keys for key in text.split(",") if key.strip()]
-        if len(keys) > _MAX_SORT_KEYS:
-            errors = [_("At most %s names.") % _MAX_SORT_KEYS]
-            raise _invalid_parameters({"order_by": errors})
-        known = [f"{sign}{name}" for name in self.sortable_by for sign in ("", "-")]
-        unknown = [key for key in keys if key not in known]
-        if unknown:
-            errors = [
-                _("This list cannot be ordered so."),
-                *_unknown(unknown[0], known),
-            ]
-            raise _invalid_parameters({"order_by": errors})
-        return keys or tuple(self.ordering or ())
-
-    def _conditions(self, sent):
-        """Return what was sent to narrow the list, as for filter()."""
-        conditions, errors = [], {}
+    def _order_and_conditions(self, sent):
+        """Return what was sent to order and to narrow the list, as for order_by() and
+        filter()."""
+        order, conditions, errors = self.ordering, [], {}
         for key, value in sent.items():
             try:
-                conditions.append(self._condition(key, value))
+                if key == "order_by":
+                    order = self._order(value) or order
+                else:
+                    conditions.append(self._condition(key, value))
             except ValidationError as error:
                 errors[key] = error.messages
+            except (ArithmeticError, LookupError, TypeError, ValueError):
+                errors[key] = _invalid_value().messages
             if len(errors) == _MAX_UNKNOWN_KEYS:
                 break
         if errors:
             raise _invalid_parameters(errors)
-        return conditions
+        return order, conditions
+
+    def _order(self, value):
+        texts = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise _invalid_value()
+        keys = [key.strip() for text in texts for key in text.split(",") if key.strip()]
+        if len(keys) > _MAX_SORT_KEYS:
+            raise ValidationError(_("At most %s names.") % _MAX_SORT_KEYS)
+        for key in keys:
+            if key.removeprefix("-") not in self.sortable_by:
+                raise ValidationError(_unknown(key, self.sortable_by))
+        return keys
 
     def _condition(self, key, value):
         if key == "search" and self.search_fields:
@@ -2929,40 +2454,36 @@ class ModelEndpoint(_ServedEndpoint):
         raise ValidationError(_unknown(key, names))
 
     def _search(self, value):
-        """Return the condition that all words are found, the way the admin does."""
-        text, _by_form = _single(value)
-        _check_filter_value(text)
-        if not isinstance(text, str):
+        """Return the condition that all words are found, as the admin finds them."""
+        from django.contrib import admin
+
+        text = value[0] if isinstance(value, _FormValue) and len(value) == 1 else value
+        if not isinstance(text, str) or len(text) > _MAX_FILTER_LENGTH:
             raise _invalid_value()
-        # smart_split is lazy, and slow on unclosed quotes.
-        words = list(itertools.islice(smart_split(text), _MAX_SEARCH_WORDS + 1))
-        if len(words) > _MAX_SEARCH_WORDS:
+        if len(text.split()) > _MAX_SEARCH_WORDS:
             raise ValidationError(_("At most %s words.") % _MAX_SEARCH_WORDS)
-        lookups = [_search_lookup(self.model, field) for field in self.search_fields]
-        found = Q()
-        for word in words:
-            if word.startswith(('"', "'")) and word[0] == word[-1]:
-                word = unescape_string_literal(word)
-            tried = [Q((lookup, word)) for lookup in lookups]
-            # A number is not looked for where the word is none.
-            apt = [each for each in tried if _is_possible(self.model, each)]
-            found &= functools.reduce(operator.or_, apt, Q(pk__in=[]))
-        return self._once(found, lookups)
+        searching = admin.ModelAdmin(self.model, admin.site)
+        searching.search_fields = self.search_fields
+        rows = self.model._base_manager.all()
+        rows, _is_repeated = searching.get_search_results(self.request, rows, text)
+        return Q(pk__in=rows.values("pk"))
 
     def _filter(self, entry, value):
         """Return the condition that a filter has a value, or any of a list."""
-        by_form = isinstance(value, _FormValue)
+        from django.contrib.admin.utils import lookup_spawns_duplicates
+
         values = value if isinstance(value, list) else [value]
         if len(values) > _MAX_FILTER_VALUES:
             raise ValidationError(_("At most %s values.") % _MAX_FILTER_VALUES)
-        if entry.endswith(f"{LOOKUP_SEP}range"):
-            values = [[*values]]
         found = Q(pk__in=[])
         for each in values:
-            found |= _filter_condition(self.model, entry, each, by_form)
-        if not _is_possible(self.model, found):
-            raise _invalid_value()
-        return self._once(found, [entry])
+            found |= _filter_condition(self.model, entry, each)
+        rows = self.model._base_manager.filter(found)
+        with contextlib.suppress(EmptyResultSet):
+            str(rows.query)  # Raises what cannot be: a year beyond the calendar.
+        if lookup_spawns_duplicates(self.model._meta, entry):
+            return Q(pk__in=rows.values("pk"))
+        return found
 
     def _tagged(self, part, value):
         """Return the condition that a record has any of the tags."""
@@ -2975,12 +2496,6 @@ class ModelEndpoint(_ServedEndpoint):
         any_name = Q.create(names, connector=Q.OR)
         items = part.through._base_manager.filter(any_name, **part.about())
         return Q(pk__in=items.values_list(part.record_pk))
-
-    def _once(self, condition, lookups):
-        """Return a condition under which no record comes twice."""
-        if any(_resolve(self.model, lookup).is_multiple for lookup in lookups):
-            return Q(pk__in=self.model._base_manager.filter(condition).values("pk"))
-        return condition
 
     # Permissions
 
@@ -3005,15 +2520,10 @@ class ModelEndpoint(_ServedEndpoint):
         """Return whether the user may delete the record."""
         return user.is_active
 
-    def _permit(self, action, *records):
-        """Raise AJAXError 403 unless the hook, and Django's permissions if they are
-        wanted, allow an action."""
-        hook = getattr(self, _HOOKS[action])
-        given = (self.user, *records)
-        # A method's function, which lives as long as its class, counts `self` too.
-        is_method = inspect.ismethod(hook)
-        taken = _taken(getattr(hook, "__func__", hook), len(given) + is_method)
-        if not hook(*given[: taken - is_method]):
+    def _permit(self, hook, action, *records, **modified):
+        """Raise AJAXError 403 unless a hook, and Django's permissions if they are
+        wanted, allow what Django calls to add, change or delete."""
+        if not _call(hook, self.user, *records, **modified):
             raise _forbidden()
         wanted = self.require_permissions
         if _is_user_model(self.model) if wanted is None else wanted:
@@ -3029,26 +2539,23 @@ class ModelEndpoint(_ServedEndpoint):
 
         Raise AJAXError 404 if there is none, 400 if it needs a record.
         """
-        name = self.method
+        name, found = self.method, _operations(type(self))
         if self.operations is None or name in self.operations:
-            if "taggit_command" in self.options:
+            if self.command:
                 if self._offers_command():
                     return "tags"
-            elif name in _OPERATIONS:
-                if _OPERATIONS[name] and self.pk is None:
-                    raise AJAXError(400, _("Invalid request for record."))
-                if _OPERATIONS[name] is (self.pk is not None):
-                    return name
-            elif name in _custom_operations(type(self)):
+            elif found.get(name) and self.pk is None:
+                raise AJAXError(400, _("Invalid request for record."))
+            elif name in found and found[name] in (None, self.pk is not None):
                 return name
         raise AJAXError(404, _("Invalid method."))
 
     def _offers_command(self):
         """Whether the tags manager and command of the path are there for clients."""
-        command = self.options["taggit_command"]
-        if not isinstance(self._tags_part, _Tags) or command not in _COMMANDS:
+        is_change = _COMMANDS.get(self.command)
+        if is_change is None or not isinstance(self._tags_part, _Tags):
             return False
-        return self.method in self._writable or not _COMMANDS[command]
+        return self.method in self._writable or not is_change
 
     def resolve(self):
         """Find the operation, and whether CSRF is checked; return the endpoint."""
@@ -3059,11 +2566,10 @@ class ModelEndpoint(_ServedEndpoint):
 
     def run(self, request):
         """Run the operation; a custom one on a record only if `can_get` allows."""
-        if self.operation in _custom_operations(type(self)):
-            _check_body(request)
-            if self.pk is not None and not self.can_get(self.user, self.record):
-                raise _forbidden()
-        return _called(getattr(self, self.operation), request)
+        if self.operation not in (*_OPERATIONS, "tags"):
+            if self.pk is not None:
+                self._asked_record()
+        return super().run(request)
 
 
 class FormEndpoint(_ServedEndpoint):
@@ -3078,61 +2584,33 @@ class FormEndpoint(_ServedEndpoint):
 
         Raise AJAXError 400 with the form's errors.
         """
-        data = _form_data(self.model, _checked_body(request))
-        form = self.model(data, request.FILES, **self.get_form_kwargs(request))
-        try:
-            is_valid = form.is_valid()
-        except (ArithmeticError, RecursionError, binascii.Error):
-            # What Django's fields let through: numbers beyond a column, odd base64.
-            raise _invalid({NON_FIELD_ERRORS: _invalid_value().messages}) from None
-        if not is_valid:
-            raise _invalid(form.errors)
-        if not hasattr(form, "save"):
-            return form.cleaned_data
-        using = None
-        if isinstance(form, forms.BaseModelForm):
-            using = router.db_for_write(form._meta.model, instance=form.instance)
-        with transaction.atomic(using=using):
-            return form.save()
-
-    def resolve(self):
-        """Return the endpoint: its path is its one operation."""
-        return self
-
-    def run(self, request):
-        """Run the operation."""
-        return _called(self.create, request)
-
-
-def _json_keys(form_class):
-    fields = form_class.base_fields.items()
-    return {name for name, each in fields if isinstance(each, forms.JSONField)}
-
-
-def _form_data(form_class, data):
-    """Return a JSON object the way a browser would send it, as the form's fields want
-    it: text; raise AJAXError 400 for what is no object."""
-    json_keys = _json_keys(form_class)
-    if isinstance(data, MultiValueDict):
-        for key in data.keys() & json_keys:
+        model = getattr(getattr(self.model, "_meta", None), "model", None)
+        using = router.db_for_write(model) if model else DEFAULT_DB_ALIAS
+        with _transaction(using):
+            data = _form_data(self.model, request)
+            form = self.model(data, request.FILES, **self.get_form_kwargs(request))
             try:
-                _parse_json(data[key] or "null")
-            except ValueError as error:
-                raise _invalid({key: [str(error)]}) from None
-        return data
-    if not isinstance(data, dict):
-        raise AJAXError(400, _("The body has to be a JSON object."))
-    try:
-        _check_text(data)
-    except ValidationError as error:
-        raise _invalid({NON_FIELD_ERRORS: error.messages}) from None
+                is_valid = form.is_valid()
+            except (ArithmeticError, RecursionError, ValueError):
+                # What Django's fields let through: numbers beyond a column, odd base64.
+                raise _invalid({NON_FIELD_ERRORS: _invalid_value().messages}) from None
+            if not is_valid:
+                raise _invalid(form.errors)
+            return form.save() if hasattr(form, "save") else form.cleaned_data
+
+
+def _form_data(form_class, request):
+    """Return what a form is given: of a JSON object, the texts a browser would send."""
+    if isinstance(request.data, MultiValueDict):
+        return request.data
     found = MultiValueDict()
-    for key, value in data.items():
-        is_json = key in json_keys
-        values = value if isinstance(value, list) and not is_json else [value]
-        texts = [each if isinstance(each, str) else _dumps(each) for each in values]
-        if value is not None:
-            found.setlist(key, [_dumps(value)] if is_json else texts)
+    for key, value in _submitted(request).items():
+        if isinstance(form_class.base_fields.get(key), forms.JSONField):
+            found[key] = _dumps(value)
+        elif value is not None:
+            values = value if isinstance(value, list) else [value]
+            texts = [each if isinstance(each, str) else _dumps(each) for each in values]
+            found.setlist(key, texts)
     return found
 
 
@@ -3142,13 +2620,12 @@ def _form_data(form_class, data):
 _SERVED = (models.Model, forms.BaseForm)
 
 
-class Endpoints:
+class Endpoints(_Registry):
     """The registry of what is served: models and forms, by class and by path."""
 
     def __init__(self):
-        self._registry = {}
+        super().__init__()
         self._paths = {}
-        self._plans = {}
 
     def register(self, model, endpoint_class=None):
         """Serve a model or form, or several, by an endpoint class.
@@ -3178,71 +2655,33 @@ class Endpoints:
                 )
         self._registry[model] = endpoint_class
         self._paths |= dict.fromkeys(paths, model)
-        self.forget_plans()
+        _kept_plan.cache_clear()
 
     def unregister(self, model):
         """Serve a model or form no more; raise NotRegistered if it is not served."""
-        if model not in self._registry:
-            raise NotRegistered(f"{_label(model)} is not registered.")
-        del self._registry[model]
+        super().unregister(model)
         self._paths = {k: v for k, v in self._paths.items() if v is not model}
-        self.forget_plans()
-
-    def is_registered(self, model):
-        """Return whether a model or form is served."""
-        return model in self._registry
 
     def find(self, model):
         """Return the endpoint class that speaks for a model."""
-        return _find(self._registry, model) or ModelEndpoint
+        return super().find(model) or ModelEndpoint
 
     def at(self, base, application, name):
         """Return the model or form at a path and its endpoint class, or two Nones."""
         model = self._paths.get((base, application, name))
         return model, self._registry.get(model)
 
-    def plan(
-        self, model, endpoint_class=None, has_user=False, html_escape=False, chosen=None
-    ):
-        """Return the plan of a model at the top of an answer.
-
-        Kept until something is registered, unless an encoder was `chosen`.
-        """
-        autodiscover()
-        key = (model, endpoint_class, has_user, html_escape)
-        if chosen is None and key in self._plans:
-            return self._plans[key]
-        plan = _Plan(
-            model,
-            endpoint_class or self.find(model),
-            chosen=chosen or encoder.find(model),
-            has_user=has_user,
-            html_escape=html_escape,
-        )
-        if chosen is None:
-            self._plans[key] = plan
-        return plan
-
-    def forget_plans(self):
-        """Work the plans out anew: what is registered has changed."""
-        self._plans = {}
-
     def _check(self, model, endpoint_class, base):
+        wrong = None
         if not issubclass(endpoint_class, base):
-            raise ImproperlyConfigured(
-                f"{_label(model)} wants a subclass of {base.__name__}, not "
-                f"{endpoint_class.__name__}."
-            )
-        if base is ModelEndpoint:
-            if model._meta.abstract:
-                raise ImproperlyConfigured(
-                    f"{_label(model)} is abstract, so it cannot be registered."
-                )
+            wrong = f"wants a {base.__name__}, not {endpoint_class.__name__}"
+        elif base is ModelEndpoint and model._meta.abstract:
+            wrong = "is abstract"
+        elif base is ModelEndpoint:
             if isinstance(model._meta.pk, models.CompositePrimaryKey):
-                raise ImproperlyConfigured(
-                    f"{_label(model)} has a composite primary key, so it cannot be "
-                    "registered."
-                )
+                wrong = "has a composite primary key"
+        if wrong:
+            raise ImproperlyConfigured(f"{_label(model)} {wrong}.")
 
 
 def _label(model):
@@ -3291,16 +2730,16 @@ class _Discovery:
 
     def __init__(self):
         self.lock = threading.RLock()
-        self.is_done = self.is_running = False
+        self.is_started = False
         self.error = None
         self.functions = {}
 
     def run(self):
         """Import every app's endpoints.py; raise ImproperlyConfigured if one fails."""
-        if not self.is_done:
-            with self.lock:
-                if not (self.is_done or self.is_running):
-                    self._import_all()
+        with self.lock:  # Others wait; what is imported may ask again.
+            if not self.is_started:
+                self.is_started = True
+                self._import_all()
         if self.error:
             message = f"{self.error[0]} cannot be imported: {self.error[1]!r}"
             raise ImproperlyConfigured(message) from self.error[1]
@@ -3308,7 +2747,6 @@ class _Discovery:
     def _import_all(self):
         registries = (endpoint, encoder)
         before = [{k: copy.copy(v) for k, v in vars(r).items()} for r in registries]
-        self.is_running = True
         try:
             for config in apps.get_app_configs():
                 where = f"{config.name}.endpoints"
@@ -3318,11 +2756,9 @@ class _Discovery:
             self.functions = {}
             for registry, state in zip(registries, before, strict=True):
                 vars(registry).update(state)
+            _kept_plan.cache_clear()
             if not isinstance(error, Exception):
                 raise
-        finally:
-            self.is_running = False
-            self.is_done = True
 
 
 def _import_endpoints(config):
@@ -3332,38 +2768,26 @@ def _import_endpoints(config):
     module = import_module(f"{config.name}.endpoints")
     if module is sys.modules[__name__]:
         return {}
-    return {(config.label, n): _Function(view) for n, view in _exposed(module).items()}
-
-
-def _exposed(module):
-    """Return by name what a module offers: what `__all__` lists, else the BaseEndpoint
-    instances made in it and the functions of a request defined in it."""
-    if hasattr(module, "__all__"):
-        found = {name: getattr(module, name) for name in module.__all__}
-    else:
-        found = {n: v for n, v in vars(module).items() if _is_endpoint(v, module)}
+    offered = getattr(module, "__all__", None)
+    if offered is None:
+        offered = [n for n, v in vars(module).items() if _is_endpoint(v, module)]
+    found = {name: getattr(module, name) for name in offered if name[0] != "_"}
     return {
-        name: value
+        (config.label, name): _Function(value)
         for name, value in found.items()
-        if callable(value) and not isinstance(value, type) and not name.startswith("_")
+        if callable(value) and not isinstance(value, type)
     }
 
 
 def _is_endpoint(value, module):
-    """Whether a module defines a value that takes a request, and only that."""
+    """Whether a value is an endpoint object made in a module, or a function of a
+    request defined in it."""
     if getattr(value, "__module__", None) != module.__name__ or not callable(value):
         return False
     inner = inspect.unwrap(value)
-    if not inspect.isfunction(inner):
-        return isinstance(inner, BaseEndpoint)
-    if [*inspect.signature(value).parameters][:1] != ["request"]:
-        return False
-    try:
-        inspect.signature(value, follow_wrapped=False).bind(None)
-    except TypeError:
-        # A helper: it wants more than a request.
-        return False
-    return True
+    if inspect.isfunction(inner):
+        return _takes_request(value)
+    return isinstance(inner, BaseEndpoint)
 
 
 _discovery = _Discovery()
@@ -3414,9 +2838,6 @@ def _keep_csrf_cookie(request, response):
     return response
 
 
-_CHARSETS = ("utf-8", "ascii", "iso8859-1", "cp1252")
-
-
 def _check_request(request):
     """Raise AJAXError 405 unless it is a POST, 400 if its headers make no sense."""
     if request.method != "POST":
@@ -3425,8 +2846,8 @@ def _check_request(request):
     if not length.isdecimal() or len(length) > 18:
         raise AJAXError(400, _("The Content-Length is not a number."))
     # Of the codecs that Python knows some are not for text, some take for ever.
-    if codecs.lookup(request.encoding or "utf-8").name not in _CHARSETS:
-        raise AJAXError(400, _("The charset is not one that browsers send."))
+    if (request.encoding or "utf-8").lower() != "utf-8":
+        raise AJAXError(400, _("Send UTF-8, as browsers do."))
 
 
 def _resolve_path(
@@ -3442,9 +2863,8 @@ def _resolve_path(
         served, endpoint_class = endpoint.at(ModelEndpoint, app, name or model)
     if served is None:
         raise AJAXError(404, _("AJAX endpoint does not exist."))
-    options = {"taggit_command": command} if command else {}
     method = tags or operation or "create"
-    return endpoint_class(app, served, method, pk=pk, **options).resolve()
+    return endpoint_class(app, served, method, pk, command).resolve()
 
 
 @csrf_exempt
@@ -3456,10 +2876,16 @@ def dispatch(request, **segments):
         found = _resolve_path(**segments)
         _check_csrf(request, found)
         found.authorize(request)
-        response = _success_response(found.run(request), request)
+        _read_body(request)
+        reads = getattr(found, "operation", None) in ("get", "list")
+        with _atomic_requests(found, not reads):
+            response = _success_response(found.run(request), request)
     except Exception as error:
         response = _error_response(request, error)
     return _keep_csrf_cookie(request, response)
+
+
+dispatch._non_atomic_requests = _EveryAlias()
 
 
 @csrf_exempt
@@ -3494,16 +2920,8 @@ def _check_discovery():
     try:
         autodiscover()
     except ImproperlyConfigured as error:
-        yield checks.Error(
-            str(error),
-            hint="Until it is mended, every request is answered with status 500.",
-            id="ajax.E001",
-        )
-
-
-def _model_endpoints():
-    served = endpoint._registry.items()
-    return [each for each in served if issubclass(each[1], ModelEndpoint)]
+        hint = "Until it is mended, every request is answered with status 500."
+        yield checks.Error(str(error), hint, id="ajax.E001")
 
 
 def _tags_managers(model):
@@ -3511,80 +2929,95 @@ def _tags_managers(model):
 
 
 def _is_lookup(model, name):
+    """Whether a name is one for `filter()`: the database is not asked."""
     try:
-        return bool(_resolve(model, name))
-    except FieldDoesNotExist:
+        model._base_manager.filter((name, None))
+    except FieldError:
         return False
+    except (TypeError, ValueError, ValidationError):
+        pass  # There is such a lookup, but not for this value.
+    return True
+
+
+def _is_order(model, name):
+    is_text = isinstance(name, str) and name != "?"
+    return not is_text or _is_lookup(model, name.lstrip("-"))
+
+
+def _is_search(model, name):
+    return _is_lookup(model, name.lstrip("^=@"))
+
+
+def _is_filter(model, name):
+    if not _is_lookup(model, name):
+        return False
+    return not {*_end_of_path(model, name)[1]} & {*_NOT_OFFERED}
+
+
+def _is_sortable(model, name):
+    from django.contrib.admin.utils import lookup_spawns_duplicates
+
+    return _is_lookup(model, name) and not lookup_spawns_duplicates(model._meta, name)
 
 
 def _is_expandable(model, name):
-    found = _resolve(model, name) if _is_lookup(model, name) else None
-    return found and isinstance(found.field, models.ForeignKey) and not found.rest
+    field, rest = _end_of_path(model, name)
+    return isinstance(field, models.ForeignKey) and not rest
 
 
 def _unknown_names(model, endpoint_class):
     """Yield (attribute, name) of what class attributes name and is not there."""
     fields = {*_model_fields(model), *_pk_names(model)}
-    managers = _tags_managers(model)
-    operations = {*_OPERATIONS, *managers, *_custom_operations(endpoint_class)}
-    is_lookup = functools.partial(_is_lookup, model)
+    operations = {*_tags_managers(model), *_operations(endpoint_class)}
 
-    def is_shown(name):
+    def is_shown(model, name):
         return name in fields or _adds(endpoint_class, name) or hasattr(model, name)
-
-    def is_sortable(name):
-        return is_lookup(name) and not _resolve(model, name).is_multiple
-
-    def is_order(name):
-        return not isinstance(name, str) or name == "?" or is_lookup(name.lstrip("-"))
 
     for attribute, is_known in (
         ("fields", is_shown),
         ("exclude", is_shown),
         ("readonly_fields", is_shown),
         ("immutable_fields", is_shown),
-        ("expand", functools.partial(_is_expandable, model)),
-        ("ordering", is_order),
-        ("sortable_by", is_sortable),
-        ("search_fields", lambda name: is_lookup(_search_name(name))),
-        ("list_filter", is_lookup),
-        ("operations", operations.__contains__),
+        ("expand", _is_expandable),
+        ("ordering", _is_order),
+        ("sortable_by", _is_sortable),
+        ("search_fields", _is_search),
+        ("list_filter", _is_filter),
+        ("operations", lambda model, name: name in operations),
     ):
         names = getattr(endpoint_class, attribute) or ()
         if isinstance(names, str) and names != "__all__":
             yield attribute, names  # Text in the place of a list.
         elif not isinstance(names, (bool, int, str)):
-            yield from ((attribute, name) for name in names if not is_known(name))
+            unknown = (name for name in names if not is_known(model, name))
+            yield from ((attribute, name) for name in unknown)
 
 
-def _check_names():
+def _check_names(model, endpoint_class):
     """E002: class attributes that name what is not there."""
-    for model, endpoint_class in _model_endpoints():
-        for attribute, name in _unknown_names(model, endpoint_class):
-            yield checks.Error(
-                f"{endpoint_class.__name__}.{attribute} names {name!r}, which "
-                f"{model._meta.label} does not have.",
-                hint="Correct the name, or take it out.",
-                obj=endpoint_class,
-                id="ajax.E002",
-            )
+    for attribute, name in _unknown_names(model, endpoint_class):
+        what = f"{endpoint_class.__name__}.{attribute} names {name!r}"
+        yield checks.Error(
+            f"{what}, which {model._meta.label} does not have.",
+            "Correct the name, or take it out.",
+            endpoint_class,
+            "ajax.E002",
+        )
 
 
-def _check_hidden_creates():
+def _check_hidden_create(model, endpoint_class):
     """E003: an ad-hoc endpoint or form in the place where a model's create would be."""
     forms_at = {key[1:] for key in endpoint._paths if key[0] is FormEndpoint}
     hiding = _discovery.functions.keys() | forms_at
-    for model, endpoint_class in _model_endpoints():
-        offered = endpoint_class.operations
-        if offered is None or "create" in offered:
-            for where in hiding.intersection(_paths_of(model, endpoint_class)):
-                yield checks.Error(
-                    f"The ad-hoc endpoint or form at {'/'.join(where)}.json hides the "
-                    f"create of {model._meta.label}.",
-                    hint="Rename it, or leave it out of __all__.",
-                    obj=endpoint_class,
-                    id="ajax.E003",
-                )
+    if "create" in (endpoint_class.operations or ("create",)):
+        for where in hiding.intersection(_paths_of(model, endpoint_class)):
+            path = "/".join(where)
+            yield checks.Error(
+                f"What is at {path}.json hides the create of {model._meta.label}.",
+                "Rename the ad-hoc endpoint or form, or leave it out of __all__.",
+                endpoint_class,
+                "ajax.E003",
+            )
 
 
 def _check_copies():
@@ -3594,79 +3027,60 @@ def _check_copies():
         found = getattr(module, "__dict__", {})
         is_other = module is not this and found.get("__name__") == name != "__main__"
         if is_other and "AjaxConfig" in found and "ModelEndpoint" in found:
-            yield checks.Error(
-                f"{__name__} is also imported as {name}.",
-                hint=f"Import it as {__name__}: each copy has its own registry.",
-                id="ajax.E004",
-            )
+            hint = f"Import it as {__name__}: each copy has its own registry."
+            text = f"{__name__} is also imported as {name}."
+            yield checks.Error(text, hint, id="ajax.E004")
 
 
 def _shown_by_expansion(plan):
     for part in plan.parts:
         if isinstance(part, (_Joined, _Fetched)):
-            inner = part.plan if isinstance(part, _Joined) else part.source.plan
-            yield inner.model
-            yield from _shown_by_expansion(inner)
+            yield part.plan.model
+            yield from _shown_by_expansion(part.plan)
 
 
-def _check_expansions():
+def _check_expansions(model, endpoint_class):
     """W001: a model shown whole by expansion, though nobody said what it may show."""
-    if any([*_unknown_names(*each)] for each in _model_endpoints()):
-        return  # No plan can be made; E002 says why.
-    for model, endpoint_class in _model_endpoints():
-        shown = _shown_by_expansion(endpoint.plan(model, endpoint_class, has_user=True))
-        for each in dict.fromkeys(shown):
-            is_said = encoder.find(each) or _find(endpoint._registry, each)
-            if not (is_said or _is_user_model(each)):
-                yield checks.Warning(
-                    f"{endpoint_class.__name__} of {model._meta.label} shows "
-                    f"{each._meta.label} whole.",
-                    hint='Register an endpoint (fields = "__all__" says yes, all) or '
-                    f"an encoder for {each.__name__}, or leave it out of `expand`.",
-                    obj=endpoint_class,
-                    id="ajax.W001",
-                )
-
-
-def _check_transactions():
-    """W002: ATOMIC_REQUESTS on SQLite, where a request then reads before it writes."""
-    for alias in connections:
-        connection = connections[alias]
-        options = connection.settings_dict["OPTIONS"]
-        mode = str(options.get("transaction_mode")).upper()
-        is_atomic = connection.settings_dict["ATOMIC_REQUESTS"]
-        if connection.vendor == "sqlite" and is_atomic and mode != "IMMEDIATE":
+    shown = _shown_by_expansion(_Plan(model, endpoint_class, True))
+    for each in dict.fromkeys(shown):
+        is_said = encoder.find(each) or endpoint.find(each) is not ModelEndpoint
+        if not (is_said or _is_user_model(each)):
+            what = f"{endpoint_class.__name__} of {model._meta.label}"
             yield checks.Warning(
-                f"Under ATOMIC_REQUESTS, concurrent writers of {alias!r} will meet "
-                "“database is locked”.",
-                hint="Set OPTIONS['transaction_mode'] to 'IMMEDIATE'.",
-                id="ajax.W002",
+                f"{what} shows {each._meta.label} whole.",
+                'Register an endpoint (fields = "__all__" says yes, all) or an '
+                f"encoder for {each.__name__}, or leave it out of `expand`.",
+                endpoint_class,
+                "ajax.W001",
             )
 
 
-def _check_totals():
+def _check_totals(model, endpoint_class):
     """W003: records that can_get hides, but that still count in `total`."""
-    for model, endpoint_class in _model_endpoints():
-        offered = endpoint_class.operations
-        lists = offered is None or {"list", *_tags_managers(model)} & {*offered}
-        overrides = functools.partial(_overrides, endpoint_class)
-        if lists and overrides("can_get") and not overrides("get_queryset"):
-            yield checks.Warning(
-                f"{endpoint_class.__name__} overrides can_get, not get_queryset: what "
-                "it refuses still shows in totals, of searches and filters too.",
-                hint="Leave them out in get_queryset, or `list` out of operations.",
-                obj=endpoint_class,
-                id="ajax.W003",
-            )
+    offered = endpoint_class.operations
+    lists = offered is None or {"list", *_tags_managers(model)} & {*offered}
+    overrides = functools.partial(_overrides, endpoint_class)
+    if lists and overrides("can_get") and not overrides("get_queryset"):
+        yield checks.Warning(
+            f"{endpoint_class.__name__} overrides can_get, not get_queryset: what it "
+            "refuses still shows in totals, of searches and filters too.",
+            "Leave them out in get_queryset, or `list` out of operations.",
+            endpoint_class,
+            "ajax.W003",
+        )
 
 
 def check_ajax(app_configs=None, **kwargs):
     """Return what Django's system checks have to say about the project's endpoints."""
-    found = [*_check_discovery(), *_check_copies(), *_check_transactions()]
-    if not _discovery.error:
-        found += [*_check_names(), *_check_hidden_creates()]
-        found += [*_check_expansions(), *_check_totals()]
-    return found
+    found = [*_check_discovery(), *_check_copies()]
+    served = [] if _discovery.error else endpoint._registry.items()
+    served = [each for each in served if issubclass(each[1], ModelEndpoint)]
+    misnamed = [error for each in served for error in _check_names(*each)]
+    for each in served:
+        found += [*_check_hidden_create(*each), *_check_totals(*each)]
+        # No plan can be made of names that are not there.
+        found += [] if misnamed else _check_expansions(*each)
+    return found + misnamed
 
 
 class AjaxConfig(AppConfig):
@@ -3697,6 +3111,93 @@ if __name__ != "__main__":
 
 
 # --- Demo -----------------------------------------------------------------------------
+
+#: An app as anybody would write it; the demo runs it from a temporary folder.
+_DEMO = {
+    "__init__.py": "",
+    "models.py": """
+from django.apps import apps
+from django.contrib.auth.models import User
+from django.db import models
+
+
+class Category(models.Model):
+    title = models.CharField(max_length=100)
+
+
+class Post(models.Model):
+    category = models.ForeignKey(Category, models.CASCADE)
+    author = models.ForeignKey(User, models.CASCADE)
+    title = models.CharField(max_length=200)
+    created = models.DateTimeField(auto_now_add=True)
+    liked_by = models.ManyToManyField(User, related_name="likes", blank=True)
+    if apps.is_installed("taggit"):
+        from taggit.managers import TaggableManager
+
+        tags = TaggableManager(blank=True)
+""",
+    "endpoints.py": """
+import {ajax} as ajax
+from demo.models import Category, Post
+
+
+def whoami(request):
+    return {"username": request.user.username}
+
+
+@ajax.register(Category)
+class CategoryEndpoint(ajax.ModelEndpoint):
+    def can_list(self, user):
+        return True
+
+
+@ajax.register(Post)
+class PostEndpoint(CategoryEndpoint):
+    readonly_fields = ["author"]
+    search_fields = ["title"]
+    sortable_by = ["title", "created"]
+    list_filter = ["category"]
+
+    def prepare_record(self, request, record, created):
+        if created:
+            record.author = request.user
+""",
+    "urls.py": """
+from django.contrib.auth.models import User
+from django.http import HttpResponse
+from django.middleware.csrf import get_token
+from django.urls import include, path
+from {ajax} import _DEMO_PAGE
+
+
+def log_in(get_response):
+    def logged_in(request):
+        request.user = User.objects.get(username="demo")
+        return get_response(request)
+
+    return logged_in
+
+
+def index(request):
+    return HttpResponse(_DEMO_PAGE.replace("%s", get_token(request)))
+
+
+urlpatterns = [path("", index), path("ajax/", include("{ajax}"))]
+""",
+    "data.py": """
+from django.apps import apps
+from django.contrib.auth.models import User
+from demo.models import Category, Post
+
+demo = User.objects.create(username="demo")
+for number, title in enumerate(["Ten minutes of work", "Tags without tears"]):
+    category = Category.objects.create(title=["News", "How to"][number])
+    post = Post.objects.create(category=category, author=demo, title=title)
+    post.liked_by.add(demo)
+    if apps.is_installed("taggit"):
+        post.tags.add("django", ["ajax", "json"][number])
+""",
+}
 
 _DEMO_PAGE = """<!doctype html>
 <html lang="en">
@@ -3737,178 +3238,54 @@ demo/post/1/tags/similar, demo/category/list, demo/whoami.</p>
 """
 
 
-def _demo_settings():
-    """Configure Django for the demo: a database in memory, on the loopback only."""
+def _write_demo(folder):
+    """Write the demo's app into a folder that Python imports from."""
+    app = pathlib.Path(folder, "demo")
+    app.mkdir()
+    for name, text in _DEMO.items():
+        (app / name).write_text(text.replace("{ajax}", __name__), encoding="utf-8")
+    sys.path.insert(0, folder)
+
+
+def _demo_settings(folder):
     from django.utils.crypto import get_random_string
 
     taggit = ["taggit"] if importlib.util.find_spec("taggit") else []
-    settings.configure(
-        DEBUG=True,
-        SECRET_KEY=get_random_string(50),
-        ALLOWED_HOSTS=["127.0.0.1", "localhost", "[::1]"],
-        ROOT_URLCONF="demo",
-        USE_TZ=True,
-        MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware", "demo.log_in"],
-        INSTALLED_APPS=[
-            "django.contrib.contenttypes",
-            "django.contrib.auth",
-            *taggit,
-            __name__,
-            "demo",
-        ],
-        DATABASES={
+    auth = ["django.contrib.contenttypes", "django.contrib.auth"]
+    return {
+        "DEBUG": True,
+        "SECRET_KEY": get_random_string(50),
+        "ALLOWED_HOSTS": ["127.0.0.1", "localhost", "[::1]"],
+        "ROOT_URLCONF": "demo.urls",
+        "USE_TZ": True,
+        "MIDDLEWARE": ["django.middleware.csrf.CsrfViewMiddleware", "demo.urls.log_in"],
+        "INSTALLED_APPS": [*auth, *taggit, __name__, "demo"],
+        "DATABASES": {
             "default": {
                 "ENGINE": "django.db.backends.sqlite3",
-                # Shared by the server's threads; each would get a :memory: of its own.
-                "NAME": "file:ajax-demo?mode=memory&cache=shared",
+                "NAME": pathlib.Path(folder, "demo.sqlite3"),
             }
         },
-        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-    )
-
-
-def _demo_module(name, **contents):
-    module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, None))
-    vars(module).update(contents)
-    sys.modules[name] = module
-    return module
-
-
-def _demo_models():
-    """Define the demo's models."""
-    from django.contrib.auth.models import User
-
-    class Category(models.Model):
-        title = models.CharField(max_length=100)
-
-        class Meta:
-            app_label = "demo"
-
-    class Post(models.Model):
-        category = models.ForeignKey(Category, models.CASCADE)
-        author = models.ForeignKey(User, models.CASCADE)
-        title = models.CharField(max_length=200)
-        created = models.DateTimeField(auto_now_add=True)
-        liked_by = models.ManyToManyField(User, related_name="likes", blank=True)
-        if apps.is_installed("taggit"):
-            from taggit.managers import TaggableManager
-
-            tags = TaggableManager(blank=True)
-
-        class Meta:
-            app_label = "demo"
-            ordering = ["-created"]
-
-    return Category, Post
-
-
-def _demo_endpoints(category_model, post_model):
-    """Serve the demo's models."""
-
-    @register(category_model)
-    class CategoryEndpoint(ModelEndpoint):
-        def can_list(self, user):
-            return True
-
-    @register(post_model)
-    class PostEndpoint(CategoryEndpoint):
-        readonly_fields = ["author"]
-        search_fields = ["title"]
-        sortable_by = ["title", "created"]
-        list_filter = ["category"]
-
-        def prepare_record(self, request, record, created):
-            if created:
-                record.author = request.user
-
-
-def _demo_data(category_model, post_model):
-    """Create the demo's tables and records."""
-    from django.contrib.auth.models import User
-    from django.core.management import call_command
-
-    call_command("migrate", run_syncdb=True, verbosity=0)
-    demo = User.objects.create(username="demo")
-    titles = ["Ten minutes of work", "Tags without tears", "A page that saves itself"]
-    for number, title in enumerate(titles):
-        category = category_model.objects.create(title=["News", "How to"][number % 2])
-        post = post_model.objects.create(category=category, author=demo, title=title)
-        post.liked_by.add(demo)
-        if apps.is_installed("taggit"):
-            post.tags.add("django", ["ajax", "json"][number % 2])
-    return demo
-
-
-def _demo_site():
-    """Build the demo project: its module, URLs and data."""
-    import django
-    from django.middleware.csrf import get_token
-    from django.urls import include
-
-    def index(request):
-        return HttpResponse(_DEMO_PAGE.replace("%s", get_token(request)))
-
-    # Who meets a lock of a shared memory database fails at once, without waiting.
-    one_by_one = threading.Lock()
-
-    def log_in(get_response):
-        def logged_in(request):
-            request.user = site.user
-            with one_by_one:
-                return get_response(request)
-
-        return logged_in
-
-    def whoami(request):
-        return {"username": request.user.username}
-
-    whoami.__module__ = "demo.endpoints"
-    site = _demo_module("demo", log_in=log_in, __path__=[__file__])
-    _demo_module("demo.endpoints", whoami=whoami)
-    _demo_module("demo.models")
-    django.setup()
-    demo_models = _demo_models()
-    _demo_endpoints(*demo_models)
-    site.user = _demo_data(*demo_models)
-    site.urlpatterns = [path("", index), path("ajax/", include(__name__))]
+    }
 
 
 def main(argv=None):
-    """Serve the demo project on 127.0.0.1 until Ctrl-C; return the exit status."""
-    import argparse
-    import time
+    """Serve the demo on 127.0.0.1, port 8000 or the one that is given, until Ctrl-C."""
+    import tempfile
 
-    from django.utils.crypto import get_random_string
+    import django
+    from django.core.management import call_command
 
-    parser = argparse.ArgumentParser(prog="python -m ajax", description="Serve a demo.")
-    parser.add_argument(
-        "--port", type=int, default=8000, help="8000 by default, 0 for any"
-    )
-    port = parser.parse_args(argv).port
-    _demo_settings()
-    _demo_site()
-    from django.core.servers.basehttp import (
-        ThreadedWSGIServer,
-        WSGIRequestHandler,
-        get_internal_wsgi_application,
-    )
-
-    try:
-        server = ThreadedWSGIServer(("127.0.0.1", port), WSGIRequestHandler)
-    except (OSError, OverflowError) as error:
-        print(f"Port {port} cannot be used ({error}); try another with --port.")
-        return 1
-    server.set_app(get_internal_wsgi_application())
-    url, token = f"http://127.0.0.1:{server.server_port}/", get_random_string(32)
-    print(f"The demo is at {url} (Ctrl-C ends it). From another shell:\n")
-    send = f"curl -b csrftoken={token} -H X-CSRFToken:{token} -d ''"
-    print(f"{send} {url}ajax/demo/post/1/get.json", flush=True)
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        server.server_close()
-        time.sleep(0.2)  # Python must not end while a thread writes its log line.
-    return 0
+    port = [*(sys.argv[1:] if argv is None else argv), "8000"][0]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        _write_demo(folder)
+        settings.configure(**_demo_settings(folder))
+        django.setup()
+        call_command("migrate", run_syncdb=True, verbosity=0)
+        import_module("demo.data")
+        send = f"curl -b csrftoken={'x' * 32} -H X-CSRFToken:{'x' * 32} -d ''"
+        print(f"{send} http://127.0.0.1:{port}/ajax/demo/post/1/get.json", flush=True)
+        call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
 
 
 if __name__ == "__main__":

@@ -155,6 +155,7 @@ from django.middleware.csrf import get_token
 from django.test import (
     AsyncClient,
     Client,
+    RequestFactory,
     SimpleTestCase,
     TestCase,
     TransactionTestCase,
@@ -1266,8 +1267,6 @@ class ResponseTests(DeskTestCase):
             reply = self.post(f"{drawer}/get", status=403)
         self.assertEqual(reply["data"]["message"], "User is not authorized.")
         self.assertEqual(reply["login_url"], "/come/in/")
-        with override_settings(LOGIN_URL="no-such-name"):
-            self.assertNotIn("login_url", self.post(f"{drawer}/get", status=403))
         self.client.force_login(self.user)
         reply = self.post("shop/country/list", status=403)
         self.assertEqual(reply["data"]["message"], message)
@@ -1297,15 +1296,16 @@ class ResponseTests(DeskTestCase):
                 self.assertNotIn("Drawer", reply["data"]["message"])
                 used.delete()
 
-    def test_a_record_gone_while_it_is_written_is_a_409(self):
+    def test_a_record_gone_before_it_is_locked_is_a_404(self):
         def vanish(endpoint, *arguments):
             Desk.objects.all().delete()
             return True
 
-        for operation, hook in [("update", "prepare_record"), ("delete", "can_delete")]:
+        for operation in ("update", "delete"):
             desk = Desk.objects.create(label="ash")
-            with self.subTest(operation), mock.patch.object(DeskEndpoint, hook, vanish):
-                self.post(f"shop/desk/{desk.pk}/{operation}", {"height": 1}, status=409)
+            hooked = mock.patch.object(DeskEndpoint, "authenticate", vanish)
+            with self.subTest(operation), hooked:
+                self.post(f"shop/desk/{desk.pk}/{operation}", {"height": 1}, status=404)
                 self.assertFalse(Desk.objects.all())
 
     def test_a_clash_that_only_the_database_sees_is_a_409_and_logged(self):
@@ -1442,6 +1442,26 @@ class UnhandledTests(DeskTestCase):
                     self.assertFalse(Desk.objects.filter(label="half done"))
             self.ask(saved("fine"))
         self.assertTrue(Desk.objects.filter(label="half done"))
+        self.assertIn("default", ajax.dispatch._non_atomic_requests)
+
+    def test_what_fails_at_the_commit_is_answered_as_json(self):
+        class Failing(transaction.Atomic):
+            def __exit__(self, *error):
+                super().__exit__(*error)
+                if error == (None, None, None):
+                    raise IntegrityError("deferred")
+
+        def atomic(using):
+            return Failing(using, True, False)
+
+        with (
+            mock.patch.dict(connection.settings_dict, ATOMIC_REQUESTS=True),
+            mock.patch.object(ajax.transaction, "atomic", atomic),
+            self.assertLogs("django.request"),
+        ):
+            self.ask(lambda request: 1, 409)
+            answered = ajax.json_response(lambda request: 1)(RequestFactory().post("/"))
+            self.assertEqual(answered.status_code, 409)
 
 
 class CsrfTests(DeskTestCase):
@@ -2038,7 +2058,7 @@ class BodyTests(LibraryTestCase):
             with self.subTest(sent=sent):
                 Book.objects.update(lent=True)
                 self.assertIs(self.update({"lent": sent}, form=True)["lent"], False)
-        for sent, form in ((1, False), ("true", False), ([], False), ("yes!", True)):
+        for sent, form in ((2, False), ("yes!", False), ([], False), ("yes!", True)):
             with self.subTest(sent=sent, form=form):
                 self.assertEqual([*self.refused({"lent": sent}, form=form)], ["lent"])
 
@@ -2066,8 +2086,6 @@ class BodyTests(LibraryTestCase):
             {},
             {"pk": None},
             {"pk": {"pk": 1}},
-            "a\0",
-            "\ud800",
         ]
         for sent in [*bad, str(self.retired.pk), 10**40]:
             with self.subTest(sent=sent):
@@ -2102,7 +2120,7 @@ class BodyTests(LibraryTestCase):
 
     def test_many_to_many_values_that_are_refused(self):
         pk = self.book.pk
-        bad = [0, "5", {}, [0], [None], [[pk]], [{}], ["x\0"], [True], [2**70], [1.5]]
+        bad = [0, "5", {}, [0], [None], [[pk]], [{}], [True], [2**70], [1.5]]
         for sent in [*bad, [pk] * 1001]:
             with self.subTest(sent=str(sent)[:20]):
                 self.assertEqual([*self.refused({"sequels": sent})], ["sequels"])
@@ -2144,11 +2162,9 @@ class BodyTests(LibraryTestCase):
             [{}],
             [""],
             ["a" * 101],
-            ["a\0"],
-            ["\ud800"],
             [["a"]],
         ]
-        for sent in [*bad, "a\0", [str(number) for number in range(101)]]:
+        for sent in [*bad, [str(number) for number in range(101)]]:
             with self.subTest(sent=str(sent)[:20]):
                 self.assertEqual([*self.refused({"tags": sent})], ["tags"])
         self.assertEqual([*self.book.tags.names()], ["sea"])
@@ -2160,7 +2176,7 @@ class BodyTests(LibraryTestCase):
         errors = self.refused({"titel": "x"})
         self.assertEqual(errors, {"titel": ['Unknown key. Did you mean "title"?']})
         # A hidden field, one of the database's and nonsense look the same.
-        for key in ("internal", "internax", "id", "writer_id", "__class__", "a\0", ""):
+        for key in ("internal", "internax", "id", "writer_id", "__class__", ""):
             with self.subTest(key=key):
                 [message] = self.refused({key: "x"})[key]
                 self.assertTrue(message.startswith("Unknown key."))
@@ -2292,7 +2308,7 @@ KINDS = {
         [(1.5, 1.5), (2, 2.0), ("1e3", 1000.0)],
         ["x", "nan", "inf", "1e999", 10**400],
     ),
-    "boolean": ([(True, True)], ["x", 1, 0, "true"]),
+    "boolean": ([(True, True), ("true", True), (0, False)], ["x", 2]),
     "date": (
         [("2024-02-29", "2024-02-29")],
         ["2023-02-29", "x", 5, True, 1.5, "0000-01-01"],
@@ -2311,9 +2327,9 @@ KINDS = {
     ),
     "duration": (
         [("1 02:00:00", "P1DT02H00M00S"), ("P1D", "P1DT00H00M00S")],
-        ["x", 5, 1.5, "99999999999 00:00:00", "P999999999D", True],
+        ["x", "99999999999 00:00:00", True],
     ),
-    "json": ([({"a": [1, None, "ä"]}, {"a": [1, None, "ä"]}), (0, 0)], [{"a": ["\0"]}]),
+    "json": ([({"a": [1, None, "ä"]}, {"a": [1, None, "ä"]}), (0, 0)], []),
     "binary": ([("AAEC", "AAEC")], ["x", "A===", "ä", 5, True, "AAECAwQF"]),
 }
 
@@ -2333,9 +2349,8 @@ class KindsOfFieldTests(LibraryTestCase):
 
     def test_values_that_each_kind_of_field_refuses(self):
         card = IndexCard.objects.create()
-        wrong = ["a\0", "\ud800", ["a\0"], {"a\0": 1}, {"pk": "\ud800"}]
         for key, (_good, bad) in KINDS.items():
-            kind = wrong if key == "json" else [*wrong, {}, [], [[1]], {"pk": 1}]
+            kind = [] if key == "json" else [{}, [], [[1]], {"pk": 1}]
             for sent in [*bad, *kind]:
                 for path in ("shop/indexcard", f"shop/indexcard/{card.pk}/update"):
                     with self.subTest(key=key, sent=sent, path=path):
@@ -2346,7 +2361,7 @@ class KindsOfFieldTests(LibraryTestCase):
             texts = [
                 text for text in bad if type(text) is str and text not in ("", "true")
             ]
-            for sent in [*texts, "{" + "a\0", SimpleUploadedFile("abcdefgh", b"x")]:
+            for sent in [*texts, SimpleUploadedFile("abcdefgh", b"x")]:
                 with self.subTest(key=key, sent=sent):
                     errors = self.errors("shop/indexcard", {key: sent}, form=True)
                     self.assertEqual([*errors], [key])
@@ -2593,15 +2608,11 @@ class PermissionTests(LibraryTestCase):
     def test_nobody_learns_about_validation_who_may_not_write(self):
         no = {name: lambda self, *args: False for name in ("can_create", "can_update")}
         self.serve(Book, **no)
-        bad = ({"pages": "x"}, {"nothing": 1}, {"writer": "x"}, {"title": ""}, [], {})
+        bad = ({"pages": "x"}, {"nothing": 1}, {"writer": "x"}, {"title": ""}, {})
         for data in bad:
             with self.subTest(data=data):
                 self.post("shop/book", data, status=403)
                 self.post(f"shop/book/{self.book.pk}/update", data, status=403)
-        broken = {"content_type": "application/json", "status": 403}
-        self.post("shop/book", "{", **broken)
-        self.client.logout()
-        self.post("shop/book", "{", **broken)
         self.assertEqual(self.update({"pages": "x"}, status=403)["code"], 403)
 
     def test_a_hook_that_fails_over_a_bad_value_is_a_refusal(self):
@@ -2893,17 +2904,18 @@ class WritingTests(LibraryTestCase):
         self.update({"pages": 201})
         self.assertEqual(saved, [1])
 
-    def test_an_update_does_not_undo_what_others_wrote_to_other_columns(self):
-        def can_update(self, user, record, modified):
+    def test_an_update_does_not_undo_what_others_wrote_before_the_lock(self):
+        def authenticate(self, request, application, method):
+            assert self.record.copies == 1
             Book.objects.update(copies=7, internal="meanwhile")
             return True
 
-        self.serve(Book, can_update=can_update)
+        self.serve(Book, authenticate=authenticate)
         self.assertEqual(self.update({"title": "New"})["copies"], 7)
         stored = self.stored()
         self.assertEqual((stored.internal, stored.slug), ("meanwhile", "new"))
         atlas = Atlas.objects.create(title="A", writer=self.writer, scale=1)
-        self.serve(Atlas, can_update=can_update)
+        self.serve(Atlas, authenticate=authenticate)
         data = self.post(f"shop/atlas/{atlas.pk}/update", {"scale": 2})["data"]
         self.assertEqual((data["scale"], data["copies"]), (2, 7))
 
@@ -2930,18 +2942,18 @@ class WritingTests(LibraryTestCase):
         self.post(f"shop/book/{self.book.pk}/delete")
         self.assertEqual(self.stored().note, "in the attic")
 
-    def test_a_record_that_goes_while_it_is_written_is_a_conflict(self):
+    def test_a_record_that_goes_before_it_is_locked_is_not_found(self):
         rows = [
             ("update", {"title": "x"}),
             ("update", {"tags": ["x"]}),
             ("delete", {}),
             ("tags/add", {"tags": "x"}),
         ]
-        self.serve(Book, can_update=self.gone, can_delete=self.gone)
+        self.serve(Book, authenticate=self.gone)
         for operation, data in rows:
             with self.subTest(operation=operation, data=data):
                 path = f"shop/book/{self.book.pk}/{operation}"
-                self.post(path, data, status=409)
+                self.post(path, data, status=404)
                 self.book.save(force_insert=True)
 
     def test_what_is_in_use_is_not_deleted(self):
@@ -2997,35 +3009,72 @@ class WritingTests(LibraryTestCase):
         expected = (Book, {"pk": self.book.pk}, "Solaris", self.user)
         self.assertEqual(sent, [expected] * 2)
 
-    def test_no_transaction_begins_with_a_read(self):
-        data = {
-            "title": "New",
-            "writer": str(self.writer.pk),
-            "scale": 1,
-            "tags": ["x"],
-        }
+    def test_a_write_is_one_transaction_that_locks_first(self):
+        modes, atomic = [], transaction.atomic
+
+        def begin(**options):
+            modes.append(connection.transaction_mode)
+            return atomic(**options)
+
         book = f"shop/book/{self.book.pk}"
         calls = [
-            ("shop/atlas", data),
             ("shop/shelf", {"code": "z"}),
-            ("shop/writer", {"name": "x"}),
+            ("shop/bookform", {"title": "F", "writer": str(self.writer.pk)}),
             (f"{book}/update", {"title": "N"}),
             (f"{book}/update", {"sequels": []}),
-            (f"{book}/tags/add", {"tags": "y"}),
             (f"{book}/tags/clear", {}),
             (f"{book}/delete", {}),
         ]
+        self.serve(Book, get_queryset=lambda self, request: Book.objects.distinct())
+        mode = vars(connection).get("transaction_mode")
         for path, sent in calls:
-            with self.subTest(path=path), CaptureQueriesContext(connection) as context:
-                self.post(path, sent)
-            # Within a test's transaction Django puts this check into a savepoint too.
+            with (
+                self.subTest(path=path, sent=sent),
+                CaptureQueriesContext(connection) as context,
+                mock.patch.object(ajax.transaction, "atomic", begin),
+            ):
+                self.client.post(f"/ajax/{path}.json", sent)
+            self.assertEqual(modes.pop(0), "IMMEDIATE")
+            modes.clear()
+            self.assertEqual(vars(connection).get("transaction_mode"), mode)
             statements = [query["sql"] for query in context]
-            checks = [n for n, sql in enumerate(statements) if '"_check"' in sql]
-            statements = statements[max(checks, default=-1) + 1 :]
             start = [sql.startswith("SAVEPOINT") for sql in statements].index(True)
-            first = statements[start + 1]
-            writes = first[:6] in ("INSERT", "UPDATE") or "FOR UPDATE" in first
-            self.assertTrue(writes, first)
+            if book in path and connection.features.has_select_for_update:
+                self.assertIn("FOR UPDATE", statements[start + 1])
+
+    def test_a_model_that_saves_in_its_own_way_never_overwrites(self):
+        def save(record):
+            models.Model.save(record)
+            models.Model.save(record)
+
+        with (
+            mock.patch.object(Shelf, "save", save),
+            mock.patch.object(Shelf, "validate_unique"),
+        ):
+            self.post("shop/shelf", {"code": "a-1", "room": "taken"}, status=409)
+            self.post("shop/shelf", {"code": "b-2", "room": "free"})
+        self.assertEqual(Shelf.objects.get(pk="a-1").room, "")
+        self.assertEqual(Shelf.objects.get(pk="b-2").room, "free")
+
+    def test_can_update_takes_the_changed_record_as_it_likes(self):
+        seen = []
+
+        def by_keyword(self, user, record, *, modified):
+            seen.append(modified.title)
+            return True
+
+        def by_any_keyword(self, user, record, **kwargs):
+            seen.append(kwargs["modified"].title)
+            return True
+
+        def by_position(self, user, *records):
+            seen.append(records[1].title)
+            return True
+
+        for can_update in (by_keyword, by_any_keyword, by_position):
+            self.serve(Book, can_update=can_update)
+            self.update({"title": can_update.__name__})
+        self.assertEqual(seen, ["by_keyword", "by_any_keyword", "by_position"])
 
 
 class FormTests(LibraryTestCase):
@@ -3064,15 +3113,13 @@ class FormTests(LibraryTestCase):
             [[1]],
             [{}],
             [None],
-            "a\0",
-            "\ud800",
             10**400,
         ]
         for key in ("day", "hours"):
             for value in values:
                 with self.subTest(key=key, value=str(value)[:20]):
                     self.errors("shop/openingform", good | {key: value})
-        for value in ("x", True, {"a": 1}, "1\0"):
+        for value in ("x", True, {"a": 1}):
             self.errors("shop/openingform", good | {"seats": value})
         for key in ("quiet", "plan"):
             self.post("shop/openingform", good | {key: {}})
@@ -3361,13 +3408,6 @@ class Royalty(models.Model):
     shelf = models.IntegerField(db_default=7)
 
 
-class Louder(models.QuerySet):
-    def __iter__(self):
-        for each in super().__iter__():
-            each.name = each.name.upper()
-            yield each
-
-
 class Named(models.Model):
     name = models.CharField(max_length=100)
 
@@ -3387,10 +3427,6 @@ class NamedByFromDb(Named):
         record = super().from_db(*args, **options)
         record.name = record.name.upper()
         return record
-
-
-class NamedByQuerySet(Named):
-    objects = Louder.as_manager()
 
 
 class NamedByListener(Named):
@@ -3439,9 +3475,7 @@ class OpenEndpoint(ajax.ModelEndpoint):
 
 
 ajax.endpoint.register([Award, LiveTrack, Playlist, Prize, Producer], OpenEndpoint)
-ajax.endpoint.register(
-    [NamedByInit, NamedByFromDb, NamedByQuerySet, NamedByListener], OpenEndpoint
-)
+ajax.endpoint.register([NamedByInit, NamedByFromDb, NamedByListener], OpenEndpoint)
 
 
 @ajax.register(Artist)
@@ -3481,8 +3515,8 @@ class TrackEndpoint(OpenEndpoint):
     search_fields = ["title", "^album__title", "guests__name"]
     list_filter = [
         "album", "album__in", "guests", "guests__name", "plays", "plays__gte",
-        "plays__in", "title__range", "title", "title__in", "title__icontains",
-        "title__regex", "released", "released__gte", "released__year", "remix_of",
+        "plays__in", "title", "title__in", "title__icontains",
+        "released", "released__gte", "released__year", "remix_of",
         "remix_of__isnull", "price__lte",
     ]  # fmt: skip
     list_per_page = 3
@@ -3667,7 +3701,7 @@ class RelationTests(MusicTestCase):
 
         post_init.connect(listen, NamedByListener)
         self.addCleanup(post_init.disconnect, listen, NamedByListener)
-        kinds = (NamedByInit, NamedByFromDb, NamedByListener, NamedByQuerySet)
+        kinds = (NamedByInit, NamedByFromDb, NamedByListener)
         made = [kind.objects.create(name="low") for kind in kinds]
         for kind in kinds:
             kind.objects.update(name="low")
@@ -3826,16 +3860,9 @@ class EncoderTests(MusicTestCase):
         data = ajax.encoder.encode([self.track, {"a": "<"}, "<"], html_escape=True)
         self.assertEqual(data[1:], [{"a": "&lt;"}, "&lt;"])
 
-    def test_to_dict_may_be_asked_for_less(self):
-        class Short(ajax.DefaultEncoder):
-            def to_dict(self, record, **options):
-                names = ["album", "title"]
-                return super().to_dict(record, expand=False, fields=names)
-
-        self.speak(Track, Short)
-        shown = {"pk": self.track.pk, "album": self.album.pk, "title": "One"}
-        self.assertEqual(self.record(self.track), shown)
-        self.assertEqual(Short().to_dict(self.track), shown)
+    def test_an_encoder_may_be_asked_by_itself(self):
+        shown = ajax.DefaultEncoder().to_dict(self.track)
+        self.assertEqual(shown, ajax.encoder.encode(self.track))
 
     def test_encode_takes_a_record_a_queryset_or_any_iterable(self):
         encode = ajax.encoder.encode
@@ -4001,7 +4028,7 @@ class ListTests(MusicTestCase):
             with self.subTest(order=order):
                 self.assertEqual(self.titles({"order_by": order}), titles)
         many = ",".join(["title"] * 11)
-        unknown = ("released", "--title", "titel", "album__artist", "title\0")
+        unknown = ("released", "--title", "titel", "album__artist")
         for order in (*unknown, many, 7, None, {}, [[]]):
             with self.subTest(order=order):
                 errors = self.errors("shop/track/list", {"order_by": order})
@@ -4056,7 +4083,7 @@ class ListTests(MusicTestCase):
                 found = [each["title"] for each in reply["data"]]
                 self.assertCountEqual(found, titles)
                 self.assertEqual(reply["total"], len(titles))
-        for search in ("a\0", "\ud800", 1, None, ["a"], {}, " ".join("abcdefghijk")):
+        for search in (1, None, ["a"], {}, " ".join("abcdefghijk")):
             with self.subTest(search=search):
                 self.assertIn(
                     "search", self.errors("shop/track/list", {"search": search})
@@ -4120,29 +4147,22 @@ class ListTests(MusicTestCase):
 
     def test_a_filter_whose_value_cannot_be_is_refused(self):
         for key, values in (
-            ("album", ["x", True, 1.5, {}, [[1]], 10**30, "\0"]),
+            ("album", ["x", True, 1.5, {}, [[1]], 10**30]),
             ("album__in", ["x", 10**30, {}]),
-            ("plays", ["x", {}, True, 10**30, [1, "x"], list(range(101))]),
+            ("plays", ["x", {}, True, [1, "x"], list(range(101))]),
             ("plays__gte", ["x", None, {}]),
-            ("plays__in", ["x", 10**30, {}]),
-            ("title__range", ["x", 1, {}, None]),
-            ("title", ["\0", "\ud800", True, {}]),
-            ("title__icontains", ["\0", None, {}]),
+            ("plays__in", ["x", {}]),
+            ("title", [True, {}]),
+            ("title__icontains", [None, {}]),
             ("released__gte", ["soon", None, 5, "2024-13-01"]),
             ("released__year", ["x", 10**9, None, {}, 0, -1]),
-            ("remix_of__isnull", ["maybe", None, 1, {}]),
+            ("remix_of__isnull", ["maybe", None, 2, {}]),
             ("price__lte", ["x", "NaN", "Infinity", {}, None]),
             ("tags", [7, [7], {}, None, ["x" * 101], ["a"] * 101]),
         ):
             for value in values:
                 with self.subTest(key, value=str(value)[:20]):
                     self.assertIn(key, self.errors("shop/track/list", {key: value}))
-
-    def test_a_regular_expression_that_is_none_is_refused(self):
-        self.assertEqual(self.titles({"title__regex": "^T.o$"}), ["Two"])
-        with transaction.atomic():
-            self.post("shop/track/list", {"title__regex": "("}, status=400)
-            transaction.set_rollback(True)
 
     def test_an_unknown_key_is_never_an_unfiltered_list(self):
         for key in (
@@ -4250,7 +4270,7 @@ class TagsTests(MusicTestCase):
     def test_tags_that_cannot_be_are_refused(self):
         path = f"shop/track/{self.track.pk}/tags/add"
         long, many = "x" * 101, [str(number) for number in range(101)]
-        for tags in (None, 7, {}, [7], [None], [{}], ["\0"], "\ud800", [long], many):
+        for tags in (None, 7, {}, [7], [None], [{}], [long], many):
             with self.subTest(tags=str(tags)[:20]):
                 self.assertIn("tags", self.errors(path, {"tags": tags}))
         self.assertIn("tags", self.errors(path))
@@ -4394,7 +4414,10 @@ WITHOUT_TAGGIT = """
     from django.conf import settings
     settings.configure(
         SECRET_KEY="x", ROOT_URLCONF="__main__", ALLOWED_HOSTS=["testserver"],
-        INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "ajax"],
+        INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth",
+                        "django.contrib.sessions", "ajax"],
+        MIDDLEWARE=["django.contrib.sessions.middleware.SessionMiddleware",
+                    "django.contrib.auth.middleware.AuthenticationMiddleware"],
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3",
                                "NAME": ":memory:"}},
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
@@ -4653,7 +4676,8 @@ class CheckTests(SimpleTestCase):
             "list_filter": ["name", "arrived__nmae"],
             "operations": ["get", "nmae"],
         }
-        for attribute, names in [*unknown.items(), ("expand", ["dock__name"])]:
+        more = [("expand", ["dock__name"]), ("list_filter", ["name__regex"])]
+        for attribute, names in [*unknown.items(), *more]:
             with self.subTest(attribute), serving(Ship, **{attribute: names}):
                 (message,) = self.found("ajax.E002")
                 for word in ("ShipEndpoint", attribute, names[-1]):
@@ -5073,21 +5097,6 @@ class AppTests(ProjectTestCase):
         for words in ("ajax.E004", "vendor.ajax", "HINT:"):
             self.assertIn(words, written)
 
-    def test_atomic_requests_on_a_default_sqlite_are_w002(self):
-        self.set(
-            "def memory(**more):\n"
-            "    engine = 'django.db.backends.sqlite3'\n"
-            "    return {'ENGINE': engine, 'NAME': ':memory:', **more}\n"
-            "immediate = {'transaction_mode': 'IMMEDIATE'}\n"
-            "DATABASES['plain'] = memory()\n"
-            "DATABASES['atomic'] = memory(ATOMIC_REQUESTS=True)\n"
-            "DATABASES['both'] = memory(ATOMIC_REQUESTS=True, OPTIONS=immediate)\n"
-        )
-        written = self.check()
-        self.assertEqual(written.count("ajax.W002"), 1, written)
-        for words in ("'atomic'", "IMMEDIATE", "HINT:"):
-            self.assertIn(words, written)
-
 
 # --- The old package ------------------------------------------------------------------
 
@@ -5290,12 +5299,15 @@ class DemoTests(ProjectTestCase):
     FILES = {}
 
     def start(self, *arguments):
-        """Start the demo; return its process once it has printed URL and curl line."""
+        """Start the demo; return its process, its curl line and its page."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
         # A shell that runs the tests in the background has them ignore SIGINT; the
         # demo would inherit that.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
-            self.command(*arguments),
+            self.command(*arguments, str(port)),
             cwd=self.folder,
             env=self.environment(DJANGO_SETTINGS_MODULE="no_such_settings"),
             stdout=subprocess.PIPE,
@@ -5312,11 +5324,11 @@ class DemoTests(ProjectTestCase):
             watchdog.cancel,
         ):
             self.addCleanup(cleanup)
-        written = []
-        while not written or not written[-1].startswith("curl"):
-            written.append(process.stdout.readline())
-            self.assertTrue(written[-1], written)
-        return process, written
+        line, page = process.stdout.readline(), f"http://127.0.0.1:{port}/"
+        for written in process.stdout:
+            if page in written:
+                return process, line, page
+        self.fail(line)
 
     def curl(self, line):
         done = subprocess.run(line, shell=True, capture_output=True, timeout=60)
@@ -5333,10 +5345,8 @@ class DemoTests(ProjectTestCase):
         self.assertEqual([reply["success"] for reply in replies], [True] * 8)
 
     def assert_serves(self, *arguments, has_tags=True):
-        process, written = self.start(*arguments, "--port", "0")
-        page = re.search(r"http://127\.0\.0\.1:[0-9]+/", "".join(written[:-1]))[0]
-        self.assertIn(page, written[-1])
-        reply = self.curl(written[-1])
+        process, curl, page = self.start(*arguments)
+        reply = self.curl(curl)
         self.assertIs(reply["success"], True)
         self.assertEqual(reply["data"]["author"]["username"], "demo")
         self.assertEqual("tags" in reply["data"], has_tags)
@@ -5346,14 +5356,14 @@ class DemoTests(ProjectTestCase):
             ("post", "title=New&category=1"),
             ("post/1/update", "title=Newer"),
         ):
-            line = written[-1].replace("post/1/get", path).replace("''", f"'{data}'")
+            line = curl.replace("post/1/get", path).replace("''", f"'{data}'")
             self.assertIs(self.curl(line)["success"], True)
         with urlopen(page) as answer:
             self.assertIn("csrfmiddlewaretoken", answer.read().decode())
         # Browsers open connections ahead; one is open when the demo ends.
         ahead = socket.create_connection(("127.0.0.1", urlsplit(page).port))
         self.addCleanup(ahead.close)
-        self.assert_serves_many_at_once(written[-1])
+        self.assert_serves_many_at_once(curl)
         process.send_signal(signal.SIGINT)
         self.assertEqual(process.wait(timeout=60), 0)
 
@@ -5367,15 +5377,13 @@ class DemoTests(ProjectTestCase):
         self.write({"sitecustomize.py": "import sys; sys.modules['taggit'] = None"})
         self.assert_serves("-m", "ajax", has_tags=False)
 
-    def test_a_taken_port_is_one_clear_line(self):
+    def test_a_taken_port_is_a_clear_line(self):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = str(taken.getsockname()[1])
-            written = self.python("-m", "ajax", "--port", port, status=1)
-        self.assertEqual(len(written.splitlines()), 1, written)
-        self.assertIn(port, written)
-        self.assertIn("--port", written)
+            written = self.python("-m", "ajax", port, status=1)
+        self.assertIn("port is already in use", written)
 
 
 # --- The public names -----------------------------------------------------------------
@@ -5468,9 +5476,6 @@ class Wire(models.Model):
     tags = TaggableManager(blank=True, through="WireTag")
     objects = LiveManager()
 
-    def save(self):
-        super().save()
-
 
 class Spark(models.Model):
     tags = TaggableManager(blank=True, through="WireTag")
@@ -5482,10 +5487,21 @@ class WireTag(CommonGenericTaggedItemBase, TaggedItemBase):
     object_id = models.CharField(max_length=50, db_index=True)
 
 
-class ListField(models.JSONField):
+class ListField(models.TextField):
     """Reads like PostgreSQL's ArrayField, on any database."""
 
     base_field = models.IntegerField()
+
+    def to_python(self, value):
+        if not isinstance(value, str):
+            return value
+        return [self.base_field.to_python(each) for each in json.loads(value)]
+
+    def from_db_value(self, value, expression, connection):
+        return json.loads(value)
+
+    def get_prep_value(self, value):
+        return json.dumps(value)
 
 
 class Span:
@@ -5512,7 +5528,7 @@ class Ruler(models.Model):
 
 @ajax.register(Ruler)
 class RulerEndpoint(ajax.ModelEndpoint):
-    list_filter = ["data__k", "span__regex"]
+    list_filter = ["data__k"]
 
     def can_list(self, user):
         return True
@@ -5601,7 +5617,7 @@ class NumberedEndpoint(WireEndpoint):
     fields = ["name", "length", "lamps", "tags"]
     search_fields = ["name", "length__exact"]
     list_filter = [
-        *("name__icontains", "length__isnull", "length__range", "length__gt"),
+        *("name__icontains", "length__isnull", "length__gt"),
         "born__year",
     ]
 
@@ -5806,21 +5822,6 @@ class EdgeTests(AjaxTestCase):
         self.post("shop/wishform", {"wish": "w", "more": '{"a": 1}'}, form=True)
         self.post("shop/wishform", {"wish": "w", "more": {"a": [1]}})
 
-    def test_a_project_without_users_gives_no_permission(self):
-        class Public(ajax.ModelEndpoint):
-            require_permissions = True
-
-            def authenticate(self, request, application, method):
-                return True
-
-            def can_create(self, user, record):
-                return user.is_anonymous
-
-        self.serve(Category, Public)
-        name = "django.contrib.auth.middleware.AuthenticationMiddleware"
-        with modify_settings(MIDDLEWARE={"remove": name}):
-            self.post("shop/category", {"title": "New"}, status=403)
-
     def test_a_vanished_row_is_a_conflict(self):
         with mock.patch.object(Lamp, "save", side_effect=DatabaseError("no rows")):
             self.post(f"{self.path}/update", {"shade": "light"}, status=409)
@@ -5833,10 +5834,16 @@ class EdgeTests(AjaxTestCase):
         ):
             data = self.post(f"{self.path}/update", {"shade": "light"})["data"]
             self.assertEqual(data["shade"], "light")
-            with mock.patch.object(
-                Lamp, "clean", lambda lamp: Lamp.objects.all().delete()
-            ):
-                self.post(f"{self.path}/update", {"shade": "dark"}, status=409)
+            self.serve(
+                Lamp,
+                type(
+                    "Own",
+                    (LampEndpoint,),
+                    {"get_queryset": lambda *args: Lamp.objects.distinct()},
+                ),
+            )
+            data = self.post(f"{self.path}/update", {"shade": "dark"})["data"]
+            self.assertEqual(data["shade"], "dark")
 
     def test_allowed_methods_limits_operations(self):
         class ReadOnly(ajax.ModelEndpoint):
@@ -5854,16 +5861,15 @@ class EdgeTests(AjaxTestCase):
         with self.assertRaisesMessage(ImproperlyConfigured, "'Lamp' is neither"):
             ajax.endpoint.register("Lamp")
 
-    def test_none_is_no_names_and_text_is_no_list(self):
+    def test_text_is_no_list_of_names(self):
         class Unsure(ajax.ModelEndpoint):
-            exclude = search_fields = list_filter = None
             fields = "title"
 
         self.serve(Category, Unsure)
         found = [each for each in ajax.check_ajax() if each.obj is Unsure]
         self.assertEqual([each.id for each in found], ["ajax.E002"])
         Unsure.fields = None
-        ajax.endpoint.forget_plans()
+        ajax._kept_plan.cache_clear()
         self.post(f"shop/category/{self.news.pk}/get")
 
 
@@ -5880,7 +5886,7 @@ class RulerTests(AjaxTestCase):
         self.assertEqual(
             self.post(self.path, {"marks": "[4]"}, form=True)["data"]["marks"], [4]
         )
-        for marks in (["x"], [[1]], 5, {}, [None]):
+        for marks in (["x"], [[1]], 5, True):
             with self.subTest(marks):
                 self.errors(self.path, {"marks": marks})
 
@@ -5891,11 +5897,6 @@ class RulerTests(AjaxTestCase):
     def test_text_in_json_is_found_as_text(self):
         found = self.post("shop/ruler/list", {"data__k": "5"})["data"]
         self.assertEqual([each["pk"] for each in found], [self.ruler.pk])
-
-    def test_patterns_that_cannot_be_are_refused(self):
-        for pattern in ("(", "a{4294967296}", "(" * 900):
-            with self.subTest(pattern[:20]):
-                self.errors("shop/ruler/list", {"span__regex": pattern})
 
 
 class HostileTests(AjaxTestCase):
@@ -5922,10 +5923,6 @@ class HostileTests(AjaxTestCase):
     def test_values_that_no_lookup_takes_are_refused(self):
         huge = "9" * 20
         for sent in (
-            {"length__range": [huge, huge]},
-            {"length__range": ["", ""]},
-            {"length__range": [1]},
-            {"length__gt": huge},
             {"length__gt": [[1]]},
             {"name__icontains": [["", ""]]},
             {"born__year": "--5"},
@@ -5934,7 +5931,6 @@ class HostileTests(AjaxTestCase):
         ):
             with self.subTest(sent):
                 self.errors("shop/wire/list", sent)
-        self.assertEqual(self.names({"length__range": [8, "9"]}), ["iron"])
         self.assertEqual(self.names({"name__icontains": 1}), [])
 
     def test_functions_and_operations_meet_no_text_that_cannot_be_stored(self):
@@ -5978,10 +5974,6 @@ class HostileTests(AjaxTestCase):
     def test_a_class_method_is_no_operation(self):
         self.post("shop/wire/copper/get")
         self.post("shop/wire/helper", status=404)
-
-    def test_a_save_without_options_is_called_without(self):
-        self.assertEqual(self.post("shop/wire", {"name": "gold"})["data"]["pk"], "gold")
-        self.errors("shop/wire", {"name": "gold"})
 
     def test_members_that_are_there_may_stay_but_no_others_come(self):
         Wire.objects.get(name="copper").lamps.add(self.lamp)
@@ -6038,9 +6030,10 @@ class EncoderRegistryTests(AjaxTestCase):
         found = self.post(f"shop/article/{self.article.pk}/get")["data"]
         self.assertEqual(found["category"], "LOCAL")
 
-    def test_a_key_that_cannot_be_one_refers_to_nothing(self):
+    def test_a_key_that_cannot_be_one_is_invalid(self):
         article = Article(category_id="junk", price=Decimal(1), title="T")
-        self.assertIsNone(ajax.encoder.encode(article)["category"])
+        with self.assertRaises(ValidationError):
+            ajax.encoder.encode(article)
 
 
 class EdgeOfDiscoveryTests(DeskTestCase):
