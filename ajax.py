@@ -23,15 +23,14 @@ Everything is called by POST, below the mount:
     {app}/{model}/{pk}/{operation}.json    get, update, delete, a custom operation
     {app}/{model}/{pk}/{tags}/{command}.json   add, remove, set, clear, similar
 
-The life of a request is the function `dispatch`: resolve the path to an endpoint, check
-CSRF, let the endpoint authenticate the user, run it, and respond; whatever is raised on
-the way becomes a JSON error in `_error_response`. What a model looks like in JSON, and
-the queries that read it, come from one `_Plan` per model, worked out once.
+The life of a request is the function `dispatch`: resolve the path, check CSRF, let the
+endpoint authenticate the user, read the body, run it, and respond; what is raised on
+the way becomes a JSON error in `_error_response`. What a model looks like, and the
+queries that read it, come from one `_Plan`, kept until something is registered.
 
 Read down for definitions, up to follow a request.
 """
 
-import base64
 import contextlib
 import contextvars
 import copy
@@ -50,9 +49,13 @@ import re
 import sys
 import threading
 import traceback
+import types
 import uuid
-from collections.abc import Iterable, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from asgiref.sync import async_to_sync
 from django import forms
@@ -64,46 +67,33 @@ from django.core import checks
 from django.core import exceptions as core_exceptions
 from django.core.exceptions import (
     NON_FIELD_ERRORS,
-    BadRequest,
     EmptyResultSet,
-    FieldDoesNotExist,
-    FieldError,
     ImproperlyConfigured,
     PermissionDenied,
     RequestDataTooBig,
-    SuspiciousOperation,
     TooManyFieldsSent,
     TooManyFilesSent,
     ValidationError,
 )
 from django.core.files import File
 from django.core.signals import got_request_exception
-from django.db import (
-    DEFAULT_DB_ALIAS,
-    DatabaseError,
-    DataError,
-    IntegrityError,
-    OperationalError,
-    connections,
-    models,
-    router,
-    transaction,
-)
+from django.db import connections, models, router, transaction
 from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models import signals as model_signals
-from django.db.models.constants import LOOKUP_SEP
 from django.db.models.expressions import RawSQL
 from django.db.models.fields.files import FieldFile
 from django.db.models.functions import Cast
+from django.db.utils import DatabaseError, DataError, IntegrityError, OperationalError
 from django.dispatch import Signal
 from django.forms.utils import from_current_timezone
 from django.http import Http404, HttpResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
-from django.middleware.csrf import CsrfViewMiddleware
+from django.middleware.csrf import CsrfViewMiddleware, get_token
 from django.shortcuts import resolve_url
-from django.urls import path, re_path
+from django.urls import include, path, re_path
 from django.utils import timezone
+from django.utils.autoreload import autoreload_started
 from django.utils.datastructures import MultiValueDict
 from django.utils.duration import duration_iso_string
 from django.utils.functional import Promise, cached_property
@@ -114,27 +104,21 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_exempt
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 __all__ = [
     "AJAXError", "AjaxConfig", "AlreadyRegistered", "BaseAuthentication",
     "BaseEndpoint", "DefaultEncoder", "EnvelopedResponse", "ExcludeEncoder",
     "FormEndpoint", "HTMLEscapeEncoder", "IncludeEncoder", "ModelEndpoint",
     "NotRegistered", "ajax_created", "ajax_deleted", "ajax_updated",
-    "allowed_methods", "app_name", "encoder", "endpoint", "json_response",
+    "app_name", "encoder", "endpoint", "json_response",
     "login_required", "register", "urlpatterns",
 ]  # fmt: skip
 
 app_name = "ajax"
 
 
-# --- Settings and limits --------------------------------------------------------------
-
-#: The project's settings, all optional, read when used.
-_DEFAULTS = {
-    "AJAX_MAX_PER_PAGE": 100,
-    "AJAX_AUTHENTICATION": f"{__name__}.BaseAuthentication",
-}
+# --- Limits ---------------------------------------------------------------------------
 
 _MAX_JSON_DEPTH = 64
 _MAX_TAGS = 100
@@ -144,15 +128,12 @@ _MAX_FILTER_LENGTH = 1000
 _MAX_SEARCH_WORDS = 10
 _MAX_SORT_KEYS = 10
 _MAX_EXPANSION = 5
+_MAX_EXPANDED = 100
 _MAX_UNKNOWN_KEYS = 20
 #: SQLite joins at most 64 tables; what is beyond this many is fetched beside.
 _MAX_JOINS = 40
 #: Beyond Number.MAX_SAFE_INTEGER (ECMA-262) JavaScript rounds.
 _MAX_SAFE_INTEGER = 2**53 - 1
-
-
-def _setting(name):
-    return getattr(settings, name, _DEFAULTS[name])
 
 
 # --- Exceptions -----------------------------------------------------------------------
@@ -167,11 +148,9 @@ class NotRegistered(Exception):
 
 
 class AJAXError(Exception):
-    """An error whose code and message are the answer; raise it, or return it.
-
-    `code` is the HTTP status, 400 to 599; `message` is shown to the user; every other
-    keyword is added to the answer at top level, beside `success` and `data`.
-    """
+    """An error that is the answer; raise it, or return it. `code` is the HTTP status,
+    400 to 599; `message` is shown to the user; every other keyword is added to the
+    answer at top level, beside `success` and `data`."""
 
     def __init__(self, code, message, **extra):
         code = int(code)
@@ -187,12 +166,9 @@ class AJAXError(Exception):
 
     def get_response(self):
         """Return the error as a JSON HttpResponse."""
-        answer = {
-            "success": False,
-            "data": {"code": self.code, "message": str(self.msg)},
-        }
-        answer.update(_besides(self.extra))
-        response = _json_response(_dumps(answer), self.code)
+        data = {"code": self.code, "message": str(self.msg)}
+        answer = {"success": False, "data": data, **_beside_data(self.extra)}
+        response = _json_response(_dump(answer), self.code)
         if self.code == 405:
             response["Allow"] = "POST"
         return response
@@ -208,12 +184,20 @@ _MESSAGES = {
 }
 
 
-def _forbidden():
-    return AJAXError(403, _MESSAGES[403])
+def _hint(text):
+    """Return what goes beside an error for who develops the site: in DEBUG only."""
+    return {"hint": text} if settings.DEBUG else {}
 
 
 def _invalid(errors):
     return AJAXError(400, _("Could not save model."), errors=errors)
+
+
+def _find_close(name, known, likeness=0.6):
+    """Return the name that may have been meant, None if nothing is near."""
+    # Comparing takes the square of the length.
+    close = difflib.get_close_matches(name[:100], known, 1, likeness)
+    return close[0] if close else None
 
 
 # --- Signals --------------------------------------------------------------------------
@@ -261,23 +245,14 @@ def _file_url(file):
         return None
 
 
-def _integer(value):
-    is_safe = -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER
-    return int(value) if is_safe else str(int(value))
-
-
-def _base64(value):
-    return base64.b64encode(value).decode("ascii")
-
-
 #: How a value is given in JSON, by its class or the nearest base that stands here.
 _CONVERSIONS = {
     type(None): lambda value: None,
     bool: bool,
     str: str.__str__,
-    int: _integer,
+    int: lambda v: int(v) if abs(v) <= _MAX_SAFE_INTEGER else str(int(v)),
     float: lambda value: float(value) if math.isfinite(value) else None,
-    enum.Enum: lambda value: _plain(value.value),
+    enum.Enum: lambda value: _to_plain(value.value),
     datetime.datetime: _iso,
     datetime.date: lambda value: value.isoformat(),
     datetime.time: lambda value: value.isoformat(),
@@ -285,72 +260,62 @@ _CONVERSIONS = {
     decimal.Decimal: lambda value: str(value) if value.is_finite() else None,
     uuid.UUID: str,
     Promise: str,
-    bytes: _base64,
-    bytearray: _base64,
-    memoryview: _base64,
+    **dict.fromkeys((bytes, bytearray, memoryview), lambda v: b64encode(v).decode()),
     FieldFile: _file_url,
     File: lambda value: value.name,
 }
 
 
-def _plain(value, request=None):
-    """Return what an endpoint gave as dicts, lists and scalars that JSON knows.
-
-    With a request, records are as its user may see them. Raise TypeError for what
-    cannot be encoded.
+def _to_plain(value, encode=None):
+    """Return what an endpoint gave as dicts, lists and scalars that JSON knows, records
+    by `encode`, _encode_records() unless it is given; raise TypeError for what is none.
     """
-    for kind in type(value).__mro__:
+    exact = type(value)
+    for kind in exact.__mro__ if exact not in (dict, list) else ():
         if kind in _CONVERSIONS:
             return _CONVERSIONS[kind](value)
     if isinstance(value, models.Model):
-        return _encode_records([value], request=request)[0]
-    if isinstance(value, Mapping):
-        return {_plain_key(k): _plain(item, request) for k, item in value.items()}
-    if isinstance(value, Iterable):
+        return (encode or _encode_records)([value])[0]
+    if exact is dict or isinstance(value, Mapping):
+        pairs = value.items()
+        return {_to_plain(key): _to_plain(item, encode) for key, item in pairs}
+    if exact is list or isinstance(value, Iterable):
         items = list(value)
-        if all(isinstance(item, models.Model) for item in items):
-            return _encode_records(items, request=request)
-        return [_plain(item, request) for item in items]
+        records = [item for item in items if isinstance(item, models.Model)]
+        encoded = iter((encode or _encode_records)(records)) if records else ()
+        return [
+            next(encoded) if isinstance(item, models.Model) else _to_plain(item, encode)
+            for item in items
+        ]
     if hasattr(value, "lower_inc"):
         return str(value)  # PostgreSQL's ranges, from whichever driver.
     raise TypeError(f"{type(value).__name__} cannot be encoded as JSON.")
 
 
-def _plain_key(key):
-    plain = _plain(key)
-    return plain if isinstance(plain, (str, int, float, type(None))) else str(plain)
-
-
-def _escaped(value):
-    """Return plain data with every text in it, keys too, escaped for HTML."""
+def _escape_texts(value):
     if isinstance(value, str):
         return str(escape(value))
     if isinstance(value, dict):
-        return {_escaped(key): _escaped(item) for key, item in value.items()}
+        return {_escape_texts(key): _escape_texts(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_escaped(item) for item in value]
+        return [_escape_texts(item) for item in value]
     return value
 
 
-def _encoder(item_separator):
-    # ASCII, so that no lone surrogate can break the answer.
-    return json.JSONEncoder(
-        separators=(item_separator, ":"), allow_nan=False, default=_plain
-    )
-
-
+# ASCII, so that no lone surrogate can break the answer.
+_JSON = {"allow_nan": False, "default": _to_plain}
 #: Plain data as JSON text.
-_dumps = _encoder(",").encode
+_dump = json.JSONEncoder(separators=(",", ":"), **_JSON).encode
 #: The same, as pieces: no control character stands in JSON text.
-_dumps_apart = _encoder("\0").encode
+_dump_apart = json.JSONEncoder(separators=("\0", ":"), **_JSON).encode
 
 
-def _texts(values):
+def _dump_each(values):
     """Return each of some plain values as JSON text."""
-    texts = _dumps_apart(values)[1:-1].split("\0")
+    texts = _dump_apart(values)[1:-1].split("\0")
     if len(texts) != len(values):
         # Some are lists or dicts of their own.
-        texts = [_dumps(value) for value in values]
+        texts = [_dump(value) for value in values]
     return texts
 
 
@@ -358,9 +323,9 @@ def _json_response(text, status=200):
     return HttpResponse(text, content_type="application/json", status=status)
 
 
-def _besides(extra):
+def _beside_data(extra):
     """Return what goes beside `success` and `data` in an answer, as plain data."""
-    return {k: v for k, v in _plain(extra).items() if k not in ("success", "data")}
+    return {k: v for k, v in _to_plain(extra).items() if k not in ("success", "data")}
 
 
 def _success_response(result, request):
@@ -371,12 +336,13 @@ def _success_response(result, request):
         raise result
     before, after = '{"success":true,"data":', "}"
     if isinstance(result, EnvelopedResponse):
-        if metadata := _besides(result.metadata):
-            after = f",{_dumps(metadata)[1:]}"
+        if metadata := _beside_data(result.metadata):
+            after = f",{_dump(metadata)[1:]}"
         if isinstance(result, _Page) and "data" not in vars(result):
             return _json_response(f"{before}[{','.join(result.texts)}]{after}")
         result = result.data
-    return _json_response(f"{before}{_dumps(_plain(result, request))}{after}")
+    encode = functools.partial(_encode_records, request=request)
+    return _json_response(f"{before}{_dump(_to_plain(result, encode))}{after}")
 
 
 # --- How a model is read and written: the plan ----------------------------------------
@@ -389,6 +355,12 @@ def _is_user_model(model):
     return issubclass(model, AbstractBaseUser)
 
 
+def _is_special(field):
+    """Whether a field is PostgreSQL's own, but for arrays: shown, not written."""
+    names = {kind.__name__ for kind in type(field).__mro__}
+    return hasattr(field, "range_type") or names & {"HStoreField", "SearchVectorField"}
+
+
 def _is_tags_manager(field):
     if not apps.is_installed("taggit"):
         return False
@@ -397,12 +369,16 @@ def _is_tags_manager(field):
     return isinstance(field, TaggableManager)
 
 
+# About keys: where a primary key is a foreign key (to a parent, or OneToOneField), the
+# field at the end of those keys is the root key. A field that only repeats the pk (the
+# primary key, or a parent's) is an own key, shown once, as "pk".
+
+
 def _is_parent_link(field):
     return field.is_relation and field.remote_field.parent_link
 
 
 def _is_own_key(field):
-    """Whether the field only repeats the record's pk: itself, or a parent's."""
     return _is_parent_link(field) if field.is_relation else field.primary_key
 
 
@@ -410,7 +386,6 @@ _TEXT_FIELDS = (models.CharField, models.TextField)
 
 
 def _root_key(model):
-    """Return the field that a record's pk really is: a parent's, a related model's."""
     field = model._meta.pk
     while field.is_relation:
         field = field.target_field
@@ -428,8 +403,8 @@ def _pk_names(model):
     return {"pk", *(f.name for f in model._meta.concrete_fields if _is_own_key(f))}
 
 
-def _within(model, endpoint_class):
-    """Return the names that an endpoint class lets be seen, in order."""
+def _select_visible(model, endpoint_class):
+    """Return the names of what an endpoint class lets be seen, in order."""
     every = _model_fields(model)
     fields = endpoint_class.fields
     if fields is None or fields == "__all__":
@@ -437,21 +412,14 @@ def _within(model, endpoint_class):
     else:
         extras = [n for n in fields if n not in every and n not in _pk_names(model)]
         names = [name for name in every if name in fields] + extras
-    hidden = {*endpoint_class.exclude}
-    if endpoint_class is ModelEndpoint:
-        # Nobody speaks for the model; what is said of its parents holds for it.
-        for parent in model._meta.all_parents:
-            said = _shown(parent, endpoint.find(parent), encoder.find(parent))
-            hidden |= _model_fields(parent).keys() - {*said}
-    return [name for name in names if name not in hidden]
+    if endpoint.is_unspoken(model) and not encoder.find(model):
+        return []
+    return [name for name in names if name not in endpoint_class.exclude]
 
 
-def _shown(model, endpoint_class, chosen):
-    """Return the names that are shown of a model: the one rule for reading and writing.
-
-    `chosen` is the encoder that speaks for the model, or None.
-    """
-    names = _within(model, endpoint_class)
+def _select_shown(model, endpoint_class, chosen):
+    """Return the names that are shown of a model: the one rule, for writing too."""
+    names = _select_visible(model, endpoint_class)
     if endpoint_class.fields is None and _is_user_model(model):
         if not isinstance(chosen, (IncludeEncoder, ExcludeEncoder)):
             names = [name for name in names if name == model.USERNAME_FIELD]
@@ -464,9 +432,7 @@ def _levels(expand):
         return _MAX_EXPANSION if expand is True else int(expand)
     tree = {}
     for name in expand:
-        branch = tree
-        for part in name.split(LOOKUP_SEP):
-            branch = branch.setdefault(part, {})
+        functools.reduce(lambda at, key: at.setdefault(key, {}), name.split("__"), tree)
     return tree
 
 
@@ -476,12 +442,10 @@ def _overrides(endpoint_class, hook):
 
 def _is_narrowed(model, endpoint_class):
     """Whether the project's code decides which records of a model there are."""
-    manager, default = type(model._default_manager), models.Manager
-    return (
-        _overrides(endpoint_class, "get_queryset")
-        or manager.get_queryset is not default.get_queryset
-        or manager.all is not default.all
-    )
+    own, default = type(model._default_manager), models.Manager
+    if own.get_queryset is not default.get_queryset or own.all is not default.all:
+        return True
+    return _overrides(endpoint_class, "get_queryset")
 
 
 def _needs_instances(model):
@@ -500,24 +464,23 @@ def _needs_instances(model):
 class _Batch:
     """The records of one model that are encoded together.
 
-    `columns` are the values of the plan's lookups; `converters` by position are what
-    makes of them what their fields have; `records` are the instances where somebody's
-    code wants them, else None; `found` is what was fetched beside.
+    `columns` are the values of the plan's lookups; `converters` by position make of
+    them what fields have; `records` are the instances where somebody's code wants them;
+    `speaker` is the endpoint that speaks for the model; `found` was fetched beside.
     """
 
-    def __init__(self, columns, using, endpoint=None, converters=None, records=None):
+    def __init__(self, columns, using, speaker=None, converters=None, records=None):
         self.columns = columns
         self.using = using
-        self.endpoint = endpoint
+        self.speaker = speaker
         self.converters = converters or {}
         self.records = records
         self.found = {}
 
     def column(self, position):
-        """Return the values at a position, as their field has them."""
-        if position in self.converters:
-            convert = self.converters.pop(position)
-            self.columns[position] = convert(self.columns[position])
+        steps, *about = self.converters.pop(position, ((), None, None))
+        for step in steps:
+            self.columns[position] = [step(v, *about) for v in self.columns[position]]
         return self.columns[position]
 
     def rows(self):
@@ -535,31 +498,32 @@ _GIVEN = RawSQL("%s", [None])
 class _Statement:
     """A values_list() whose SQL is made once for each database, and kept.
 
-    Making it is half of the time of reading one record, and Django converts every value
-    of every row: here columns are converted at once, and of a related record that many
-    rows share, once. That wants the query's compiler, which is private API, used only
-    here.
+    Making it is half of the time of reading one record; columns are converted at once,
+    not value by value. Only here the query's compiler is used, which is private API.
     """
 
-    def __init__(self, queryset, *given):
-        """Keep a query; `given` are the fields it compares with _GIVEN."""
-        self.queryset = queryset
+    def __init__(self, make, *given):
+        """Keep what makes a query; `given` are the fields it compares with _GIVEN."""
+        self.make = make
         self.given = given
         self.made = {}
 
-    def load(self, using, endpoint=None, values=(), limits=None):
-        """Run it with the values given, between limits or whole; return a _Batch."""
-        connection = connections[using]
+    def compile(self, using):
+        """Return its SQL, the parameters, and what is converted by position."""
         if using not in self.made:
-            compiler = self.queryset.query.get_compiler(using)
-            try:
-                sql, parameters = compiler.as_sql()
-            except EmptyResultSet:
-                return _Batch([], using, endpoint)
+            compiler = self.make().query.get_compiler(using)
+            sql, parameters = compiler.as_sql()
             selected = [each[0] for each in compiler.select]
             converted = {n: selected[n] for n in compiler.get_converters(selected)}
             self.made[using] = sql, parameters, converted
-        sql, parameters, converted = self.made[using]
+        return self.made[using]
+
+    def load(self, using, speaker=None, values=(), limits=None):
+        connection = connections[using]
+        try:
+            sql, parameters, converted = self.compile(using)
+        except EmptyResultSet:
+            return _Batch([], using, speaker)
         if values:
             pairs = zip(self.given, values, strict=True)
             parameters = [f.get_db_prep_value(v, connection) for f, v in pairs]
@@ -568,26 +532,16 @@ class _Statement:
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             columns = list(zip(*cursor.fetchall(), strict=True))
-        converters = {n: _converter(each, connection) for n, each in converted.items()}
-        return _Batch(columns, using, endpoint, converters)
-
-
-def _converter(expression, connection):
-    """Return what makes of a column's values what its field has."""
-    of_database = connection.ops.get_db_converters(expression)
-    steps = of_database + expression.get_db_converters(connection)
-
-    def convert(values):
-        for step in steps:
-            values = [step(value, expression, connection) for value in values]
-        return values
-
-    return convert
+        converters = {}
+        for n, each in converted.items():
+            of_database = connection.ops.get_db_converters(each)
+            steps = of_database + each.get_db_converters(connection)
+            converters[n] = steps, each, connection
+        return _Batch(columns, using, speaker, converters)
 
 
 def _in_order(queryset, order):
-    """Return a queryset in an order whose ties are broken, so that pages never overlap:
-    the one given, else its own, else the model's."""
+    """Return a queryset in an order, or its own, with ties broken: no pages overlap."""
     opts = queryset.model._meta
     own = queryset.query.order_by or opts.ordering
     order = [*(order or own)]
@@ -608,21 +562,21 @@ class _Column:
         self.position = len(plan.lookups)
         plan.lookups.append(lookup)
         is_plain = isinstance(field, models.JSONField)
-        self.write = plan.plain_texts if is_plain else plan.texts
+        self.dump = plan.dump_plain if is_plain else plan.dump
 
-    def texts(self, batch):
+    def encode(self, batch):
         values = batch.column(self.position)
         if isinstance(self.field, models.FileField):
-            values = [self.file(value) for value in values]
-        return self.write(values)
+            values = [self.make_file(value) for value in values]
+        return self.dump(values)
 
-    def file(self, value):
+    def make_file(self, value):
         is_file = isinstance(value, FieldFile)
         return value if is_file else self.field.attr_class(None, self.field, value)
 
 
 class _Key(_Column):
-    """A foreign key given as the pk of what it refers to."""
+    """A foreign key given as a pk, which is looked up if it refers to another field."""
 
     def __init__(self, plan, field):
         super().__init__(plan, field.name, field, field.attname)
@@ -631,8 +585,7 @@ class _Key(_Column):
         is_pk = field.target_field.primary_key
         self.rows = None if is_pk else related.values_list(self.target, "pk")
 
-    def pks(self, batch):
-        """Return for each record the pk of what it refers to."""
+    def find_pks(self, batch):
         keys = batch.column(self.position)
         if self.rows is None:
             return keys
@@ -641,8 +594,8 @@ class _Key(_Column):
             batch.found[self] = dict(self.rows.using(batch.using).filter(**wanted))
         return [batch.found[self].get(key) for key in keys]
 
-    def texts(self, batch):
-        return self.write(self.pks(batch))
+    def encode(self, batch):
+        return self.dump(self.find_pks(batch))
 
 
 class _Joined:
@@ -652,70 +605,57 @@ class _Joined:
         self.name = field.name
         self.field = field
         self.plan = related
-        inner = (f"{field.name}{LOOKUP_SEP}{join}" for join in related.joins)
+        inner = (f"{field.name}__{join}" for join in related.joins)
         self.joins = (field.name, *inner)
 
-    def texts(self, batch):
+    def encode(self, batch):
         """Encode each distinct record once."""
         if batch.records is not None:
-            return self.of_instances(batch)
+            return self.encode_instances(batch)
         start, stop = self.start, self.start + len(self.plan.lookups)
         keys, columns = batch.columns[start], batch.columns[start:stop]
         rows = dict(zip(keys, zip(*columns, strict=True), strict=True))
         rows.pop(None, None)
         converters = {n - start: c for n, c in batch.converters.items() if n >= start}
         columns = list(zip(*rows.values(), strict=True))
-        inner = _Batch(columns, batch.using, batch.endpoint, converters)
+        inner = _Batch(columns, batch.using, batch.speaker, converters)
         found = dict(zip(rows, self.plan.encode(inner), strict=True))
         return [found.get(key, "null") for key in keys]
 
-    def of_instances(self, batch):
+    def encode_instances(self, batch):
         related = [self.field.get_cached_value(each, None) for each in batch.records]
-        keys = [None if each is None else each.pk or id(each) for each in related]
-        distinct = dict(zip(keys, related, strict=True))
-        distinct.pop(None, None)
-        asked = self.plan.endpoint(batch.endpoint.request)
-        inner = self.plan.batch([*distinct.values()], batch.using, asked)
+        distinct = {each.pk: each for each in related if each is not None}
+        speaker = self.plan.make_speaker(batch.speaker.request)
+        inner = self.plan.make_batch([*distinct.values()], batch.using, speaker)
         # What may not be seen is given as its pk.
-        found = dict(zip(distinct, self.plan.texts(inner.pks), strict=True))
-        inner = self.plan.allowed(inner)
-        for record, text in zip(inner.records, self.plan.encode(inner), strict=True):
-            found[record.pk or id(record)] = text
-        return [found.get(key, "null") for key in keys]
+        found = dict(zip(distinct, self.plan.dump([*distinct]), strict=True))
+        inner = self.plan.drop_refused(inner)
+        found |= zip(inner.pks, self.plan.encode(inner), strict=True)
+        return ["null" if each is None else found[each.pk] for each in related]
 
 
 class _Fetched:
-    """A foreign key shown as the whole record, read by a query of its own.
-
-    So are models whose endpoint or manager says which records there are, keys that no
-    database constraint guards (an inner join would lose the row), and what is beyond
-    the joins a database can do. Keys to one model that are expanded alike share the
-    query: they are each other's `peers`.
-    """
+    """A foreign key shown as the whole record, read by a query that it shares with its
+    `peers`, the keys to the same model that are expanded alike."""
 
     joins = ()
 
-    def __init__(self, plan, field, make_plan, peers):
+    def __init__(self, plan, field, related, peers):
         self.name = field.name
         self.key = _Key(plan, field)
-        self.make_plan = make_plan
+        self.plan = related
         self.peers = peers
-        peers.append(self)
+        peers.append(self.key)
 
-    @cached_property
-    def plan(self):
-        return self.make_plan()
-
-    def texts(self, batch):
-        first = self.peers[0]
-        if first not in batch.found:
-            keys = {pk for each in self.peers for pk in each.key.pks(batch)}
-            batch.found[first] = first.plan.fetch(keys - {None}, batch)
-        found, pks = batch.found[first], self.key.pks(batch)
-        if not (first.plan.is_narrowed or first.plan.asks):
+    def encode(self, batch):
+        if self.plan not in batch.found:
+            keys = {pk for key in self.peers for pk in key.find_pks(batch)}
+            batch.found[self.plan] = self.plan.fetch(keys - {None}, batch)
+        found, pks = batch.found[self.plan], self.key.find_pks(batch)
+        if not (self.plan.is_narrowed or self.plan.asks):
             return [found.get(pk, "null") for pk in pks]
         # What is outside may exist: its pk is all that is shown of it.
-        texts = self.key.texts(batch)
+        texts = self.key.encode(batch)
         return [found.get(pk, text) for pk, text in zip(pks, texts, strict=True)]
 
 
@@ -726,27 +666,26 @@ class _Members:
 
     def __init__(self, plan, field):
         self.name = field.name
-        self.write = plan.texts
+        self.dump = plan.dump
         self.clean = plan.model._meta.pk.to_python
         self.source = f"{field.m2m_field_name()}__pk"
         target = f"{field.m2m_reverse_field_name()}__pk"
         through = field.remote_field.through._base_manager
         self.rows = through.values_list(self.source, target)
 
-    def texts(self, batch):
+    def encode(self, batch):
         pks = [self.clean(pk) for pk in batch.pks]
         wanted = {f"{self.source}__in": {*pks} - {None}}
         members = {pk: {} for pk in pks}
-        for pk, member in sorted(self.rows.using(batch.using).filter(**wanted)):
+        rows = self.rows.using(batch.using).filter(**wanted)
+        for pk, member in sorted(row for row in rows if None not in row):
             members[pk][member] = None
-        return self.write([[*members[pk]] for pk in pks])
+        return self.dump([[*members[pk]] for pk in pks])
 
 
 class _Tags:
-    """The tags of a TaggableManager, as a list of {"pk", "name", "slug"}.
-
-    Read from the through table: taggit's own prefetch builds a queryset for every row.
-    """
+    """The tags of a TaggableManager, as a list of {"pk", "name", "slug"}, read from the
+    through table: taggit's own prefetch builds a queryset for every row."""
 
     joins = ()
     template = '{"pk":%s,"name":%s,"slug":%s}'
@@ -756,13 +695,13 @@ class _Tags:
 
         self.name = field.name
         self.model = plan.model
-        self.write = plan.texts
+        self.dump = plan.dump
         self.through = field.through
         self.is_generic = issubclass(self.through, CommonGenericTaggedItemBase)
         self.key = "object_id" if self.is_generic else "content_object_id"
         columns = ("pk", self.key, "tag_id", "tag__name", "tag__slug")
         signs = [("-" * n.startswith("-"), n.lstrip("-")) for n in field.ordering or ()]
-        self.order = [f"{sign}tag{LOOKUP_SEP}{name}" for sign, name in signs]
+        self.order = [f"{sign}tag__{name}" for sign, name in signs]
         rows = self.through._base_manager.values_list(*columns)
         self.rows = rows.order_by(*self.order)
         # Text in a generic key, as taggit documents it, is not compared with a number.
@@ -771,42 +710,38 @@ class _Tags:
         names = ("content_type",) * self.is_generic + (self.key,)
         given = self.rows.filter(**dict.fromkeys(names, _GIVEN))
         fields = map(self.through._meta.get_field, names)
-        self.of_one = _Statement(given, *fields)
+        self.of_one = _Statement(lambda: given, *fields)
         is_alike = not isinstance(key, _TEXT_FIELDS) or isinstance(root, _TEXT_FIELDS)
         self.record_pk = F(self.key) if is_alike else Cast(self.key, root)
         self.outer_pk = OuterRef("pk") if is_alike else Cast(OuterRef("pk"), key)
 
-    def about(self):
-        """Return the conditions under which a row of the through table is about the
-        model at all."""
+    def get_conditions(self):
         if not self.is_generic:
             return {}
         from django.contrib.contenttypes.models import ContentType
 
         return {"content_type": ContentType.objects.get_for_model(self.model)}
 
-    def rows_of(self, pks, using):
-        """Return the rows of the through table for some records, in order."""
-        about = self.about()
+    def load_rows(self, pks, using):
+        about = self.get_conditions()
         if len(pks) == 1:
             statement = self.of_one
             values = [*(kind.pk for kind in about.values()), *pks]
         else:
-            keys = {f"{self.key}__in": pks}
-            statement, values = _Statement(self.rows.filter(**about, **keys)), ()
+            rows = self.rows.filter(**about, **{f"{self.key}__in": pks})
+            statement, values = _Statement(lambda: rows), ()
         rows = statement.load(using, values=values).rows()
         # Sorted here: asked to sort by its pk, SQLite reads all of the table.
         return [*rows] if self.order else sorted(rows)
 
-    def texts(self, batch):
-        return self.of(batch.pks, batch.using)
+    def encode(self, batch):
+        return self.encode_tags(batch.pks, batch.using)
 
-    def of(self, pks, using):
-        """Return the tags of each record as JSON text."""
+    def encode_tags(self, pks, using):
         pks = [self.clean(pk) for pk in pks]
-        rows = self.rows_of({*pks} - {None}, using)
+        rows = self.load_rows({*pks} - {None}, using)
         known = {tag: (tag, name, slug) for _through, _pk, tag, name, slug in rows}
-        columns = [self.write(values) for values in zip(*known.values(), strict=True)]
+        columns = [self.dump(values) for values in zip(*known.values(), strict=True)]
         written = map(self.template.__mod__, zip(*columns, strict=True))
         texts = dict(zip(known, written, strict=True))
         tags = {pk: [] for pk in pks}
@@ -815,7 +750,7 @@ class _Tags:
         return [f"[{','.join(tags[pk])}]" for pk in pks]
 
 
-def _adds(endpoint_class, name):
+def _defines(endpoint_class, name):
     """Whether a name is an endpoint class's own: `user` may be the model's property."""
     return hasattr(endpoint_class, name) and not hasattr(ModelEndpoint, name)
 
@@ -827,17 +762,32 @@ class _Extra:
 
     def __init__(self, plan, name):
         self.name = name
-        self.write = plan.texts
-        self.of_endpoint = _adds(plan.endpoint_class, name)
+        self.dump = plan.dump
+        self.find_plan = functools.cache(functools.partial(plan.find_plan, name, False))
+        self.of_endpoint = _defines(plan.endpoint_class, name)
 
-    def texts(self, batch):
-        return self.write([self.value(each, batch.endpoint) for each in batch.records])
+    def encode(self, batch):
+        values = [self.get_value(each, batch.speaker) for each in batch.records]
+        return self.dump(_to_plain(values, functools.partial(self.expand, batch)))
 
-    def value(self, record, endpoint):
-        value = getattr(endpoint if self.of_endpoint else record, self.name)
+    def get_value(self, record, speaker):
+        value = getattr(speaker if self.of_endpoint else record, self.name)
         if callable(value):
             value = value(record) if self.of_endpoint else value()
         return value
+
+    def expand(self, batch, records):
+        """Return records that such a value gives as any expansion shows them."""
+        shown = {}
+        for model in {record._meta.model for record in records}:
+            pks = {r.pk for r in records if r._meta.model is model} - {None}
+            plan = self.find_plan(model)
+            # A GenericForeignKey's model is for clients to choose: one spoken for.
+            if plan and (plan.is_spoken or _is_user_model(model)):
+                texts = plan.fetch(pks, batch)
+                shown |= {(model, pk): json.loads(text) for pk, text in texts.items()}
+        keys = [(record._meta.model, record.pk) for record in records]
+        return [shown.get(key, _to_plain(key[1])) for key in keys]
 
 
 #: The classes of the values that are plain already.
@@ -849,7 +799,7 @@ class _Plan:
 
     `parts` each give the JSON text of one key for all records of a batch; `lookups` are
     the columns they want, for `values_list()`; `joins` are the relations to select.
-    Rows are read as tuples unless somebody's code needs instances.
+    Rows are read as tuples unless somebody's code needs instances (`needs_records`).
     """
 
     def __init__(
@@ -861,73 +811,92 @@ class _Plan:
         self.endpoint_class = endpoint_class = endpoint_class or endpoint.find(model)
         self.encoder = chosen = chosen or encoder.find(model)
         self.has_user = has_user
-        self.html_escape = html_escape or getattr(chosen, "html_escape", False)
+        self.is_custom = chosen is not None and chosen.is_custom
+        self.escapes = html_escape or getattr(chosen, "html_escape", False)
+        self.html_escape = self.escapes and not self.is_custom  # At the end, then.
         self.levels = _levels(endpoint_class.expand) if levels is None else levels
         self.ancestors = (*ancestors, model._meta.concrete_model)
-        self.budget = budget or [_MAX_JOINS]
+        # With routers each relation is read where they say at that moment.
+        joins = 0 if settings.DATABASE_ROUTERS else _MAX_JOINS
+        self.budget = budget or {"joins": joins, "plans": _MAX_EXPANDED}
         self.asks = has_user and _overrides(endpoint_class, "can_get")
         self.is_narrowed = _is_narrowed(model, endpoint_class)
-        self.is_custom = chosen is not None and chosen.is_custom
+        self.is_unspoken = endpoint.is_unspoken(model)
+        self.is_spoken = endpoint_class is not ModelEndpoint or chosen is not None
         self.lookups, self.peers = [], {}
         self.parts = [_Column(self, "pk", model._meta.pk, "pk")]
-        names = _shown(model, endpoint_class, chosen)
+        names = _select_shown(model, endpoint_class, chosen)
         fields = _model_fields(model)
-        self.parts += [self._part(name, fields.get(name)) for name in names]
+        self.parts += [self._make_part(name, fields.get(name)) for name in names]
         self.names = [part.name for part in self.parts]
-        pairs = ",".join(f"{_dumps(name)}:%s" for name in self.names)
+        pairs = ",".join(f"{_dump(name)}:%s" for name in self.names)
         self.template = f"{{{pairs}}}"
         self.joins = [join for part in self.parts for join in part.joins]
         self.joined = [part for part in self.parts if isinstance(part, _Joined)]
         self.own_lookups = [*self.lookups]
         for part in self.joined:
             part.start = len(self.lookups)
-            self.lookups += [f"{part.name}{LOOKUP_SEP}{n}" for n in part.plan.lookups]
-        self.needs_records = (
-            self.is_custom
-            or self.asks
-            or any(isinstance(part, _Extra) for part in self.parts)
-            or any(part.plan.needs_records for part in self.joined)
-            or _needs_instances(model)
-        )
+            self.lookups += [f"{part.name}__{n}" for n in part.plan.lookups]
+        self.needs_records = self.is_custom or self.asks or _needs_instances(model)
+        self.needs_records |= any(isinstance(part, _Extra) for part in self.parts)
+        self.needs_records |= any(part.plan.needs_records for part in self.joined)
+        self._keep_statements()
 
-    def _part(self, name, field):
+    def _make_part(self, name, field):
         if field is None:
             return _Extra(self, name)
         if isinstance(field, models.ForeignKey):
-            return self._relation(field)
+            return self._make_relation(field)
         if _is_tags_manager(field):
             return _Tags(self, field)
         if field.many_to_many:
             return _Members(self, field)
         return _Column(self, name, field, field.attname)
 
-    def _relation(self, field):
-        """Return the part for a foreign key: its pk, joined, or fetched beside."""
+    def _make_relation(self, field):
+        """Return the part for a foreign key. It is joined unless somebody says which
+        records there are, no constraint guards it (a join would lose the row), or the
+        joins are too many."""
         related = field.remote_field.model
+        levels = self._find_levels(field.name, related)
+        if levels is None:
+            return _Key(self, field)
+        tables = 1 + len(related._meta.all_parents)
+        is_joined = field.db_constraint and self.budget["joins"] >= tables
+        if is_joined and not _is_narrowed(related, endpoint.find(related)):
+            self.budget["joins"] -= tables
+            plan = self.find_plan(field.name, self.html_escape, related)
+            return _Joined(self, field, plan)
+        key = (related, repr(levels))
+        if key not in self.peers:
+            plan = self.find_plan(field.name, self.html_escape, related)
+            self.peers[key] = plan, []
+        return _Fetched(self, field, *self.peers[key])
+
+    def find_plan(self, name, html_escape, related):
+        """Return the plan of the records that a name expands to, None for pks."""
+        levels = self._find_levels(name, related)
+        if levels is None:
+            return None
+        self.budget["plans"] -= 1
+        return _Plan(
+            related, None, self.has_user, html_escape, None, levels,
+            self.ancestors, self.budget,
+        )  # fmt: skip
+
+    def _find_levels(self, name, related):
+        """Return the levels for what a name refers to, None if it stays a pk: for want
+        of levels, for nobody speaks for the model, or no user is there to be asked."""
         endpoint_class = endpoint.find(related)
         hooks = ("get_queryset", "can_get")
         is_private = any(_overrides(endpoint_class, hook) for hook in hooks)
-        levels = self._levels_below(field, endpoint_class)
-        if levels is None or is_private and not self.has_user:
-            return _Key(self, field)
-        make_plan = functools.partial(
-            _Plan, related, endpoint_class, self.has_user, self.html_escape,
-            levels=levels, ancestors=self.ancestors,
-        )  # fmt: skip
-        tables = 1 + len(related._meta.all_parents)
-        is_joined = field.db_constraint and self.budget[0] >= tables
-        if is_joined and not _is_narrowed(related, endpoint_class):
-            self.budget[0] -= tables
-            return _Joined(self, field, make_plan(budget=self.budget))
-        peers = self.peers.setdefault((related, repr(levels)), [])
-        return _Fetched(self, field, make_plan, peers)
-
-    def _levels_below(self, field, endpoint_class):
-        """Return the levels for what a foreign key refers to, None if it stays a pk."""
+        if endpoint.is_unspoken(related) or is_private and not self.has_user:
+            return None
+        if self.budget["plans"] <= 0:
+            return None
         if isinstance(self.levels, dict):
-            return self.levels.get(field.name)
-        related = field.remote_field.model._meta.concrete_model
-        if self.levels < 1 or related in self.ancestors:
+            return self.levels.get(name)
+        if self.levels < 1 or related._meta.concrete_model in self.ancestors:
             return None
         levels = _levels(endpoint_class.expand)
         return levels if isinstance(levels, dict) else min(self.levels - 1, levels)
@@ -941,32 +910,31 @@ class _Plan:
             return None
         return self.model._default_manager.values_list(*self.lookups)
 
-    def queryset(self, endpoint):
-        """Return the query of all that the endpoint shows, ready to narrow and load."""
+    def get_queryset(self, speaker):
+        """Return the query of all that an endpoint shows, ready to narrow and load."""
         if self._rows is not None:
             return self._rows
-        queryset = endpoint.get_queryset(endpoint.request)
+        queryset = speaker.get_queryset(speaker.request)
         if not self.needs_records:
             return queryset.values_list(*self.lookups)
         queryset = queryset.defer(None)
         return queryset.select_related(*self.joins) if self.joins else queryset
 
-    def load(self, queryset, endpoint):
-        """Return the batch of a query that `queryset` began."""
+    def load(self, queryset, speaker):
         if self.needs_records:
-            return self.batch([*queryset], queryset.db, endpoint)
-        return _Statement(queryset).load(queryset.db, endpoint)
+            return self.make_batch([*queryset], queryset.db, speaker)
+        return _Statement(lambda: queryset).load(queryset.db, speaker)
 
-    def load_one(self, pk, endpoint, using=None):
+    def load_one(self, pk, speaker, using=None):
         """Return the batch of one record, empty if there is none."""
         if self._rows is not None:
-            return self._by_pk.load(using or self._rows.db, endpoint, [pk])
-        found = self.queryset(endpoint).filter(pk=pk)[:1]
-        return self.load(found.using(using) if using else found, endpoint)
+            return self._by_pk.load(using or self._rows.db, speaker, [pk])
+        found = self.get_queryset(speaker).filter(pk=pk)[:1]
+        return self.load(found.using(using) if using else found, speaker)
 
-    def load_page(self, endpoint, conditions, order, start, size):
+    def load_page(self, speaker, conditions, order, start, size):
         """Return the batch of a page of what the conditions hold, and their total."""
-        found = self.queryset(endpoint)
+        found = self.get_queryset(speaker)
         is_whole = found is self._rows and not conditions
         if is_whole:
             total = self._count.load(found.db).column(0)[0]
@@ -975,59 +943,44 @@ class _Plan:
             total = found.count()
         limits = (start, start + size)
         if start >= total:
-            return _Batch([], found.db, endpoint, records=[]), total
-        if is_whole and order == self.endpoint_class.ordering:
-            return self._ordered.load(found.db, endpoint, limits=limits), total
-        return self.load(_in_order(found, order)[slice(*limits)], endpoint), total
-
-    @cached_property
-    def _by_pk(self):
-        rows = self._rows.order_by().filter(pk=_GIVEN)
-        return _Statement(rows, self.model._meta.pk)
+            return _Batch([], found.db, speaker, records=[]), total
+        if is_whole and order == self.endpoint_class.ordering and self._is_lasting:
+            return self._ordered.load(found.db, speaker, limits=limits), total
+        return self.load(_in_order(found, order)[slice(*limits)], speaker), total
 
     def lock_one(self, pk, using):
-        """Return one record as an instance, locked until the transaction ends; None if
-        there is none. Only for a model whose query nobody has a say in."""
-        names, statement = self._locking
-        rows = statement.load(using, values=[pk]).rows()
+        """Return a record, locked, or None; for models whose query is nobody's."""
+        names = [field.attname for field in self.model._meta.concrete_fields]
+        rows = self._locking.load(using, values=[pk]).rows()
         return next((self.model.from_db(using, names, row) for row in rows), None)
 
-    @cached_property
-    def _locking(self):
-        names = [field.attname for field in self.model._meta.concrete_fields]
-        rows = self.model._default_manager.order_by().select_for_update()
-        found = rows.filter(pk=_GIVEN).values_list(*names)
-        return names, _Statement(found, self.model._meta.pk)
-
-    @cached_property
-    def _ordered(self):
-        return _Statement(_in_order(self._rows, self.endpoint_class.ordering))
-
-    @cached_property
-    def _count(self):
+    def _keep_statements(self):
+        """Make the statements that are kept, each when it is first wanted."""
+        model, order = self.model, self.endpoint_class.ordering
+        names = [field.attname for field in model._meta.concrete_fields]
+        every, pk = model._default_manager.order_by, model._meta.pk
         counted = models.Func(template="COUNT(*)", output_field=models.IntegerField())
-        every = self.model._default_manager.order_by()
-        return _Statement(every.values_list(counted))
+        locked = functools.partial(every().select_for_update().filter, pk=_GIVEN)
+        self._locking = _Statement(lambda: locked().values_list(*names), pk)
+        self._count = _Statement(lambda: every().values_list(counted))
+        self._by_pk = _Statement(lambda: self._rows.order_by().filter(pk=_GIVEN), pk)
+        self._ordered = _Statement(lambda: _in_order(self._rows, order))
+        # Where no time zone stands in the SQL.
+        keys = (*(order or ()), *model._meta.ordering)
+        self._is_lasting = all(isinstance(key, str) for key in keys)
 
-    def allowed(self, batch):
-        """Return a batch without the records that the user may not get."""
-        if not self.asks:
-            return batch
-        may_get = functools.partial(batch.endpoint.can_get, batch.endpoint.user)
-        records = [*filter(may_get, batch.records)]
-        return self.batch(records, batch.using, batch.endpoint)
+    # Records that are there already, and those that other records refer to
 
-    def endpoint(self, request):
-        """Return the endpoint that speaks for the model within a request."""
+    def make_speaker(self, request):
+        """Return the endpoint instance that speaks for the model within a request."""
         return self.endpoint_class.for_model(self.model, request)
 
-    def batch(self, records, using, endpoint):
-        """Return the batch of instances that are there already."""
+    def make_batch(self, records, using, speaker):
         names = self.own_lookups if records else ()
-        columns = [[_value(record, name) for record in records] for name in names]
-        return _Batch(columns, using, endpoint, records=records)
+        columns = [[_get_value(record, name) for record in records] for name in names]
+        return _Batch(columns, using, speaker, records=records)
 
-    def batch_of(self, records, request=None):
+    def adopt(self, records, request=None):
         """Return the batch of somebody's instances, their relations read at once."""
         for record, part in itertools.product(records, self.joined):
             if not part.field.is_cached(record):
@@ -1036,80 +989,95 @@ class _Plan:
                 setattr(record, part.field.attname, key)
         models.prefetch_related_objects(records, *self.joins)
         using = router.db_for_read(self.model, instance=records[0])
-        return self.batch(records, using, self.endpoint(request))
+        return self.make_batch(records, using, self.make_speaker(request))
+
+    def drop_refused(self, batch):
+        """Return a batch without the records that the user may not get."""
+        if not self.asks:
+            return batch
+        may_get = functools.partial(batch.speaker.can_get, batch.speaker.user)
+        records = [*filter(may_get, batch.records)]
+        return self.make_batch(records, batch.using, batch.speaker)
 
     def fetch(self, pks, batch):
         """Return by pk what is shown of the records that another model's refer to."""
-        endpoint, other = self.endpoint(batch.endpoint.request), batch.endpoint.model
-        queryset = self.queryset(endpoint).filter(pk__in=pks)
+        speaker, other = self.make_speaker(batch.speaker.request), batch.speaker.model
+        queryset = self.get_queryset(speaker).filter(pk__in=pks)
         is_near = router.db_for_read(self.model) == router.db_for_read(other)
         if is_near and not self.is_narrowed:
             queryset = queryset.using(batch.using)
-        found = self.allowed(self.load(queryset, endpoint))
+        found = self.drop_refused(self.load(queryset, speaker))
         return dict(zip(found.pks, self.encode(found), strict=True))
 
     # Encoding
-
-    def texts(self, values):
-        """Return each of some values as JSON text."""
-        kinds = {*map(type, values)}
-        if not kinds <= _PLAIN:
-            convert = {kind: _CONVERSIONS.get(kind, _plain) for kind in kinds}
-            values = [convert[type(value)](value) for value in values]
-        return self.plain_texts(values)
-
-    def plain_texts(self, values):
-        return _texts(_escaped([*values]) if self.html_escape else values)
 
     def encode(self, batch):
         """Return the JSON text of each record of a batch."""
         if not batch.pks:
             return []
-        texts = self.own_texts(batch)
+        texts = self.encode_plainly(batch)
         return self._encode_custom(batch, texts) if self.is_custom else texts
 
-    def own_texts(self, batch):
-        """Return the JSON text of each record, without its encoder."""
-        texts = [part.texts(batch) for part in self.parts]
+    def encode_plainly(self, batch):
+        """Return the JSON text of each record, whatever its encoder says in code."""
+        texts = [part.encode(batch) for part in self.parts]
         return list(map(self.template.__mod__, zip(*texts, strict=True)))
 
     def _encode_custom(self, batch, texts):
         """Let the model's encoder speak, within what its endpoint lets be seen."""
-        options = {"html_escape": True} if self.html_escape else {}
-        token = _encoding.set(dict(zip(map(id, batch.records), texts, strict=True)))
+        texts = dict(zip(map(id, batch.records), texts, strict=True))
+        token = _encoding.set((self.encoder, texts))
         try:
-            given = [_plain(self.encoder(each, **options)) for each in batch.records]
+            given = [_to_plain(self.encoder.to_dict(each)) for each in batch.records]
         finally:
             _encoding.reset(token)
-        return _texts([_without(each, self._hidden) for each in given])
+        for each in given:
+            for key in each.keys() & self._hidden:
+                del each[key]
+        return _dump_each(_escape_texts(given) if self.escapes else given)
 
     @cached_property
     def _hidden(self):
         """The keys of the model that its endpoint does not let be seen."""
-        seen = _within(self.model, self.endpoint_class)
+        seen = _select_visible(self.model, self.endpoint_class)
         unseen = [f for n, f in _model_fields(self.model).items() if n not in seen]
         return {
             name for f in unseen for name in (f.name, getattr(f, "attname", f.name))
         }
 
+    def dump(self, values):
+        """Return each of some values as JSON text."""
+        kinds = {*map(type, values)}
+        if not kinds <= _PLAIN:
+            convert = {kind: _CONVERSIONS.get(kind, _to_plain) for kind in kinds}
+            values = [convert[type(value)](value) for value in values]
+        return self.dump_plain(values)
 
-#: The plan of a model at the top of an answer, kept until something is registered.
-_kept_plan = functools.cache(_Plan)
+    def dump_plain(self, values):
+        return _dump_each(_escape_texts([*values]) if self.html_escape else values)
 
 
-def _value(record, name):
-    """Return a field's value, None while the database has yet to fill it in."""
-    value = getattr(record, name, None)
+@functools.cache
+def _make_plan(_generation, _is_routed, *arguments):
+    return _Plan(*arguments)
+
+
+def _get_plan(*arguments):
+    """Return the plan at the top of an answer, kept until something is registered."""
+    autodiscover()
+    is_routed = bool(settings.DATABASE_ROUTERS)
+    return _make_plan(_Registry.generation, is_routed, *arguments)
+
+
+def _get_value(record, name):
+    try:
+        value = getattr(record, name)
+    except (AttributeError, core_exceptions.ObjectDoesNotExist):
+        return None
     return None if hasattr(value, "resolve_expression") else value
 
 
-def _without(data, keys):
-    if not isinstance(data, dict):
-        return data
-    return {key: value for key, value in data.items() if key not in keys}
-
-
-#: The JSON text of the instances that a custom encoder is speaking for, by their id.
+#: The custom encoder that is speaking, and by id the JSON text of what it speaks for.
 _encoding = contextvars.ContextVar("encoding")
 
 
@@ -1119,9 +1087,9 @@ def _encode_records(records, chosen=None, html_escape=False, request=None):
     # Not type(): request.user is a lazy object.
     for model in {record._meta.model: None for record in records}:
         same = [record for record in records if record._meta.model is model]
-        make = _Plan if chosen else _kept_plan
+        make = _Plan if chosen else _get_plan
         plan = make(model, None, bool(request), html_escape, chosen)
-        texts = plan.encode(plan.batch_of(same, request))
+        texts = plan.encode(plan.adopt(same, request))
         encoded.update(zip(map(id, same), map(json.loads, texts), strict=True))
     return [encoded[id(record)] for record in records]
 
@@ -1137,21 +1105,16 @@ class DefaultEncoder:
 
     def to_dict(self, record, html_escape=False):
         """Return what is shown of a record as a dict of plain data."""
-        texts = _encoding.get({})
-        if id(record) not in texts:
-            model = record._meta.model
-            plan = _Plan(model, html_escape=html_escape, chosen=self)
-            return json.loads(plan.own_texts(plan.batch_of([record]))[0])
-        return json.loads(texts[id(record)])
-
-    def __call__(self, record, html_escape=False):
-        return self.to_dict(record, **({"html_escape": True} if html_escape else {}))
+        speaking, texts = _encoding.get((None, {}))
+        if speaking is self and id(record) in texts:
+            return json.loads(texts[id(record)])
+        plan = _Plan(record._meta.model, html_escape=html_escape, chosen=self)
+        return json.loads(plan.encode_plainly(plan.adopt([record]))[0])
 
     @property
     def is_custom(self):
         """Whether code of its own says what is shown."""
-        own, default = type(self), DefaultEncoder
-        return (own.to_dict, own.__call__) != (default.to_dict, default.__call__)
+        return type(self).to_dict is not DefaultEncoder.to_dict
 
     def select(self, names):
         """Return which of the names that the endpoint lets be seen are shown."""
@@ -1184,82 +1147,72 @@ class ExcludeEncoder(DefaultEncoder):
         return [name for name in names if name not in self.exclude]
 
 
-class _FunctionEncoder(DefaultEncoder):
-    """A plain function in the place of an encoder."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def __call__(self, record, html_escape=False):
-        if _accepts(self.function, "html_escape"):
-            return self.function(record, html_escape=html_escape)
-        data = self.function(record)
-        return _escaped(_plain(data)) if html_escape else data
-
-
-def _as_encoder(encoder):
-    """Return an encoder, the class of one, or a function of the record as encoder."""
-    if isinstance(encoder, type):
-        return encoder()
-    return encoder if isinstance(encoder, DefaultEncoder) else _FunctionEncoder(encoder)
-
-
 class _Registry:
-    """What is registered, by model."""
+    """What is registered, by class."""
+
+    #: Counts what happened to any registry: what was worked out before is no more true.
+    generation = 0
 
     def __init__(self):
         self._registry = {}
 
-    def unregister(self, model):
+    def unregister(self, model) -> None:
         """Take out what is registered for it; raise NotRegistered if nothing is."""
         if model not in self._registry:
             raise NotRegistered(f"{_label(model)} is not registered.")
         del self._registry[model]
-        _kept_plan.cache_clear()
+        self._change()
 
-    def is_registered(self, model):
+    def is_registered(self, model) -> bool:
         """Return whether anything is registered for it."""
         return model in self._registry
 
     def find(self, model):
         """Return what is registered for a model, or what it is a proxy of, or None."""
-        for base in model.__mro__:
-            meta = getattr(base, "_meta", None)
-            if meta and meta.concrete_model is model._meta.concrete_model:
-                if base in self._registry:
-                    return self._registry[base]
+        concrete = model._meta.concrete_model
+        for base in filter(self.is_registered, model.__mro__):
+            if base._meta.concrete_model is concrete:
+                return self._registry[base]
         return None
+
+    def _change(self):
+        _Registry.generation += 1
+        _make_plan.cache_clear()
 
 
 class Encoders(_Registry):
     """The registry of encoders: what each model looks like, wherever it appears."""
 
-    def register(self, model, encoder):
-        """Let an encoder (or its class, or a function of the record) speak for a model.
-
-        Raise AlreadyRegistered if one does.
-        """
+    def register(self, model, encoder) -> None:
+        """Let an encoder, or the class of one, speak for a model. Raise
+        AlreadyRegistered if one does, ImproperlyConfigured for what is none."""
         if model in self._registry:
-            raise AlreadyRegistered(f"{model._meta.label} has an encoder already.")
-        self._registry[model] = _as_encoder(encoder)
-        _kept_plan.cache_clear()
+            raise AlreadyRegistered(f"{_label(model)} has an encoder already.")
+        self._registry[model] = self._make(encoder)
+        self._change()
 
-    def encode(self, record, encoder=None, html_escape=False):
+    def encode(self, record: Any, encoder=None, html_escape=False) -> Any:
         """Return a record as a dict, a QuerySet or an iterable of records as a list.
 
         `encoder` speaks instead of the registered one. There is no user here: models
-        whose endpoint overrides `can_get` or `get_queryset` stay pks in what is
-        expanded.
+        whose endpoint overrides `can_get` or `get_queryset` stay pks where expanded.
         """
-        encoder = encoder and _as_encoder(encoder)
+        encoder = encoder and self._make(encoder)
         if isinstance(record, models.Model):
             return _encode_records([record], encoder, html_escape)[0]
-        if isinstance(record, Mapping | str) or not isinstance(record, Iterable):
-            return _escaped(_plain(record)) if html_escape else _plain(record)
-        items = list(record)
+        items = [*record]
         if all(isinstance(item, models.Model) for item in items):
             return _encode_records(items, encoder, html_escape)
-        return [self.encode(item, encoder, html_escape) for item in items]
+        plain = _to_plain(items, functools.partial(_encode_records, chosen=encoder))
+        return _escape_texts(plain) if html_escape else plain
+
+    def _make(self, encoder):
+        kind = encoder if isinstance(encoder, type) else type(encoder)
+        if not issubclass(kind, DefaultEncoder):
+            what = f"{encoder!r} is no encoder: extend DefaultEncoder.to_dict()."
+            raise ImproperlyConfigured(what)
+        _refuse_names(kind)
+        return encoder() if encoder is kind else encoder
 
 
 encoder = Encoders()
@@ -1269,14 +1222,13 @@ encoder = Encoders()
 
 _JSON_TYPE = "application/json"
 _TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", _JSON_TYPE)
-
 #: NUL, which PostgreSQL refuses, and lone surrogates, which no database stores.
 _BAD_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def _check_storable(value, texts=True):
-    """Raise ValueError for a value that is nested too deeply, or that no database
-    stores; its `texts` are looked at unless nothing can be wrong with them."""
+    """Raise ValueError for what is nested too deeply, or cannot be stored; `texts` are
+    looked at unless nothing can be wrong with them."""
     level = [value]
     for _depth in range(_MAX_JSON_DEPTH + 1):
         # All of one depth at once, so that few steps are Python's.
@@ -1298,36 +1250,54 @@ def _of_kind(kind, values):
     return [value for value in values if type(value) is kind]
 
 
-def _strict_object(pairs):
+def _check_body(value, texts=True):
+    """Check a whole body; say where it is bad, if it is not far from the beginning."""
+    try:
+        return _check_storable(value, texts)
+    except ValueError as error:
+        pairs = enumerate(value if isinstance(value, list) else ())
+        pairs = value.items() if isinstance(value, dict) else pairs
+        for key, item in itertools.islice(pairs, _MAX_MEMBERS):
+            try:
+                _check_storable({key: item}, texts)
+            except ValueError:
+                raise ValueError(f"{error} (in {_dump(key)})") from None
+        raise
+
+
+def _make_object(pairs):
     found = dict(pairs) if pairs else {}
     if len(found) != len(pairs):
-        raise ValueError(_("An object has a key twice."))
+        seen = set()
+        twice = next(key for key, _value in pairs if key in seen or seen.add(key))
+        raise ValueError(_('The key "%s" stands twice.') % twice[:100])
     return found
 
 
 def _parse_json(text):
-    """Return the value of a JSON text; raise ValueError for what is none, has a key
-    twice, or cannot be stored."""
+    """Return the value of a JSON text; raise ValueError for one that will not do."""
     try:
-        value = json.loads(text, object_pairs_hook=_strict_object)
+        value = json.loads(text, object_pairs_hook=_make_object)
     except RecursionError:
         raise ValueError(_("It is nested too deeply.")) from None
     # JSON has no control characters, UTF-8 no surrogates, unless they are escaped.
-    _check_storable(value, "\\u" in text)
+    _check_body(value, "\\u" in text)
     return value
 
 
 def _read_body(request):
-    """Set `request.data`: for JSON the parsed value, else request.POST.
-
-    Raise AJAXError 400 if it cannot be read, or has text that no database stores.
-    """
+    """Set `request.data`, the JSON's value or request.POST, or raise AJAXError 400."""
     try:
         if request.content_type == _JSON_TYPE and request.body:
             request.data = _parse_json(request.body.decode())
         else:
             request.data = request.POST
-            _check_storable(dict(request.POST.lists()))
+            if request.content_type == _TYPES[0]:
+                body = request.body  # Of what is no UTF-8, Django makes something.
+                (unquote_to_bytes(body) if b"%" in body else body).decode()
+            elif "\ufffd" in "".join(map("".join, dict(request.POST.lists()).values())):
+                raise ValueError(_("It is no UTF-8."))  # Django replaced what is none.
+            _check_body(dict(request.POST.lists()) | dict.fromkeys(request.FILES))
     except ValueError as error:
         kind = "JSON" if request.content_type == _JSON_TYPE else _("form")
         message = _("The body is not valid (%(kind)s): %(error)s")
@@ -1335,18 +1305,16 @@ def _read_body(request):
 
 
 class _FormValue(list):
-    """What one key of a form came with: texts and files."""
+    """What one key of a form, unless it ends with [], came with: texts and files."""
 
 
-def _submitted(request):
-    """Return by name what was sent: JSON values, or _FormValues.
-
-    Raise AJAXError 400 if it is no object.
-    """
+def _read_keys(request):
+    """Return by name what was sent: JSON values, or _FormValues."""
     if isinstance(request.data, MultiValueDict):
         sent = {}
         for key, values in (*request.POST.lists(), *request.FILES.lists()):
-            sent.setdefault(key.removesuffix("[]"), _FormValue()).extend(values)
+            kind = list if key.endswith("[]") else _FormValue
+            sent.setdefault(key.removesuffix("[]"), kind()).extend(values)
     elif isinstance(request.data, dict):
         sent = dict(request.data)
     else:
@@ -1357,17 +1325,17 @@ def _submitted(request):
 
 def _unknown(key, names):
     """Return the error for a key that is not shown, with what may have been meant."""
-    close = difflib.get_close_matches(key, names, 1) if len(key) <= 100 else ()
-    if close:
-        return [_('Unknown key. Did you mean "%s"?') % close[0]]
-    return [_("Unknown key.")]
+    close = _find_close(key, names)
+    return [
+        _('Unknown key. Did you mean "%s"?') % close if close else _("Unknown key.")
+    ]
 
 
 def _invalid_value():
     return ValidationError(_("This value cannot be read."))
 
 
-def _single(field, sent):
+def _read_single(field, sent):
     """Return the one value that was sent for a field, None for NULL."""
     value = sent
     if isinstance(sent, _FormValue):
@@ -1380,38 +1348,32 @@ def _single(field, sent):
     return value
 
 
-def _several(sent):
-    """Return the list that came for a key: a JSON list, or a form's repeated key."""
-    if isinstance(sent, _FormValue) and len(sent) == 1:
-        if sent[0] == "":
-            return []
-        if str(sent[0])[:1] == "[":
-            try:
-                sent = _parse_json(sent[0])
-            except (TypeError, ValueError):
-                raise _invalid_value() from None
+def _read_several(sent):
+    if sent == [""]:
+        return []
+    if isinstance(sent, _FormValue) and len(sent) == 1 and str(sent[0])[:1] == "[":
+        try:
+            sent = _parse_json(sent[0])
+        except (TypeError, ValueError):
+            raise _invalid_value() from None
     if not isinstance(sent, list):
         raise ValidationError(_("This key takes a list."))
     return sent
 
 
-_BOOLEANS = {"true": True, "on": True, "false": False, "off": False}
+_BOOLEANS = {"true": True, "on": True, "false": False, "off": False, "": False}
 
 
 def _text(value):
-    """Return a JSON text or number the way a form would send it."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise _invalid_value()
     return str(value)
 
 
 def _read_value(field, sent):
-    """Return what a field (no relation, no file) makes of what was sent for it.
-
-    Raise ValidationError if it cannot be one. Whether it is a good one (length, range,
-    choices) is for validation to say.
-    """
-    value = _single(field, sent)
+    """Return what a field (no relation, no file) makes of what was sent for it: whether
+    it is a good value (length, range, choices) is for validation to say."""
+    value = _read_single(field, sent)
     if value is None:
         return None
     try:
@@ -1423,8 +1385,9 @@ def _read_value(field, sent):
             return field.to_python(word)
         if isinstance(field, models.FilePathField):
             return field.formfield(required=not field.blank).clean(value)
-        if hasattr(field, "base_field") and isinstance(value, list):
-            value = _dumps(value)  # PostgreSQL's ArrayField, which reads JSON.
+        if hasattr(field, "base_field"):  # PostgreSQL's ArrayField.
+            values = _parse_json(value) if isinstance(value, str) else value
+            return [_read_value(field.base_field, each) for each in values]
         value = field.to_python(_text(value))
         if isinstance(value, datetime.datetime):
             value = _read_datetime(value)
@@ -1434,26 +1397,31 @@ def _read_value(field, sent):
         raise _invalid_value() from None
 
 
+#: The first and last day of which no time zone pushes a time out of the calendar.
+_CALENDAR = datetime.date(1, 1, 2), datetime.date(9999, 12, 30)
+
+
 def _read_datetime(value):
-    """Return a date-time with or without offset as USE_TZ wants it."""
+    """Return a date-time as USE_TZ wants it; raise ValueError for what is no time."""
     value = from_current_timezone(value)
     if timezone.is_aware(value):
         value = value.astimezone(datetime.timezone.utc)
-        value = value if settings.USE_TZ else timezone.make_naive(value)
-    return value
+    if not _CALENDAR[0] <= value.date() <= _CALENDAR[1]:
+        raise ValueError(_("The date-time is at the end of the calendar."))
+    is_odd = timezone.is_aware(value) and not settings.USE_TZ
+    return timezone.make_naive(value) if is_odd else value
 
 
-def _parse_pk(model, value):
-    """Return a pk as its field has it; raise ValidationError for what is none."""
+def _read_pk(model, value):
+    """Return a pk, or that of an object which holds it, as its field has it."""
+    value = value.get("pk") if isinstance(value, dict) else value
     field = _root_key(model)
+    is_number = isinstance(field, models.IntegerField)
+    if is_number and not re.fullmatch("-?[0-9]+", str(value)):
+        raise _invalid_value()  # To Python 1_0 is a number, too.
     value = _read_value(field, value)
     field.run_validators(value)
     return value
-
-
-def _sent_pk(model, value):
-    """Return the pk sent for a relation, bare or in an object that holds it."""
-    return _parse_pk(model, value.get("pk") if isinstance(value, dict) else value)
 
 
 def _read_file(field, sent):
@@ -1490,12 +1458,11 @@ def _read_tags(manager, sent):
 
 @functools.lru_cache(maxsize=1024)
 def _end_of_path(model, name):
-    """Return the field at the end of a path as in `filter()`, and its lookups."""
-    field, rest, opts = None, name.split(LOOKUP_SEP), model._meta
+    field, rest, opts = None, name.split("__"), model._meta
     while rest and opts:
         try:
             field = opts.pk if rest[0] == "pk" else opts.get_field(rest[0])
-        except FieldDoesNotExist:
+        except core_exceptions.FieldDoesNotExist:
             break
         opts = getattr(field.related_model, "_meta", None)
         del rest[0]
@@ -1506,27 +1473,45 @@ def _end_of_path(model, name):
 _PARAMETERS = ("order_by", "items_per_page", "current_page")
 
 #: Lookups that compare with a value as the field itself has it.
-_COMPARISONS = ([], ["exact"], ["gt"], ["gte"], ["lt"], ["lte"])
-#: Lookups that are nobody's to choose values for: a pattern can take for ever.
-_NOT_OFFERED = ("range", "regex", "iregex")
+_COMPARISONS = {"exact", "gt", "gte", "lt", "lte"}
+#: What else a filter may ask: about text, and for a part of a date. Not patterns, which
+#: can take for ever, nor what arrays and ranges are asked, which takes no plain text.
+_TEXT_LOOKUPS = "iexact contains icontains startswith istartswith endswith iendswith"
+_DATE_PARTS = (
+    "date time year iso_year quarter month week week_day iso_week_day day hour"
+)
+_DATE_PARTS = {*_DATE_PARTS.split(), "minute", "second"}
+
+
+def _is_offered(field, lookups):
+    """Whether a filter may ask a field at the end of its path these lookups."""
+    if _is_special(field) or hasattr(field, "base_field"):
+        return lookups == ["isnull"]
+    if isinstance(field, models.JSONField) and lookups:
+        if lookups[0] in field.get_lookups():
+            return lookups in (["isnull"], ["exact"])
+        lookups = [each for each in lookups if each in field.get_lookups()]
+    *parts, last = lookups or ["exact"]
+    known = {*_COMPARISONS, *_TEXT_LOOKUPS.split(), *_DATE_PARTS, "isnull", "in"}
+    return last in known and _DATE_PARTS.issuperset(parts)
 
 
 def _filter_condition(model, entry, value):
     """Return the condition that an entry of `list_filter` has one value."""
     # A list means any of its values, one by one.
-    entry = entry.removesuffix(f"{LOOKUP_SEP}in")
+    entry = entry.removesuffix("__in")
     field, lookups = _end_of_path(model, entry)
     if lookups == ["isnull"]:
         return Q((entry, _read_value(models.BooleanField(), value)))
     is_text = isinstance(field, _TEXT_FIELDS)
     if not lookups and (value is None or value == "null" and not is_text):
-        return Q((f"{entry}{LOOKUP_SEP}isnull", True))
+        return Q((f"{entry}__isnull", True))
     if field.is_relation and lookups in ([], ["exact"]):
-        entry = entry.removesuffix(f"{LOOKUP_SEP}exact") + f"{LOOKUP_SEP}pk"
-        return Q((entry, _sent_pk(field.related_model, value)))
-    if lookups in _COMPARISONS:
+        entry = entry.removesuffix("__exact") + "__pk"
+        return Q((entry, _read_pk(field.related_model, value)))
+    if not lookups or len(lookups) == 1 and lookups[0] in _COMPARISONS:
         value = _read_value(field, value)
-    elif not isinstance(value, (str, int, float)) or lookups[-1] in _NOT_OFFERED:
+    elif not isinstance(value, (str, int, float)) or not _is_offered(field, lookups):
         raise _invalid_value()
     if isinstance(value, str) and len(value) > _MAX_FILTER_LENGTH:
         raise ValidationError(_("At most %s characters.") % _MAX_FILTER_LENGTH)
@@ -1534,20 +1519,14 @@ def _filter_condition(model, entry, value):
 
 
 def _whole_number(sent, default):
-    """Return the whole number that was sent, the default for junk."""
     text = str(sent[0] if isinstance(sent, _FormValue) else sent)
     return int(text[:30]) if re.fullmatch("-?[0-9]+", text) else default
-
-
-def _invalid_parameters(errors):
-    return AJAXError(400, _("Invalid parameters."), errors=errors)
 
 
 # --- Decorators -----------------------------------------------------------------------
 
 
 def _login_url():
-    """Return what goes beside an error that logging in would help."""
     return {"login_url": resolve_url(settings.LOGIN_URL)}
 
 
@@ -1556,11 +1535,8 @@ def _require_login(request):
         raise AJAXError(403, _("User must be authenticated."), **_login_url())
 
 
-def login_required(view):
-    """Let only logged-in users call an ad-hoc endpoint, sync or async.
-
-    Raise AJAXError 403, which is answered as JSON, for everybody else.
-    """
+def login_required(view: Callable) -> Callable:
+    """Let only logged-in users call an endpoint, sync or async: else AJAXError 403."""
 
     @functools.wraps(view)
     def guarded(request, *args, **kwargs):
@@ -1570,29 +1546,15 @@ def login_required(view):
     return guarded
 
 
-def allowed_methods(*methods):
-    """Let `ModelEndpoint.authenticate`, which it decorates, pass only these."""
-
-    def decorate(authenticate):
-        @functools.wraps(authenticate)
-        def guarded(self, request, application=None, method=None):
-            if (method or self.method) not in methods:
-                raise AJAXError(403, _("Access denied."))
-            return _call(authenticate, self, request, application, method)
-
-        return guarded
-
-    return decorate
-
-
-def json_response(view):
+def json_response(view: Callable) -> Callable:
     """Give any view the answers of an endpoint: JSON for what it returns and raises."""
 
     @functools.wraps(view)
     def answered(request, *args, **kwargs):
         try:
-            with _atomic_requests(answered):
-                result = _called(view, request, *args, **kwargs)
+            with contextlib.ExitStack() as stack:
+                _enter_atomic_requests(stack, answered)
+                result = _run_view(view, request, *args, **kwargs)
                 return _success_response(result, request)
         except Exception as error:
             return _error_response(request, error)
@@ -1602,54 +1564,53 @@ def json_response(view):
     return answered
 
 
-def _called(view, request, *args, **kwargs):
+def _run_view(view, request, *args, **kwargs):
     """Return what a view returns; an async one is run with its user loaded already."""
     result = view(request, *args, **kwargs)
     if not inspect.isawaitable(result):
         return result
-    bool(getattr(request, "user", None))
 
-    async def finished():
+    async def finish():
         return await result
 
-    return async_to_sync(finished)()
-
-
-def _call(hook, *arguments, **named):
-    """Call a hook with as many of the arguments as it takes: old ones take fewer. What
-    is named goes by keyword to one that takes it so, else by position."""
-    function = getattr(hook, "__func__", hook)
-    if named and all(_accepts(function, name) for name in named):
-        return hook(*arguments, **named)
-    arguments = (*arguments, *named.values())
-    most = _most_arguments(function)
-    return hook(*arguments[: most and most - (function is not hook)])
+    try:
+        bool(getattr(request, "user", None))
+    except BaseException:
+        result.close()
+        raise
+    return async_to_sync(finish)()
 
 
 @functools.lru_cache(maxsize=256)
-def _most_arguments(function):
-    """Return how many arguments a function takes by position, None for any number."""
-    kinds = [p.kind for p in inspect.signature(function).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return None
-    return len(kinds) - kinds.count(inspect.Parameter.KEYWORD_ONLY)
+def _list_parameters(function):
+    return [*inspect.signature(function).parameters.values()]
+
+
+def _call(hook, *arguments, **named):
+    """Call a hook with what it takes, what is `named` by keyword if it takes it so."""
+    function = getattr(hook, "__func__", hook)
+    parameters = _list_parameters(function)
+    if not any(p.kind is p.VAR_KEYWORD or p.name in named for p in parameters):
+        arguments, named = (*arguments, *named.values()), {}
+    if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        places = sum(p.kind < p.VAR_POSITIONAL for p in parameters)
+        arguments = arguments[: places - (function is not hook)]
+    return hook(*arguments, **named)
+
+
+def _takes_one(function, *before):
+    """Whether something can be called with one argument, after those before it."""
+    try:
+        inspect.signature(function, follow_wrapped=False).bind(*before, None)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _takes_request(function, *before):
     """Whether a function can be called with a request, named so, and nothing else."""
-    names = [*inspect.signature(function).parameters]
-    try:
-        inspect.signature(function, follow_wrapped=False).bind(*before, None)
-    except TypeError:
-        return False
-    return names[len(before) : len(before) + 1] == ["request"]
-
-
-@functools.lru_cache(maxsize=256)
-def _accepts(function, keyword):
-    """Whether a function can be given a keyword."""
-    parameters = inspect.signature(function).parameters.values()
-    return any(p.name == keyword or p.kind is p.VAR_KEYWORD for p in parameters)
+    name = [*inspect.signature(function).parameters, None, None][len(before)]
+    return name == "request" and _takes_one(function, *before)
 
 
 # --- Errors as responses --------------------------------------------------------------
@@ -1657,9 +1618,10 @@ def _accepts(function, keyword):
 #: What other exceptions are answered as: kinds, status, whether clients see the text.
 _STATUSES = (
     ((RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent), 413, True),
+    (core_exceptions.SuspiciousFileOperation, 400, False),  # It tells the path.
     (Http404, 404, True),
     (PermissionDenied, 403, True),
-    ((SuspiciousOperation, BadRequest), 400, True),
+    ((core_exceptions.SuspiciousOperation, core_exceptions.BadRequest), 400, True),
     ((MultiPartParserError, UnreadablePostError), 400, True),
     (IntegrityError, 409, False),
     # SQLite's driver raises OverflowError for a number beyond its columns.
@@ -1669,7 +1631,7 @@ _STATUSES = (
 
 
 #: How databases say that somebody else held a lock for too long.
-_LOCKED = re.compile(r"is locked|lock timeout|lock wait|deadlock", re.IGNORECASE)
+_LOCKED = re.compile(r"is locked|lock timeout|lock wait|deadlock|serialize", re.I)
 
 
 def _as_ajax_error(error):
@@ -1695,36 +1657,36 @@ def _as_ajax_error(error):
     return None
 
 
-def _unhandled(error):
-    """Return the AJAXError for an unexpected exception; details in DEBUG only."""
-    if not settings.DEBUG:
-        return AJAXError(500, _("Internal server error."))
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [
-        {"file": each.filename, "line": each.lineno, "in": each.name, "code": each.line}
-        for each in frames
-    ]
-    return AJAXError(500, f"{type(error).__name__}: {error}", traceback=lines)
-
-
 def _error_response(request, error):
-    """Return any exception as a JSON response; log and report it as Django would."""
-    answer = _as_ajax_error(error)
+    """Return any exception as a JSON response."""
     try:
-        response = answer and answer.get_response()
-    except Exception as unencodable:
-        answer, error = None, unencodable
-    if answer is None:
-        got_request_exception.send(sender=None, request=request)
-        response = _unhandled(error).get_response()
-    options = {"response": response, "request": request}
-    if answer is None:
-        said = (response.reason_phrase, request.path)
-        log_response("%s: %s", *said, exception=error, **options)
-    elif isinstance(error, (DatabaseError, OverflowError)):
+        answer = _as_ajax_error(error)
+        if answer is None:
+            raise error
+        response = answer.get_response()
+    except Exception as unexpected:
+        return _report(request, unexpected)
+    if isinstance(error, (DatabaseError, OverflowError)):
         # As an argument the text is escaped: it may quote what a client sent.
         said = (response.reason_phrase, request.path, str(error))
-        log_response("%s: %s: %s", *said, **options)
+        log_response("%s: %s: %s", *said, response=response, request=request)
+    return response
+
+
+def _report(request, error):
+    """Return an unexpected exception as a response, told of as Django would."""
+    got_request_exception.send(sender=None, request=request)
+    message, extra = _("Internal server error."), {}
+    if settings.DEBUG:
+        frames = traceback.extract_tb(error.__traceback__)
+        names = {"file": "filename", "line": "lineno", "in": "name", "code": "line"}
+        lines = [{k: getattr(each, n) for k, n in names.items()} for each in frames]
+        extra["traceback"] = lines
+        # Not str(): that may be what failed.
+        message = "".join(traceback.format_exception_only(error)).strip()
+    response = AJAXError(500, message, **extra).get_response()
+    said = {"response": response, "request": request, "exception": error}
+    log_response("%s: %s", response.reason_phrase, request.path, **said)
     return response
 
 
@@ -1748,23 +1710,19 @@ def _transaction(using, locks=True):
 
 
 class _EveryAlias(set):
-    """The `_non_atomic_requests` of a view that opens transactions itself: to Django
-    every alias is in it; those that it really holds nobody opens one for."""
+    """Aliases for which Django opens no transaction: all; nobody does for its own."""
 
     def __contains__(self, alias):
         return True
 
 
-@contextlib.contextmanager
-def _atomic_requests(view, locks=True):
+def _enter_atomic_requests(stack, view, locks=True):
     """Open the transactions that ATOMIC_REQUESTS wants around a view: here, so that an
     error reply rolls back, and what fails at the commit is an error reply."""
-    spared = {*getattr(view, "_non_atomic_requests", ())}
-    with contextlib.ExitStack() as stack:
-        for alias, options in connections.settings.items():
-            if options["ATOMIC_REQUESTS"] and alias not in spared:
-                stack.enter_context(_transaction(alias, locks))
-        yield
+    spared = getattr(view, "_non_atomic_requests", ())
+    for alias, options in connections.settings.items():
+        if options["ATOMIC_REQUESTS"] and alias not in {*spared}:
+            stack.enter_context(_transaction(alias, locks))
 
 
 # --- Endpoints ------------------------------------------------------------------------
@@ -1773,7 +1731,7 @@ def _atomic_requests(view, locks=True):
 class BaseAuthentication:
     """Who may call models and forms: every user that is logged in and active."""
 
-    def is_authenticated(self, request, application, method):
+    def is_authenticated(self, request, application, method) -> bool:
         """Return whether the request's user may call the operation `method`."""
         return request.user.is_authenticated and request.user.is_active
 
@@ -1783,13 +1741,6 @@ class BaseEndpoint:
     instance into endpoints.py."""
 
     csrf_exempt = False
-
-    def __new__(cls, *args, **kwargs):
-        self = super().__new__(cls)
-        # As a function belongs to the module that defines it, an instance belongs to
-        # the one that makes it: only there it is an endpoint.
-        self.__module__ = sys._getframe(1).f_globals.get("__name__")
-        return self
 
     def _encode_record(self, record):
         """Return a record as a dict."""
@@ -1807,16 +1758,19 @@ class _Function(BaseEndpoint):
         self.view = view
         marked = (view, type(view).__call__)
         self.csrf_exempt = any(getattr(each, "csrf_exempt", False) for each in marked)
-        self.is_open = not all(getattr(each, "login_required", True) for each in marked)
+        self.is_exempt = not all(
+            getattr(each, "login_required", True) for each in marked
+        )
         self._non_atomic_requests = getattr(view, "_non_atomic_requests", ())
 
     def authorize(self, request):
-        """Want login where LoginRequiredMiddleware does."""
-        if not self.is_open and _has_login_middleware(tuple(settings.MIDDLEWARE)):
+        """Want a login where LoginRequiredMiddleware does."""
+        if not self.is_exempt and _has_login_middleware(tuple(settings.MIDDLEWARE)):
             _require_login(request)
 
     def run(self, request):
-        return _called(self.view, request)
+        """Return what the function returns."""
+        return _run_view(self.view, request)
 
 
 @functools.lru_cache(maxsize=8)
@@ -1828,14 +1782,11 @@ def _has_login_middleware(middleware):
 
 
 class _ServedEndpoint(BaseEndpoint):
-    """What endpoints of models and forms share: who may call them, and with what body.
+    """What endpoints of models and forms share. One instance per request has `request`,
+    `application` (the label in the path), `model` (or the form's class), `method` (the
+    operation, or the tags manager), and `pk` and `command` as in the path, or None."""
 
-    There is one instance per request, with `request`, `application` (the label in the
-    path), `model` (the form's class for a form), `method` (the operation, or the tags
-    manager), `pk` and the tags `command` (as in the path, None without one).
-    """
-
-    request = None
+    request: Any = None
     operation = "create"
 
     def __init__(self, application, model, method, pk=None, command=None):
@@ -1846,14 +1797,23 @@ class _ServedEndpoint(BaseEndpoint):
         self.command = command
 
     @property
-    def user(self):
-        """The request's user."""
-        return self.request.user
+    def user(self) -> Any:
+        """The request's user, an anonymous one where there is no request."""
+        if self.request is not None:
+            return self.request.user
+        from django.contrib.auth.models import AnonymousUser
 
-    def authenticate(self, request, application, method):
-        """Return whether the user may call the operation at all; asked before anything
-        else. By default AJAX_AUTHENTICATION says."""
-        authentication = import_string(_setting("AJAX_AUTHENTICATION"))()
+        return AnonymousUser()
+
+    def find_operation(self):
+        """Return the name of the method that answers."""
+        return "create"
+
+    def authenticate(self, request, application, method) -> bool:
+        """Return whether the user may call at all; by default the setting says."""
+        default = f"{__name__}.BaseAuthentication"
+        authentication = getattr(settings, "AJAX_AUTHENTICATION", default)
+        authentication = import_string(authentication)()
         return authentication.is_authenticated(request, application, method)
 
     def authorize(self, request):
@@ -1861,43 +1821,37 @@ class _ServedEndpoint(BaseEndpoint):
         self.request = request
         if not self.authenticate(request, self.application, self.method):
             extra = {} if self.user.is_authenticated else _login_url()
-            raise AJAXError(403, _("User is not authorized."), **extra)
+            raise self._refuse("authenticate", _("User is not authorized."), **extra)
         if request.content_type not in _TYPES and request.body:
             raise AJAXError(415, _("Send %s.") % ", ".join(_TYPES))
 
-    def resolve(self):
-        """Return the endpoint; raise AJAXError if there is no such operation."""
-        return self
-
     def run(self, request):
-        """Run the operation."""
-        return _called(getattr(self, self.operation), request)
+        """Return what the operation returns."""
+        return _run_view(getattr(self, self.operation), request)
+
+    def _refuse(self, hook, message=_MESSAGES[403], **extra):
+        """Return the AJAXError 403 for a hook that said no."""
+        hint = _hint(f"{hook} of {type(self).__name__} returned False")
+        return AJAXError(403, message, **extra, **hint)
 
 
 #: The operations every ModelEndpoint has, and whether each is on a record.
-_OPERATIONS = {
-    "create": False,
-    "list": False,
-    "get": True,
-    "update": True,
-    "delete": True,
-}
+_OPERATIONS = {"create": False, "list": False}
+_OPERATIONS |= {"get": True, "update": True, "delete": True}
 #: The commands on a TaggableManager, and whether each changes the record.
 _COMMANDS = {"add": True, "remove": True, "set": True, "clear": True, "similar": False}
 
 
 def _is_writable(field, is_named):
-    """Whether clients may write a field that they see."""
     if field.many_to_many and not _is_tags_manager(field):
         if not field.remote_field.through._meta.auto_created:
             return False
-    if field.generated or hasattr(field, "range_type"):
-        return False  # PostgreSQL's ranges are shown, not written.
+    if field.generated or _is_special(field):
+        return False
     return is_named or field.editable and not field.primary_key
 
 
 def _copy(record):
-    """Return a copy of a record that can be changed without changing the record."""
     copied = copy.copy(record)
     for name, value in vars(copied).items():
         if isinstance(value, (dict, list)):
@@ -1916,14 +1870,16 @@ def _is_same(field, stored, modified):
 
 
 def _insert_first(record):
-    """Let the first save() of a new record insert: Django's, asked by a model's own to
-    save, would first try to update whoever has the key by now."""
+    """Let the first save() of a new record insert: given a key, Django would first try
+    to update whoever has it. A model's `def save(self)` takes no `force_insert`, and
+    looking whether the key is taken leaves a moment in which it may be."""
 
     def insert(**options):
         del record.save_base
         record.save_base(**options | {"force_insert": (models.Model,)})
 
-    record.save_base = insert
+    if record._state.adding and record.pk is not None:
+        record.save_base = insert
 
 
 @functools.cache
@@ -1931,30 +1887,26 @@ def _operations(endpoint_class):
     """Return by name of each operation whether it is on a record, None for either."""
     found = dict(_OPERATIONS)
     for base in endpoint_class.__mro__:
-        if issubclass(base, ModelEndpoint) and base is not ModelEndpoint:
-            for name, value in vars(base).items():
-                is_last = getattr(endpoint_class, name) is value
-                if is_last and _is_operation(name, value):
+        for name, value in (
+            vars(base).items() if issubclass(base, ModelEndpoint) else ()
+        ):
+            is_new = name[0] != "_" and not hasattr(ModelEndpoint, name)
+            is_last = is_new and getattr(endpoint_class, name) is value
+            if is_last and inspect.isfunction(value):
+                if _takes_request(inspect.unwrap(value), "self"):
                     found[name] = None
     return found
 
 
-def _is_operation(name, value):
-    """Whether an attribute is a public method of its own that only wants `request`."""
-    if name.startswith("_") or hasattr(ModelEndpoint, name):
-        return False
-    return inspect.isfunction(value) and _takes_request(inspect.unwrap(value), "self")
-
-
-class _Input:
-    """What was read of a body: errors by key, and what is saved after the record."""
+class _Body:
+    """What was read of a body, by key, and what is saved after the record."""
 
     def __init__(self, request):
-        self.values = _submitted(request)
+        self.values = _read_keys(request)
         self.errors = {}
         self.relations = {}
-        #: The foreign keys that were found to refer to something.
-        self.found = set()
+        #: By foreign key the value that was found to refer to something.
+        self.found = {}
 
     def refuse_unknown(self, shown):
         """Hold an error for each key that is not one of those shown."""
@@ -1974,38 +1926,34 @@ class ModelEndpoint(_ServedEndpoint):
     # What is shown and written
 
     #: Names of what clients see and may send; None and "__all__" are all model fields.
-    #: May also name properties and methods of the endpoint (taking the record) or
-    #: model.
-    fields = None
+    #: Also properties and methods, of the endpoint (taking the record) or model.
+    fields: Any = None
     #: Names that are neither seen nor written.
-    exclude = ()
+    exclude: Any = ()
     #: Names that are seen, never written; `immutable_fields` is the old name.
-    readonly_fields = ()
-    immutable_fields = ()
-    #: Which foreign keys are shown as whole records: True (all, recursively), a number
-    #: of levels, names like "category__parent", or False.
-    expand = True
+    readonly_fields: Any = ()
+    immutable_fields: Any = ()
+    #: Foreign keys shown whole: True (all), levels, names ("category__parent"), False.
+    expand: Any = True
 
     # What `list` does
 
     #: The order of `list`; None is the queryset's or model's own.
-    ordering = None
+    ordering: Any = None
     #: What clients may order by, search in, and filter on, as in `filter()`.
-    sortable_by = ()
-    search_fields = ()
-    list_filter = ()
+    sortable_by: Any = ()
+    search_fields: Any = ()
+    list_filter: Any = ()
     #: Page sizes; None is the setting AJAX_MAX_PER_PAGE.
     list_per_page = 20
-    max_per_page = None
+    max_per_page: Any = None
 
     # Who may do what
 
-    #: Names of the operations offered, None for all; a tags manager's name stands for
-    #: its commands.
-    operations = None
-    #: Whether create, update and delete want Django's permissions too; None is True for
-    #: user models.
-    require_permissions = None
+    #: Names of the operations offered, None for all; a tags manager's is its commands'.
+    operations: Any = None
+    #: Whether Django's permissions are wanted too; None is True for user models.
+    require_permissions: Any = None
 
     @classmethod
     def for_model(cls, model, request):
@@ -2014,172 +1962,182 @@ class ModelEndpoint(_ServedEndpoint):
         found.request = request
         return found
 
+    # The way of a request to an operation
+
+    def find_operation(self):
+        """Return the method's name, or raise AJAXError 404 (400 without a record)."""
+        name, found = self.method, _operations(type(self))
+        if self.operations is None or name in self.operations:
+            if self.command:
+                is_change, part = _COMMANDS.get(self.command), self._tags_part
+                if is_change is not None and isinstance(part, _Tags):
+                    if name in self._writable or not is_change:
+                        return "tags" if is_change else "_similar"
+            elif found.get(name) and self.pk is None:
+                raise AJAXError(400, _("Invalid request for record."))
+            elif name in found and found[name] in (None, self.pk is not None):
+                return name
+        offered = _COMMANDS if self.command else self.operations or found
+        raise _missing(_("Invalid method."), self.command or name, offered)
+
+    def run(self, request):
+        """Return what the operation returns; a custom one wants `can_get` to allow."""
+        is_ours = self.operation in (*_OPERATIONS, "tags", "_similar")
+        if self.pk is not None and not is_ours:
+            self._get_visible_record()
+        return super().run(request)
+
     # Operations
 
     def create(self, request):
         """Save a new record; return it as `get` would."""
+        body = _Body(request)
         with _transaction(self._using):
             self.record = record = self.model()
-            sent = self._read(request, record)
-            with self._refusing(sent):
+            self._read(body, request, record)
+            with self._refuse_first(body):
                 self.prepare_record(request, record, True)
-                self._permit(self.can_create, "add", record)
-            self._validate(record, sent)
+                self._permit("can_create", "add", record)
+            self._validate(record, body)
             _insert_first(record)
             self.save_record(request, record, True)
-            self._save_relations(record, sent)
+            self._save_relations(record, body)
             ajax_created.send(sender=self.model, instance=record, request=request)
-            return self._answer(record.pk)
+            return self._show_written(record.pk)
 
     def get(self, request):
         """Return the record."""
         plan = self._plan
-        batch = plan.load_one(self._parsed_pk(), self)
+        batch = plan.load_one(self._parse_own_pk(), self)
         if not batch.pks:
             raise self._not_found()
         if plan.asks:
             self.record = batch.records[0]
-            self._asked_record()
+            self._get_visible_record()
         return json.loads(plan.encode(batch)[0])
 
     def update(self, request):
         """Save what changed of the record; return it as `get` would."""
+        body = _Body(request)
         with _transaction(self._using):
             stored = self._get_record(locked=True)
             modified = _copy(stored)
-            sent = self._read(request, modified)
-            with self._refusing(sent):
+            self._read(body, request, modified)
+            with self._refuse_first(body):
                 self.prepare_record(request, modified, False)
-                self._permit(self.can_update, "change", stored, modified=modified)
-            self._validate(modified, sent, stored)
+                self._permit("can_update", "change", stored, modified=modified)
+            self._validate(modified, body, stored)
             fields = stored._meta.concrete_fields
             is_same = all(_is_same(each, stored, modified) for each in fields)
-            if sent.relations or not is_same:
+            if body.relations or not is_same:
                 self.record = modified
                 if not is_same:
                     self.save_record(request, modified, False)
-                self._save_relations(modified, sent)
+                self._save_relations(modified, body)
                 ajax_updated.send(sender=self.model, instance=modified, request=request)
-            return self._answer(stored.pk)
+            return self._show_written(stored.pk)
 
     def delete(self, request):
         """Delete the record; return {"pk": ...}."""
         with _transaction(self._using):
             record = self._get_record(locked=True)
-            self._permit(self.can_delete, "delete", record)
+            self._permit("can_delete", "delete", record)
             payload = {"pk": record.pk}
             self.delete_record(request, record)
-            ajax_deleted.send(
-                sender=self.model, instance=record, payload=payload, request=request
-            )
+            sent = {"instance": record, "payload": payload, "request": request}
+            ajax_deleted.send(sender=self.model, **sent)
             return payload
 
     def list(self, request):
         """Return a page of records, with `total` and the like beside it."""
         if not self.can_list(self.user):
-            raise _forbidden()
-        sent = _submitted(request)
-        size, page = self._page(sent)
-        order, conditions = self._order_and_conditions(sent)
+            raise self._refuse("can_list")
+        parameters, (default, most) = _read_keys(request), self._get_sizes()
+        size = _whole_number(parameters.pop("items_per_page", None), default)
+        page = max(1, _whole_number(parameters.pop("current_page", None), 1))
+        size = min(max(1, size), most)
+        order, conditions = self._read_conditions(parameters)
         start = (page - 1) * size
         batch, total = self._plan.load_page(self, conditions, order, start, size)
-        return _Page(
-            self._plan.encode(self._plan.allowed(batch)),
-            {
-                "total": total,
-                "total_pages": max(1, math.ceil(total / size)),
-                "current_page": page,
-                "items_per_page": size,
-            },
-        )
+        texts = self._plan.encode(self._plan.drop_refused(batch))
+        pages = {"total_pages": max(1, math.ceil(total / size)), "current_page": page}
+        return _Page(texts, {"total": total, **pages, "items_per_page": size})
 
     def tags(self, request):
-        """Run one of the tags commands; return all tags, or what is similar."""
-        if self.command == "similar":
-            return self._similar(request, self._asked_record())
+        """Run a tags command that changes the record; return all tags."""
         with _transaction(self._using):
-            record = self._asked_record(locked=True)
-            self._permit(self.can_update, "change", record, modified=record)
+            record = self._get_visible_record(locked=True)
+            self._permit("can_update", "change", record, modified=record)
             is_clear = self.command == "clear"
-            names = () if is_clear else self._read_tags_parameter(request)
+            names = () if is_clear else self._read_names(request)
             run = getattr(getattr(record, self.method), self.command)
             run(names) if self.command == "set" else run(*names)
-            return json.loads(self._tags_part.of([record.pk], self._using)[0])
+            return json.loads(self._tags_part.encode_tags([record.pk], self._using)[0])
 
     # Records and querysets
 
-    @cached_property
-    def record(self):
+    @functools.cached_property
+    def record(self) -> Any:
         """The record of the path, None without one; AJAXError 404 if there is none."""
         return None if self.pk is None else self._get_record()
 
-    def get_queryset(self, request):
+    def get_queryset(self, request) -> models.QuerySet:
         """Return what there is for this request: what is outside does not exist."""
         return self.model._default_manager.all()
 
-    def get_field_queryset(self, request, field):
-        """Return the records that may be sent for a relation of the model.
-
-        `limit_choices_to` narrows it further.
-        """
+    def get_field_queryset(self, request, field) -> models.QuerySet:
+        """Return what may be sent for a relation; `limit_choices_to` narrows it too."""
         related = field.remote_field.model
-        return endpoint.find(related).for_model(related, request).get_queryset(request)
+        rows = endpoint.find(related).for_model(related, request).get_queryset(request)
+        return rows.none() if endpoint.is_unspoken(related) else rows
 
-    def prepare_record(self, request, record, created):
+    def prepare_record(self, request, record: Any, created: bool) -> None:
         """Change a record that was read, before permissions are asked."""
 
-    def save_record(self, request, record, created):
+    def save_record(self, request, record: Any, created: bool) -> None:
         """Save a record that is permitted and valid, within the transaction."""
         record.save()
 
-    def delete_record(self, request, record):
+    def delete_record(self, request, record: Any) -> None:
         """Delete a record, within the transaction."""
         record.delete()
 
     @cached_property
     def _using(self):
-        """The database that is written to."""
         return router.db_for_write(self.model)
 
     def _get_record(self, locked=False):
-        """Return the record of the path, `locked` until the transaction ends if wanted.
-
-        Raise AJAXError 400 without a pk, 404 if there is none.
-        """
-        pk = self._parsed_pk()
+        """Return the record of the path, or raise AJAXError 400 or 404."""
+        pk = self._parse_own_pk()
         self.record = None  # For who asks in get_queryset: it is being fetched.
         if locked and not self._plan.is_narrowed:
             self.record = self._plan.lock_one(pk, self._using)
         else:
             rows = self.get_queryset(self.request).filter(pk=pk)
-            rows = self._locked(rows, pk) if locked else rows
+            if locked:
+                rows = rows.using(self._using)
+                self._lock_row(pk)
             self.record = next(iter(rows[:1]), None)
         if self.record is None:
             raise self._not_found()
         return self.record
 
-    def _locked(self, rows, pk):
-        """Lock the record that somebody's own query is about; return that query.
-
-        It may be one that cannot lock: with DISTINCT, GROUP BY or an outer join.
-        """
+    def _lock_row(self, pk):
+        """Lock by a plain query: somebody's own may be one that cannot lock."""
         if connections[self._using].features.has_select_for_update:
-            plain = models.QuerySet(self.model, using=self._using)
-            len(plain.select_for_update().filter(pk=pk))
-        return rows.using(self._using)
+            rows = models.QuerySet(self.model, using=self._using)
+            len(rows.select_for_update().filter(pk=pk))
 
-    def _asked_record(self, locked=False):
+    def _get_visible_record(self, locked=False):
         """Return the record of the path; raise AJAXError 403 if can_get says no."""
         record = self._get_record(locked) if locked else self.record
         if not self.can_get(self.user, record):
-            raise _forbidden()
+            raise self._refuse("can_get")
         return record
 
-    def _parsed_pk(self):
-        if self.pk is None:
-            raise AJAXError(400, _("Invalid request for record."))
+    def _parse_own_pk(self):
         try:
-            return _parse_pk(self.model, self.pk)
+            return _read_pk(self.model, self.pk)
         except ValidationError:
             raise self._not_found() from None
 
@@ -2187,44 +2145,36 @@ class ModelEndpoint(_ServedEndpoint):
         message = _('%(model)s with id of "%(pk)s" not found.')
         return AJAXError(404, message % {"model": self.model.__name__, "pk": self.pk})
 
-    def _answer(self, pk):
+    def _show_written(self, pk):
         """Return a record that was written as `get` shows it, else its pk."""
         batch = self._plan.load_one(pk, self, self._using)
-        texts = self._plan.encode(self._plan.allowed(batch))
+        texts = self._plan.encode(self._plan.drop_refused(batch))
         return json.loads(texts[0]) if texts else {"pk": pk}
 
-    def _similar(self, request, record):
+    def _similar(self, request):
         """Return records that share tags with this one, most shared first."""
-        tags = self._tags_part
+        record, tags = self._get_visible_record(), self._tags_part
         using = self.get_queryset(request).db
-        items = tags.through._base_manager.using(using).filter(**tags.about())
+        items = tags.through._base_manager.using(using).filter(**tags.get_conditions())
         mine = items.filter(**{tags.key: record.pk}).values("tag_id")
         shared = items.filter(tag_id__in=mine)
-        count = (
-            shared.filter(**{tags.key: tags.outer_pk})
-            .order_by()
-            .values(tags.key)
-            .values(shared=Count("pk"))
-        )
-        found = (
-            self._plan.queryset(self)
-            .filter(pk__in=shared.values_list(tags.record_pk))
-            .exclude(pk=record.pk)
-            .order_by(Subquery(count).desc(), "pk")
-        )
-        batch = self._plan.load(found[: self._sizes()[0]], self)
-        texts = self._plan.encode(self._plan.allowed(batch))
+        of_one = shared.filter(**{tags.key: tags.outer_pk}).order_by()
+        count = of_one.values(tags.key).values(shared=Count("pk"))
+        found = self._plan.get_queryset(self).exclude(pk=record.pk)
+        found = found.filter(pk__in=shared.values_list(tags.record_pk))
+        found = found.order_by(Subquery(count).desc(), "pk")
+        batch = self._plan.load(found[: self._get_sizes()[0]], self)
+        texts = self._plan.encode(self._plan.drop_refused(batch))
         return [json.loads(text) for text in texts]
 
     # Fields and reading
 
     @cached_property
     def _plan(self):
-        return _kept_plan(self.model, type(self), True)
+        return _get_plan(self.model, type(self), True)
 
     @property
     def _tags_part(self):
-        """The part of the plan that the path names in the place of a tags manager."""
         return next((p for p in self._plan.parts if p.name == self.method), None)
 
     @cached_property
@@ -2232,147 +2182,135 @@ class ModelEndpoint(_ServedEndpoint):
         """The fields that clients may write, by the key they are sent under."""
         if self.fields is None and _is_user_model(self.model):
             return {}
+        named = () if self.fields in (None, "__all__") else self.fields
         fields = _model_fields(self.model)
         found = {n: fields[n] for n in self._plan.names if n in fields}
-        found = {n: f for n, f in found.items() if _is_writable(f, n in self._named)}
+        found = {n: f for n, f in found.items() if _is_writable(f, n in named)}
+        never = {*self.readonly_fields, *self.immutable_fields, *self.exclude}
         pk = self.model._meta.pk
         pk = _root_key(self.model) if _is_parent_link(pk) else pk
-        if not isinstance(pk, models.AutoField) and {"pk", pk.name} & {*self._named}:
+        keys = {pk.name, self.model._meta.pk.name, *_pk_names(self.model)}
+        if keys & never:
+            never |= keys
+        elif keys & {*named} and not isinstance(pk, models.AutoField):
             found["pk"] = found[pk.name] = pk
-        never = {*self.readonly_fields, *self.immutable_fields}
-        return {n: f for n, f in found.items() if not never & {n, f.name}}
+        return {n: f for n, f in found.items() if n not in never}
 
-    @property
-    def _named(self):
-        """The names that `fields` lists one by one."""
-        return () if self.fields in (None, "__all__") else self.fields
-
-    def _read(self, request, record):
-        """Read the body onto a record; return the rest of it, and the errors."""
-        sent = _Input(request)
-        for key, value in sent.values.items():
+    def _read(self, body, request, record):
+        """Read a body onto a record, holding the errors, and what is saved later."""
+        for key, value in body.values.items():
             field = self._writable.get(key)
             if field is None or field.primary_key and not record._state.adding:
                 continue
             try:
-                self._read_field(request, record, field, value, sent)
+                self._read_field(request, record, field, value, body)
             except ValidationError as error:
-                sent.errors[key] = error.messages
-        sent.refuse_unknown([*self._plan.names, *self._writable])
-        return sent
+                body.errors[key] = error.messages
+        shown = [*self._plan.names, *self._writable]
+        body.refuse_unknown([*shown, *(_pk_names(self.model) - {*shown})])
 
-    def _read_field(self, request, record, field, value, sent):
+    def _read_field(self, request, record, field, value, body):
         if _is_tags_manager(field):
-            sent.relations[field.name] = _read_tags(field, value)
+            body.relations[field.name] = _read_tags(field, value)
         elif field.many_to_many:
             pks = self._read_members(request, record, field, value)
-            sent.relations[field.name] = pks
+            body.relations[field.name] = pks
         elif isinstance(field, models.ForeignKey):
-            self._read_foreign_key(request, record, field, value, sent)
+            self._read_foreign_key(request, record, field, value, body)
         elif isinstance(field, models.FileField):
             field.save_form_data(record, _read_file(field, value))
         else:
             setattr(record, field.attname, _read_value(field, value))
 
-    def _read_foreign_key(self, request, record, field, value, sent):
-        value = _single(field, value)
+    def _read_foreign_key(self, request, record, field, value, body):
+        value = _read_single(field, value)
         if value is None:
             setattr(record, field.name, None)
             return
-        pk = _sent_pk(field.remote_field.model, value)
+        pk = _read_pk(field.remote_field.model, value)
         is_pk = field.target_field.primary_key and not record._state.adding
         if is_pk and pk == getattr(record, field.attname):
             return  # What is there already may stay: a record can be sent back whole.
-        if self._is_there(request, field, pk):
+        if self._can_refer(request, field, pk):
             setattr(record, field.attname, pk)
         else:
-            setattr(record, field.name, self._chosen(request, field, [pk])[pk])
+            setattr(record, field.name, self._find_related(request, field, [pk])[pk])
         field.run_validators(getattr(record, field.attname))
-        sent.found.add(field.name)
+        body.found[field] = getattr(record, field.attname)
 
     def _read_members(self, request, record, field, value):
-        values = _several(value)
+        values = _read_several(value)
         if not values and not field.blank:
             raise ValidationError(field.error_messages["blank"])
         if len(values) > _MAX_MEMBERS:
             raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
-        pks = {_sent_pk(field.remote_field.model, each) for each in values}
+        pks = {_read_pk(field.remote_field.model, each) for each in values}
         # What is there already may stay: a record can be sent back whole.
         is_new = record._state.adding
-        there = (
-            () if is_new else getattr(record, field.name).values_list("pk", flat=True)
-        )
-        self._chosen(request, field, pks.difference(there))
+        there = () if is_new else getattr(record, field.name).values_list("pk")
+        self._find_related(request, field, pks.difference(pk for (pk,) in there))
         return pks
 
-    def _is_there(self, request, field, pk):
-        """Whether a record may be referred to, as far as its plan can tell: quickly."""
+    def _can_refer(self, request, field, pk):
         if _overrides(type(self), "get_field_queryset") or field.get_limit_choices_to():
             return False
-        plan = _kept_plan(field.remote_field.model, None, True)
-        found = plan.allowed(plan.load_one(pk, plan.endpoint(request)))
-        return field.target_field.primary_key and bool(found.pks)
+        plan = _get_plan(field.remote_field.model, None, True)
+        if plan.is_unspoken or not field.target_field.primary_key:
+            return False
+        using = router.db_for_write(plan.model)
+        found = plan.load_one(pk, plan.make_speaker(request), using)
+        return bool(plan.drop_refused(found).pks)
 
-    def _chosen(self, request, field, pks):
-        """Return by pk the related records that the client refers to.
-
-        Raise ValidationError for one to nothing, or to what may not be referred to.
-        """
+    def _find_related(self, request, field, pks):
         related = field.remote_field.model
-        asked = endpoint.find(related).for_model(related, request)
+        speaker = endpoint.find(related).for_model(related, request)
         rows = self.get_field_queryset(request, field).filter(pk__in=pks)
         rows = rows.complex_filter(field.get_limit_choices_to()) if pks else ()
-        found = {each.pk: each for each in rows if asked.can_get(self.user, each)}
+        found = {each.pk: each for each in rows if speaker.can_get(self.user, each)}
         for pk in pks:
             if pk not in found:
-                raise ValidationError(
-                    _("%(model)s with pk %(pk)s does not exist."),
-                    params={"model": related._meta.verbose_name, "pk": pk},
-                )
+                message = _("%(model)s with pk %(pk)s does not exist.")
+                what = {"model": related._meta.verbose_name, "pk": pk}
+                raise ValidationError(message, params=what)
         return found
 
-    def _read_tags_parameter(self, request):
-        """Return the names in the parameter `tags` of a tags command."""
-        sent = _Input(request)
-        sent.refuse_unknown(["tags"])
+    def _read_names(self, request):
+        body = _Body(request)
+        body.refuse_unknown(["tags"])
         try:
-            if "tags" not in sent.values:
+            if "tags" not in body.values:
                 raise ValidationError(_("This field is required."))
             manager = self.model._meta.get_field(self.method)
-            names = _read_tags(manager, sent.values["tags"])
+            names = _read_tags(manager, body.values["tags"])
         except ValidationError as error:
-            sent.errors["tags"] = error.messages
-        if sent.errors:
-            raise _invalid(sent.errors)
+            body.errors["tags"] = error.messages
+        if body.errors:
+            raise _invalid(body.errors)
         return names
 
     # Validation and saving
 
     @contextlib.contextmanager
-    def _refusing(self, sent):
-        """Ask the hooks about a record while errors of reading it are held.
-
-        What they raise then is a refusal: they may have met a value that is not there.
-        """
+    def _refuse_first(self, body):
+        """Take for a refusal what hooks raise that meet a value that is not there."""
         try:
             yield
         except Exception as error:
             # What a record without a relation that it has to have raises is both.
             kinds = (AttributeError, core_exceptions.ObjectDoesNotExist)
-            if sent.errors or all(isinstance(error, kind) for kind in kinds):
-                raise _forbidden() from error
+            if body.errors or all(isinstance(error, kind) for kind in kinds):
+                raise AJAXError(403, _MESSAGES[403]) from error
             raise
 
-    def _validate(self, record, sent, stored=None):
-        """Raise AJAXError 400 with all that is wrong with a record that was read.
-
-        This is Model.full_clean(), but fields that are the same as `stored` may be
-        wrong, and the rest is asked only when each field is fine by itself.
-        """
-        fields = record._meta.concrete_fields if stored else ()
+    def _validate(self, record, body, stored=None):
+        """Raise AJAXError 400 with what full_clean() has against a record; fields as
+        they are `stored` may be wrong, the rest waits till each field is fine."""
+        fields = () if stored is None else record._meta.concrete_fields
         same = {each.name for each in fields if _is_same(each, stored, record)}
-        skipped = same | sent.found | sent.errors.keys()
-        errors = dict(sent.errors)
+        found = body.found.items()
+        found = {f.name for f, pk in found if pk == getattr(record, f.attname)}
+        skipped = same | found | body.errors.keys()
+        errors = dict(body.errors)
         try:
             record.clean_fields(skipped)
             if not errors:
@@ -2390,35 +2328,26 @@ class ModelEndpoint(_ServedEndpoint):
         if errors:
             raise _invalid(errors)
 
-    def _save_relations(self, record, sent):
-        for name, values in sent.relations.items():
+    def _save_relations(self, record, body):
+        for name, values in body.relations.items():
             getattr(record, name).set(values)
 
     # Paging, order and search
 
-    def _sizes(self):
-        """Return the page size and the largest a client may ask for."""
+    def _get_sizes(self):
         most = self.max_per_page
-        most = int(_setting("AJAX_MAX_PER_PAGE") if most is None else most)
+        most = getattr(settings, "AJAX_MAX_PER_PAGE", 100) if most is None else most
         return min(self.list_per_page, most), most
 
-    def _page(self, sent):
-        """Return the page size and number that were sent."""
-        default, most = self._sizes()
-        size = _whole_number(sent.pop("items_per_page", None), default)
-        page = _whole_number(sent.pop("current_page", None), 1)
-        return min(max(size, 1), most), max(page, 1)
-
-    def _order_and_conditions(self, sent):
-        """Return what was sent to order and to narrow the list, as for order_by() and
-        filter()."""
+    def _read_conditions(self, parameters):
+        """Return what was sent as for order_by() and filter()."""
         order, conditions, errors = self.ordering, [], {}
-        for key, value in sent.items():
+        for key, value in parameters.items():
             try:
                 if key == "order_by":
-                    order = self._order(value) or order
+                    order = self._read_order(value) or order
                 else:
-                    conditions.append(self._condition(key, value))
+                    conditions.append(self._make_condition(key, value))
             except ValidationError as error:
                 errors[key] = error.messages
             except (ArithmeticError, LookupError, TypeError, ValueError):
@@ -2426,10 +2355,10 @@ class ModelEndpoint(_ServedEndpoint):
             if len(errors) == _MAX_UNKNOWN_KEYS:
                 break
         if errors:
-            raise _invalid_parameters(errors)
+            raise AJAXError(400, _("Invalid parameters."), errors=errors)
         return order, conditions
 
-    def _order(self, value):
+    def _read_order(self, value):
         texts = value if isinstance(value, list) else [value]
         if not all(isinstance(text, str) for text in texts):
             raise _invalid_value()
@@ -2441,20 +2370,19 @@ class ModelEndpoint(_ServedEndpoint):
                 raise ValidationError(_unknown(key, self.sortable_by))
         return keys
 
-    def _condition(self, key, value):
+    def _make_condition(self, key, value):
         if key == "search" and self.search_fields:
             return self._search(value)
         if key in self.list_filter:
-            return self._filter(key, value)
+            return self._filter_by(key, value)
         managers = {p.name: p for p in self._plan.parts if isinstance(p, _Tags)}
         if key in managers:
-            return self._tagged(managers[key], value)
+            return self._filter_by_tags(managers[key], value)
         names = [*self.list_filter, *managers, *_PARAMETERS]
         names += ["search"] * bool(self.search_fields)
         raise ValidationError(_unknown(key, names))
 
     def _search(self, value):
-        """Return the condition that all words are found, as the admin finds them."""
         from django.contrib import admin
 
         text = value[0] if isinstance(value, _FormValue) and len(value) == 1 else value
@@ -2468,8 +2396,7 @@ class ModelEndpoint(_ServedEndpoint):
         rows, _is_repeated = searching.get_search_results(self.request, rows, text)
         return Q(pk__in=rows.values("pk"))
 
-    def _filter(self, entry, value):
-        """Return the condition that a filter has a value, or any of a list."""
+    def _filter_by(self, entry, value):
         from django.contrib.admin.utils import lookup_spawns_duplicates
 
         values = value if isinstance(value, list) else [value]
@@ -2480,13 +2407,14 @@ class ModelEndpoint(_ServedEndpoint):
             found |= _filter_condition(self.model, entry, each)
         rows = self.model._base_manager.filter(found)
         with contextlib.suppress(EmptyResultSet):
-            str(rows.query)  # Raises what cannot be: a year beyond the calendar.
+            _Statement(lambda: rows).compile(
+                rows.db
+            )  # Raises what cannot be: a year 10000.
         if lookup_spawns_duplicates(self.model._meta, entry):
             return Q(pk__in=rows.values("pk"))
         return found
 
-    def _tagged(self, part, value):
-        """Return the condition that a record has any of the tags."""
+    def _filter_by_tags(self, part, value):
         manager = self.model._meta.get_field(part.name)
         any_case = getattr(settings, "TAGGIT_CASE_INSENSITIVE", False)
         lookup = f"tag__name__{'iexact' if any_case else 'exact'}"
@@ -2494,124 +2422,127 @@ class ModelEndpoint(_ServedEndpoint):
         if not names:
             return Q(pk__in=[])
         any_name = Q.create(names, connector=Q.OR)
-        items = part.through._base_manager.filter(any_name, **part.about())
+        items = part.through._base_manager.filter(any_name, **part.get_conditions())
         return Q(pk__in=items.values_list(part.record_pk))
 
     # Permissions
 
-    def can_create(self, user, record):
+    def can_create(self, user, record: Any) -> bool:
         """Return whether the user may create the record, which is not saved yet."""
         return user.is_active
 
-    def can_get(self, user, record):
+    def can_get(self, user, record: Any) -> bool:
         """Return whether the user may see the record, wherever it appears."""
         return True
 
-    def can_list(self, user):
+    def can_list(self, user) -> bool:
         """Return whether the user may list records."""
         return False
 
-    def can_update(self, user, record, modified):
+    def can_update(self, user, record: Any, modified: Any) -> bool:
         """Return whether the user may change the record as stored into `modified`, the
         changed, unsaved copy; many-to-many values and tags are on neither."""
         return user.is_active
 
-    def can_delete(self, user, record):
+    def can_delete(self, user, record: Any) -> bool:
         """Return whether the user may delete the record."""
         return user.is_active
 
     def _permit(self, hook, action, *records, **modified):
-        """Raise AJAXError 403 unless a hook, and Django's permissions if they are
-        wanted, allow what Django calls to add, change or delete."""
-        if not _call(hook, self.user, *records, **modified):
-            raise _forbidden()
+        """Raise AJAXError 403 unless a hook, and permissions if wanted, allow."""
+        if not _call(getattr(self, hook), self.user, *records, **modified):
+            raise self._refuse(hook)
         wanted = self.require_permissions
         if _is_user_model(self.model) if wanted is None else wanted:
             opts = self.model._meta
             codename = get_permission_codename(action, opts)
             if not self.user.has_perm(f"{opts.app_label}.{codename}"):
-                raise _forbidden()
-
-    # The way of a request
-
-    def find_operation(self):
-        """Return the name of the method that the path names.
-
-        Raise AJAXError 404 if there is none, 400 if it needs a record.
-        """
-        name, found = self.method, _operations(type(self))
-        if self.operations is None or name in self.operations:
-            if self.command:
-                if self._offers_command():
-                    return "tags"
-            elif found.get(name) and self.pk is None:
-                raise AJAXError(400, _("Invalid request for record."))
-            elif name in found and found[name] in (None, self.pk is not None):
-                return name
-        raise AJAXError(404, _("Invalid method."))
-
-    def _offers_command(self):
-        """Whether the tags manager and command of the path are there for clients."""
-        is_change = _COMMANDS.get(self.command)
-        if is_change is None or not isinstance(self._tags_part, _Tags):
-            return False
-        return self.method in self._writable or not is_change
-
-    def resolve(self):
-        """Find the operation, and whether CSRF is checked; return the endpoint."""
-        self.operation = self.find_operation()
-        exempt = getattr(getattr(self, self.operation), "csrf_exempt", False)
-        self.csrf_exempt = self.csrf_exempt or exempt
-        return self
-
-    def run(self, request):
-        """Run the operation; a custom one on a record only if `can_get` allows."""
-        if self.operation not in (*_OPERATIONS, "tags"):
-            if self.pk is not None:
-                self._asked_record()
-        return super().run(request)
+                hint = _hint(f"the user lacks {opts.app_label}.{codename}")
+                raise AJAXError(403, _MESSAGES[403], **hint)
 
 
 class FormEndpoint(_ServedEndpoint):
     """Serves a Django form: validates what is sent, saves it, returns the result."""
 
-    def get_form_kwargs(self, request):
-        """Return what else the form is made with, as keywords."""
+    def get_form_kwargs(self, request) -> dict[str, Any]:
+        """Return what else the form is made with, as keywords, like an `instance`."""
         return {}
 
+    def run(self, request):
+        """Return what `create` does; a ModelForm is one transaction up to the reply."""
+        options = getattr(self.model, "_meta", None)
+        if options is None:
+            return super().run(request)
+        with _transaction(router.db_for_write(options.model)):
+            return _success_response(super().run(request), request)
+
     def create(self, request):
-        """Return what `form.save()` returned, else the cleaned data.
+        """Return what `form.save()` returned, else the cleaned data, records as pks."""
+        data = _make_form_data(self.model, request)
+        kwargs = {"data": data, "files": request.FILES, **self.get_form_kwargs(request)}
+        form = self.model(**kwargs)
+        for field in form.fields.values():
+            field.clean = functools.partial(_clean, field.clean, field)
+        if not form.is_valid():
+            raise _invalid(form.errors)
+        if hasattr(form, "instance"):
+            _insert_first(form.instance)
+        if hasattr(form, "save"):
+            return form.save()
+        for name, field in form.fields.items():
+            if isinstance(field, forms.ModelChoiceField):
+                form.cleaned_data[name] = field.prepare_value(form.cleaned_data[name])
+        return form.cleaned_data
 
-        Raise AJAXError 400 with the form's errors.
-        """
-        model = getattr(getattr(self.model, "_meta", None), "model", None)
-        using = router.db_for_write(model) if model else DEFAULT_DB_ALIAS
-        with _transaction(using):
-            data = _form_data(self.model, request)
-            form = self.model(data, request.FILES, **self.get_form_kwargs(request))
-            try:
-                is_valid = form.is_valid()
-            except (ArithmeticError, RecursionError, ValueError):
-                # What Django's fields let through: numbers beyond a column, odd base64.
-                raise _invalid({NON_FIELD_ERRORS: _invalid_value().messages}) from None
-            if not is_valid:
-                raise _invalid(form.errors)
-            return form.save() if hasattr(form, "save") else form.cleaned_data
+
+def _clean(clean, field, value, *initial):
+    """Clean as a form's field does, refusing what cannot be stored."""
+    try:
+        if isinstance(field, forms.JSONField) and isinstance(value, str):
+            _parse_json(value or "null")
+        cleaned = _check_times(clean(value, *initial))
+        _check_storable(cleaned)
+        return cleaned
+    except (ArithmeticError, RecursionError, TypeError, ValueError):
+        # What Django's fields let through: numbers beyond a column, odd base64.
+        raise _invalid_value() from None
 
 
-def _form_data(form_class, request):
+def _check_times(value):
+    """Return date-times, in lists and ranges too, as USE_TZ wants them."""
+    if isinstance(value, datetime.datetime):
+        return _read_datetime(value)
+    if hasattr(value, "lower_inc"):
+        _check_times([value.lower, value.upper])
+    return [*map(_check_times, value)] if isinstance(value, list) else value
+
+
+def _make_form_data(form_class, request):
     """Return what a form is given: of a JSON object, the texts a browser would send."""
-    if isinstance(request.data, MultiValueDict):
-        return request.data
-    found = MultiValueDict()
-    for key, value in _submitted(request).items():
-        if isinstance(form_class.base_fields.get(key), forms.JSONField):
-            found[key] = _dumps(value)
-        elif value is not None:
-            values = value if isinstance(value, list) else [value]
-            texts = [each if isinstance(each, str) else _dumps(each) for each in values]
-            found.setlist(key, texts)
-    return found
+    data = request.data
+    if not isinstance(data, MultiValueDict):
+        data = MultiValueDict()
+        for key, value in _read_keys(request).items():
+            if isinstance(form_class.base_fields.get(key), forms.JSONField):
+                data[key] = _dump(value)
+            elif value is not None:
+                values = value if isinstance(value, list) else [value]
+                data.setlist(
+                    key, [v if isinstance(v, str) else _dump(v) for v in values]
+                )
+        most = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
+        if (
+            most is not None
+            and sum(len(values) for _key, values in data.lists()) > most
+        ):
+            raise TooManyFieldsSent(_("The body has too many values."))
+    several = (forms.MultipleChoiceField, forms.ModelMultipleChoiceField)
+    for name, field in form_class.base_fields.items():
+        if isinstance(field, several) and data.getlist(name) == [""]:
+            # How a page says that nothing is chosen.
+            data = data.copy()
+            data.setlist(name, [])
+    return data
 
 
 # --- Registry -------------------------------------------------------------------------
@@ -2627,12 +2558,10 @@ class Endpoints(_Registry):
         super().__init__()
         self._paths = {}
 
-    def register(self, model, endpoint_class=None):
-        """Serve a model or form, or several, by an endpoint class.
-
-        Raise AlreadyRegistered if it, or its path, is taken, ImproperlyConfigured for
-        what cannot be served. A swapped model is skipped, as by the admin.
-        """
+    def register(self, model, endpoint_class=None) -> None:
+        """Serve a model or form, or several, by an endpoint class. A swapped model is
+        skipped. Raise AlreadyRegistered if it, or its path, is taken,
+        ImproperlyConfigured for what cannot be served."""
         if isinstance(model, (list, tuple, set)):
             for each in model:
                 self.register(each, endpoint_class)
@@ -2655,9 +2584,9 @@ class Endpoints(_Registry):
                 )
         self._registry[model] = endpoint_class
         self._paths |= dict.fromkeys(paths, model)
-        _kept_plan.cache_clear()
+        self._change()
 
-    def unregister(self, model):
+    def unregister(self, model) -> None:
         """Serve a model or form no more; raise NotRegistered if it is not served."""
         super().unregister(model)
         self._paths = {k: v for k, v in self._paths.items() if v is not model}
@@ -2666,22 +2595,85 @@ class Endpoints(_Registry):
         """Return the endpoint class that speaks for a model."""
         return super().find(model) or ModelEndpoint
 
-    def at(self, base, application, name):
-        """Return the model or form at a path and its endpoint class, or two Nones."""
-        model = self._paths.get((base, application, name))
-        return model, self._registry.get(model)
+    def is_unspoken(self, model):
+        """Whether nobody speaks for a model, but for one that shares its table."""
+        if super().find(model):
+            return False
+        tables, *others = (
+            {part._meta.concrete_model for part in (each, *each._meta.all_parents)}
+            for each in (model, *self._registry)
+            if issubclass(each, models.Model)
+        )
+        return any(tables & each for each in others)
 
     def _check(self, model, endpoint_class, base):
-        wrong = None
+        pk = getattr(model._meta, "pk", None) if base is ModelEndpoint else model
         if not issubclass(endpoint_class, base):
-            wrong = f"wants a {base.__name__}, not {endpoint_class.__name__}"
-        elif base is ModelEndpoint and model._meta.abstract:
-            wrong = "is abstract"
-        elif base is ModelEndpoint:
-            if isinstance(model._meta.pk, models.CompositePrimaryKey):
-                wrong = "has a composite primary key"
-        if wrong:
-            raise ImproperlyConfigured(f"{_label(model)} {wrong}.")
+            raise ImproperlyConfigured(f"{_label(model)} wants a {base.__name__}.")
+        if pk is None or isinstance(pk, models.CompositePrimaryKey):
+            raise ImproperlyConfigured(
+                f"{_label(model)} has no primary key of one field."
+            )
+        _refuse_names(model, {"__exclude__": _OLD_NAMES["__exclude__"]}, ())
+        _refuse_names(endpoint_class)
+        if base is ModelEndpoint:
+            _refuse_reverse_relations(model, endpoint_class)
+
+
+#: Names of the old package that nothing asks any more, and what to do instead.
+_OLD_NAMES = {
+    "authentication": "override authenticate(), or set AJAX_AUTHENTICATION.",
+    "_save": "override save_record().",
+    "_extract_data": "override prepare_record(), or set readonly_fields.",
+    "_extract_tags": "override prepare_record().",
+    "_set_tags": "override save_record() and tags().",
+    "_get_record": "override get_queryset() or can_get().",
+    "_encode_record": "set fields, or register an encoder.",
+    "_encode_data": "set fields, or register an encoder.",
+    "__call__": "override to_dict().",
+    "_escape": "override to_dict(), or set html_escape = True.",
+    "__exclude__": "set exclude in its endpoint, or register an ExcludeEncoder.",
+    # And words of ModelAdmin.
+    "has_add_permission": "override can_create().",
+    "has_change_permission": "override can_update().",
+    "has_delete_permission": "override can_delete().",
+    "has_view_permission": "override can_get() and can_list().",
+    "save_model": "override save_record().",
+}
+
+#: The options, those that list names first, and hooks that are asked.
+_ASKED = (
+    "fields exclude readonly_fields immutable_fields expand ordering sortable_by "
+    "search_fields list_filter operations list_per_page max_per_page "
+    "require_permissions can_create can_get can_list can_update can_delete "
+    "get_queryset get_field_queryset prepare_record save_record delete_record "
+    "authenticate get_form_kwargs csrf_exempt to_dict html_escape"
+).split()
+
+
+def _refuse_names(cls, old=_OLD_NAMES, asked=_ASKED):
+    """Refuse a class with a name that nothing asks: what it was to close is open."""
+    ours = (each for each in cls.__mro__ if each.__module__ != __name__)
+    for name, value in {k: v for each in ours for k, v in vars(each).items()}.items():
+        meant = None if name in _ASKED else _find_close(name, asked, 0.88)
+        is_operation = inspect.isfunction(value) and _takes_request(value, "self")
+        if name in old or meant and not is_operation:
+            advice = old.get(name) or f"did you mean {meant}?"
+            what = f"{cls.__module__}.{cls.__name__}.{name}"
+            raise ImproperlyConfigured(f"Nothing asks {what}: {advice}")
+
+
+def _refuse_reverse_relations(model, endpoint_class):
+    """Refuse `fields` that name what refers to the model: it is no record to show."""
+    named = {*(endpoint_class.fields or ())}
+    for field in model._meta.get_fields() if named else ():
+        if field.one_to_many or field.auto_created and not field.concrete:
+            accessor = getattr(field, "get_accessor_name", lambda: None)()
+            for name in named & {field.name, accessor}:
+                raise ImproperlyConfigured(
+                    f"{endpoint_class.__name__}.fields names {name}, a reverse "
+                    "relation: name a method of the endpoint that lists it."
+                )
 
 
 def _label(model):
@@ -2705,11 +2697,8 @@ def _paths_of(model, endpoint_class):
 endpoint = Endpoints()
 
 
-def register(*served):
-    """Decorate an endpoint class to serve the models or forms given.
-
-    Raise what `endpoint.register` raises.
-    """
+def register(*served) -> Callable[[type], type]:
+    """Decorate an endpoint class to serve models or forms, as `endpoint.register`."""
 
     def decorate(endpoint_class):
         endpoint.register(served, endpoint_class)
@@ -2722,11 +2711,8 @@ def register(*served):
 
 
 class _Discovery:
-    """The ad-hoc endpoints of all apps, found once, on first use.
-
-    If an endpoints.py fails, both registries are as before, and so is the failure: an
-    answer of half of the endpoints would be a wrong one.
-    """
+    """The ad-hoc endpoints of all apps, found once, on first use. If an endpoints.py
+    fails, the registries are as before: half of the endpoints would be wrong."""
 
     def __init__(self):
         self.lock = threading.RLock()
@@ -2741,8 +2727,7 @@ class _Discovery:
                 self.is_started = True
                 self._import_all()
         if self.error:
-            message = f"{self.error[0]} cannot be imported: {self.error[1]!r}"
-            raise ImproperlyConfigured(message) from self.error[1]
+            raise ImproperlyConfigured(_describe(*self.error)) from self.error[1]
 
     def _import_all(self):
         registries = (endpoint, encoder)
@@ -2750,23 +2735,37 @@ class _Discovery:
         try:
             for config in apps.get_app_configs():
                 where = f"{config.name}.endpoints"
-                self.functions |= _import_endpoints(config)
+                self.functions |= _import_functions(config)
         except BaseException as error:
             self.error = (where, error)
             self.functions = {}
             for registry, state in zip(registries, before, strict=True):
                 vars(registry).update(state)
-            _kept_plan.cache_clear()
+                registry._change()
             if not isinstance(error, Exception):
                 raise
 
 
+def _describe(where, error):
+    """Return a sentence about an endpoints.py that fails, with file and line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [each for each in frames if each.filename.endswith("endpoints.py")]
+    file = getattr(error, "filename", None) or (own or frames)[-1].filename
+    line = getattr(error, "lineno", None) or (own or frames)[-1].lineno
+    what = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
+    return f"{where} cannot be imported: {what} ({file}, line {line})."
+
+
 def _import_endpoints(config):
-    """Import an app's endpoints.py; return its ad-hoc endpoints by (label, name)."""
+    """Import an app's endpoints.py; return the module, None if there is none."""
     if not module_has_submodule(config.module, "endpoints"):
-        return {}
+        return None
     module = import_module(f"{config.name}.endpoints")
-    if module is sys.modules[__name__]:
+    return None if module is sys.modules[__name__] else module
+
+
+def _import_functions(config):
+    if (module := _import_endpoints(config)) is None:
         return {}
     offered = getattr(module, "__all__", None)
     if offered is None:
@@ -2780,24 +2779,32 @@ def _import_endpoints(config):
 
 
 def _is_endpoint(value, module):
-    """Whether a value is an endpoint object made in a module, or a function of a
-    request defined in it."""
-    if getattr(value, "__module__", None) != module.__name__ or not callable(value):
-        return False
-    inner = inspect.unwrap(value)
-    if inspect.isfunction(inner):
-        return _takes_request(value)
-    return isinstance(inner, BaseEndpoint)
+    """Whether a value is an endpoint object, or a module's own view function."""
+    inner = inspect.unwrap(value) if callable(value) else value
+    if not inspect.isfunction(inner):
+        return isinstance(inner, BaseEndpoint) and callable(inner)
+    return value.__module__ == module.__name__ and _takes_request(value)
+
+
+def _list_unexposed(config):
+    """Return the names in an endpoints.py of what its author may think is exposed."""
+    module = _import_endpoints(config)
+    if module is None or hasattr(module, "__all__"):
+        return []
+    return [
+        name
+        for name, value in vars(module).items()
+        if name[0] != "_" and callable(value) and not isinstance(value, type)
+        if module.__name__ in (getattr(value, "__module__", None),)
+        if not _is_endpoint(value, module) and _takes_one(value)
+    ]
 
 
 _discovery = _Discovery()
 
 
 def autodiscover():
-    """Import every installed app's endpoints.py, once; others wait until it is done.
-
-    Raise ImproperlyConfigured, now and ever after, if one of them fails.
-    """
+    """Import every app's endpoints.py once; raise ImproperlyConfigured if one fails."""
     _discovery.run()
 
 
@@ -2805,30 +2812,30 @@ def autodiscover():
 
 
 class _CsrfCheck(CsrfViewMiddleware):
-    """Django's check, run by the view itself, so that its refusal can be JSON.
-
-    `_reject` is private; it is where Django turns a reason into an HTML page.
-    """
+    """Django's check, run by the view, so that its refusal can be JSON: `_reject`,
+    which is private, is where Django turns a reason into an HTML page."""
 
     def _reject(self, request, reason):
         return reason
 
 
 def _check_csrf(request, view):
-    """Raise AJAXError 403 with Django's reason unless the request carries its token."""
+    """Raise AJAXError 403, with a token to try again, unless the request has one."""
     check = _CsrfCheck(dispatch)
     if "CSRF_COOKIE" not in request.META:
         check.process_request(request)
     reason = check.process_view(request, view, (), {})
     if reason:
+        if reason.startswith(("Origin", "Referer")):
+            raise AJAXError(403, reason, csrf=True)
         how = _(
-            "%(reason)s Send the token, from the cookie %(cookie)s or a page's "
-            "csrfmiddlewaretoken, in the header %(header)s."
+            "%(reason)s Send the token, the cookie %(cookie)s or what is beside this "
+            "message as csrf, in the header %(header)s."
         )
         header = settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-")
-        header = header.title()
-        names = {"cookie": settings.CSRF_COOKIE_NAME, "header": header}
-        raise AJAXError(403, how % {"reason": reason, **names}, csrf=True)
+        names = {"cookie": settings.CSRF_COOKIE_NAME, "header": header.title()}
+        message = how % {"reason": reason, **names}
+        raise AJAXError(403, message, csrf=get_token(request))
 
 
 def _keep_csrf_cookie(request, response):
@@ -2846,39 +2853,55 @@ def _check_request(request):
     if not length.isdecimal() or len(length) > 18:
         raise AJAXError(400, _("The Content-Length is not a number."))
     # Of the codecs that Python knows some are not for text, some take for ever.
-    if (request.encoding or "utf-8").lower() != "utf-8":
+    if (request.encoding or "utf-8").lower() not in ("utf-8", "utf8"):
         raise AJAXError(400, _("Send UTF-8, as browsers do."))
 
 
-def _resolve_path(
-    app, name=None, model=None, pk=None, operation=None, tags=None, command=None
-):
-    """Return the endpoint at a path; raise AJAXError 404 if there is none."""
+def _resolve(
+    app, name=None, model=None, pk=None, operation=None, tags=None, command=None,
+    **_mount,
+):  # fmt: skip
+    """Return the endpoint at a path, its operation found, or raise AJAXError 404."""
     autodiscover()
     function = _discovery.functions.get((app, name))
     if function is not None:
         return function
-    served, endpoint_class = endpoint.at(FormEndpoint, app, name)
+    served = endpoint._paths.get((FormEndpoint, app, name))
+    served = served or endpoint._paths.get((ModelEndpoint, app, name or model))
     if served is None:
-        served, endpoint_class = endpoint.at(ModelEndpoint, app, name or model)
-    if served is None:
-        raise AJAXError(404, _("AJAX endpoint does not exist."))
+        raise _missing(_("AJAX endpoint does not exist."), f"{app}/{name or model}")
     method = tags or operation or "create"
-    return endpoint_class(app, served, method, pk, command).resolve()
+    found = endpoint._registry[served](app, served, method, pk, command)
+    found.operation = found.find_operation()
+    if getattr(getattr(found, found.operation), "csrf_exempt", False):
+        found.csrf_exempt = True
+    return found
+
+
+def _missing(message, sent, names=None):
+    """Return the AJAXError 404 for a name that is not there; in DEBUG with what is."""
+    if names is None:
+        served = [each[1:] for each in endpoint._paths]
+        names = ["/".join(each) for each in (*_discovery.functions, *served)]
+    close = settings.DEBUG and _find_close(sent.lower(), names)
+    known = ", ".join(sorted(names)[:_MAX_UNKNOWN_KEYS]) or "nothing"
+    hint = f"Did you mean {close}?" if close else f"There is: {known}."
+    return AJAXError(404, message, **_hint(hint))
 
 
 @csrf_exempt
 @login_not_required
 def dispatch(request, **segments):
-    """Answer a request: resolve its path, check CSRF, authorize, run, respond."""
+    """Answer a request: resolve its path, check CSRF, authorize, read its body, run."""
     try:
         _check_request(request)
-        found = _resolve_path(**segments)
+        found = _resolve(**segments)
         _check_csrf(request, found)
         found.authorize(request)
         _read_body(request)
-        reads = getattr(found, "operation", None) in ("get", "list")
-        with _atomic_requests(found, not reads):
+        with contextlib.ExitStack() as stack:
+            reads = getattr(found, "operation", None) in ("get", "list", "_similar")
+            _enter_atomic_requests(stack, found, not reads)
             response = _success_response(found.run(request), request)
     except Exception as error:
         response = _error_response(request, error)
@@ -2891,23 +2914,19 @@ dispatch._non_atomic_requests = _EveryAlias()
 @csrf_exempt
 @login_not_required
 @json_response
-def not_found(request):
+def not_found(request, **_mount):
     """Answer a path below the mount that is nothing's, as JSON."""
     autodiscover()
-    raise AJAXError(404, _("AJAX endpoint does not exist."))
+    raise _missing(_("AJAX endpoint does not exist."), request.path)
 
+
+_MODEL = "<str:app>/<str:model>"
 
 urlpatterns = [
     path("<str:app>/<str:name>.json", dispatch, name="endpoint"),
-    path("<str:app>/<str:model>/<str:operation>.json", dispatch, name="model"),
-    path(
-        "<str:app>/<str:model>/<str:pk>/<str:operation>.json", dispatch, name="record"
-    ),
-    path(
-        "<str:app>/<str:model>/<str:pk>/<str:tags>/<str:command>.json",
-        dispatch,
-        name="tags",
-    ),
+    path(f"{_MODEL}/<str:operation>.json", dispatch, name="model"),
+    path(f"{_MODEL}/<str:pk>/<str:operation>.json", dispatch, name="record"),
+    path(f"{_MODEL}/<str:pk>/<str:tags>/<str:command>.json", dispatch, name="tags"),
     re_path(r"^[\s\S]*\.json\Z", not_found, name="not_found"),
 ]
 
@@ -2915,16 +2934,31 @@ urlpatterns = [
 # --- Checks and AppConfig -------------------------------------------------------------
 
 
-def _check_discovery():
-    """E001: an endpoints.py that fails to import."""
-    try:
-        autodiscover()
-    except ImproperlyConfigured as error:
-        hint = "Until it is mended, every request is answered with status 500."
-        yield checks.Error(str(error), hint, id="ajax.E001")
+# Each check yields its number, a message and a hint.
 
 
-def _tags_managers(model):
+def _check_exposure():
+    """W004: what the author of an endpoints.py may think is exposed."""
+    for config in apps.get_app_configs():
+        for name in _list_unexposed(config):
+            yield (
+                "W004",
+                f"{config.name}.endpoints.{name} is not exposed.",
+                "Call its first parameter request, extend BaseEndpoint, decorate with "
+                "functools.wraps; or begin its name with _, or say what is in __all__.",
+            )
+
+
+def _check_copies():
+    """E004: a second copy of this file, with registries of its own."""
+    for name, module in sorted(sys.modules.items()):
+        own = getattr(getattr(module, "ModelEndpoint", None), "__module__", None)
+        if own == name != __name__ and hasattr(module, "AjaxConfig"):
+            hint = f"Import it as {__name__}: each copy has its own registry."
+            yield "E004", f"{__name__} is also imported as {name}.", hint
+
+
+def _list_tags_managers(model):
     return [name for name, f in _model_fields(model).items() if _is_tags_manager(f)]
 
 
@@ -2932,162 +2966,136 @@ def _is_lookup(model, name):
     """Whether a name is one for `filter()`: the database is not asked."""
     try:
         model._base_manager.filter((name, None))
-    except FieldError:
+    except core_exceptions.FieldError:
         return False
     except (TypeError, ValueError, ValidationError):
         pass  # There is such a lookup, but not for this value.
-    return True
+    return bool(name)
 
 
-def _is_order(model, name):
-    is_text = isinstance(name, str) and name != "?"
-    return not is_text or _is_lookup(model, name.lstrip("-"))
+def _is_known(model, endpoint_class, attribute, name):
+    """Whether a class attribute may name that of a model."""
+    from django.contrib.admin.utils import lookup_spawns_duplicates as is_repeated
 
-
-def _is_search(model, name):
-    return _is_lookup(model, name.lstrip("^=@"))
-
-
-def _is_filter(model, name):
-    if not _is_lookup(model, name):
-        return False
-    return not {*_end_of_path(model, name)[1]} & {*_NOT_OFFERED}
-
-
-def _is_sortable(model, name):
-    from django.contrib.admin.utils import lookup_spawns_duplicates
-
-    return _is_lookup(model, name) and not lookup_spawns_duplicates(model._meta, name)
-
-
-def _is_expandable(model, name):
-    field, rest = _end_of_path(model, name)
-    return isinstance(field, models.ForeignKey) and not rest
-
-
-def _unknown_names(model, endpoint_class):
-    """Yield (attribute, name) of what class attributes name and is not there."""
+    text, opts = name if isinstance(name, str) else "", model._meta
     fields = {*_model_fields(model), *_pk_names(model)}
-    operations = {*_tags_managers(model), *_operations(endpoint_class)}
-
-    def is_shown(model, name):
-        return name in fields or _adds(endpoint_class, name) or hasattr(model, name)
-
-    for attribute, is_known in (
-        ("fields", is_shown),
-        ("exclude", is_shown),
-        ("readonly_fields", is_shown),
-        ("immutable_fields", is_shown),
-        ("expand", _is_expandable),
-        ("ordering", _is_order),
-        ("sortable_by", _is_sortable),
-        ("search_fields", _is_search),
-        ("list_filter", _is_filter),
-        ("operations", lambda model, name: name in operations),
-    ):
-        names = getattr(endpoint_class, attribute) or ()
-        if isinstance(names, str) and names != "__all__":
-            yield attribute, names  # Text in the place of a list.
-        elif not isinstance(names, (bool, int, str)):
-            unknown = (name for name in names if not is_known(model, name))
-            yield from ((attribute, name) for name in unknown)
+    extra = _defines(endpoint_class, text) or hasattr(model, text)
+    field, rest = _end_of_path(model, text)
+    is_key = isinstance(field, models.ForeignKey) and not rest
+    is_lookup = functools.partial(_is_lookup, model)
+    operations = {*_list_tags_managers(model), *_operations(endpoint_class)}
+    return {
+        "operations": text in operations,
+        "expand": is_key or text not in fields and extra,
+        "ordering": name in ("?", "-?") or not text or is_lookup(text.lstrip("-")),
+        "sortable_by": is_lookup(text) and not is_repeated(opts, text),
+        "search_fields": is_lookup(text.lstrip("^=@")),
+        "list_filter": is_lookup(text) and _is_offered(field, rest),
+    }.get(attribute, extra or text in fields)
 
 
 def _check_names(model, endpoint_class):
     """E002: class attributes that name what is not there."""
-    for attribute, name in _unknown_names(model, endpoint_class):
-        what = f"{endpoint_class.__name__}.{attribute} names {name!r}"
-        yield checks.Error(
-            f"{what}, which {model._meta.label} does not have.",
-            "Correct the name, or take it out.",
-            endpoint_class,
-            "ajax.E002",
-        )
+    known = [*_model_fields(model), *_pk_names(model), *_operations(endpoint_class)]
+    for attribute in _ASKED[: _ASKED.index("list_per_page")]:
+        names = getattr(endpoint_class, attribute, None) or ()
+        if isinstance(names, int) or names == "__all__":
+            continue
+        for name in [names] if isinstance(names, str) else names:
+            is_text = isinstance(names, str)  # In the place of a list.
+            if is_text or not _is_known(model, endpoint_class, attribute, name):
+                what = f"{endpoint_class.__name__}.{attribute} names {name!r}"
+                close = _find_close(str(name), known)
+                yield (
+                    "E002",
+                    f"{what}, which {model._meta.label} does not have or offer.",
+                    f"Did you mean {close}?" if close else "Correct it or take it out.",
+                )
 
 
 def _check_hidden_create(model, endpoint_class):
     """E003: an ad-hoc endpoint or form in the place where a model's create would be."""
-    forms_at = {key[1:] for key in endpoint._paths if key[0] is FormEndpoint}
-    hiding = _discovery.functions.keys() | forms_at
-    if "create" in (endpoint_class.operations or ("create",)):
-        for where in hiding.intersection(_paths_of(model, endpoint_class)):
+    if "create" not in (endpoint_class.operations or ("create",)):
+        return
+    for where in _paths_of(model, endpoint_class):
+        if where in _discovery.functions or (FormEndpoint, *where) in endpoint._paths:
             path = "/".join(where)
-            yield checks.Error(
-                f"What is at {path}.json hides the create of {model._meta.label}.",
+            yield (
+                "E003",
+                f"What is at {path}.json hides the create of {_label(model)}.",
                 "Rename the ad-hoc endpoint or form, or leave it out of __all__.",
-                endpoint_class,
-                "ajax.E003",
             )
 
 
-def _check_copies():
-    """E004: a second copy of this file, with registries of its own."""
-    this = sys.modules[__name__]
-    for name, module in sorted(sys.modules.items()):
-        found = getattr(module, "__dict__", {})
-        is_other = module is not this and found.get("__name__") == name != "__main__"
-        if is_other and "AjaxConfig" in found and "ModelEndpoint" in found:
-            hint = f"Import it as {__name__}: each copy has its own registry."
-            text = f"{__name__} is also imported as {name}."
-            yield checks.Error(text, hint, id="ajax.E004")
-
-
-def _shown_by_expansion(plan):
+def _list_expanded(plan):
     for part in plan.parts:
         if isinstance(part, (_Joined, _Fetched)):
             yield part.plan.model
-            yield from _shown_by_expansion(part.plan)
+            yield from _list_expanded(part.plan)
 
 
 def _check_expansions(model, endpoint_class):
     """W001: a model shown whole by expansion, though nobody said what it may show."""
-    shown = _shown_by_expansion(_Plan(model, endpoint_class, True))
-    for each in dict.fromkeys(shown):
+    for each in dict.fromkeys(_list_expanded(_Plan(model, endpoint_class, True))):
         is_said = encoder.find(each) or endpoint.find(each) is not ModelEndpoint
         if not (is_said or _is_user_model(each)):
-            what = f"{endpoint_class.__name__} of {model._meta.label}"
-            yield checks.Warning(
-                f"{what} shows {each._meta.label} whole.",
+            yield (
+                "W001",
+                f"{endpoint_class.__name__} shows {_label(each)} whole.",
                 'Register an endpoint (fields = "__all__" says yes, all) or an '
                 f"encoder for {each.__name__}, or leave it out of `expand`.",
-                endpoint_class,
-                "ajax.W001",
             )
 
 
 def _check_totals(model, endpoint_class):
     """W003: records that can_get hides, but that still count in `total`."""
-    offered = endpoint_class.operations
-    lists = offered is None or {"list", *_tags_managers(model)} & {*offered}
     overrides = functools.partial(_overrides, endpoint_class)
-    if lists and overrides("can_get") and not overrides("get_queryset"):
-        yield checks.Warning(
+    is_listed = "list" in (endpoint_class.operations or ["list"])
+    hides = overrides("can_get") and not overrides("get_queryset")
+    if is_listed and overrides("can_list") and hides:
+        yield (
+            "W003",
             f"{endpoint_class.__name__} overrides can_get, not get_queryset: what it "
             "refuses still shows in totals, of searches and filters too.",
             "Leave them out in get_queryset, or `list` out of operations.",
-            endpoint_class,
-            "ajax.W003",
         )
 
 
 def check_ajax(app_configs=None, **kwargs):
     """Return what Django's system checks have to say about the project's endpoints."""
-    found = [*_check_discovery(), *_check_copies()]
-    served = [] if _discovery.error else endpoint._registry.items()
-    served = [each for each in served if issubclass(each[1], ModelEndpoint)]
-    misnamed = [error for each in served for error in _check_names(*each)]
-    for each in served:
-        found += [*_check_hidden_create(*each), *_check_totals(*each)]
-        # No plan can be made of names that are not there.
-        found += [] if misnamed else _check_expansions(*each)
-    return found + misnamed
+    found = [(None, *each) for each in _check_copies()]
+    try:
+        autodiscover()
+    except ImproperlyConfigured as error:
+        hint = "Until it is mended, every request is answered with status 500."
+        found.append((None, "E001", str(error), hint))
+    else:
+        found += [(None, *each) for each in _check_exposure()]
+        for model, cls in endpoint._registry.items():
+            if issubclass(cls, ModelEndpoint):
+                of_model = [*_check_names(model, cls)]
+                for check in (_check_hidden_create, _check_totals, _check_expansions):
+                    # No plan can be made of names that are not there.
+                    of_model += () if of_model else check(model, cls)
+                found += [(cls, *each) for each in of_model]
+    kinds = {"E": checks.Error, "W": checks.Warning}
+    return [kinds[n[0]](text, hint, obj, f"ajax.{n}") for obj, n, text, hint in found]
+
+
+def _watch_endpoints(sender, **kwargs):
+    """Let runserver recover: it does not watch a module whose import failed."""
+    for config in apps.get_app_configs():
+        if pathlib.Path(config.path).is_dir():
+            sender.watch_dir(config.path, "endpoints.py")
+
+
+autoreload_started.connect(_watch_endpoints)
 
 
 class AjaxConfig(AppConfig):
     """The app, for those who list it in INSTALLED_APPS: it adds the system checks."""
 
     name = __name__
-    verbose_name = "ajax"
 
     def ready(self):
         checks.register(check_ajax)
@@ -3101,8 +3109,7 @@ __path__ = [__file__]
 
 if __name__ != "__main__":
     # As os.path does it: `from ajax.exceptions import AJAXError` is this module again.
-    # Django finds AjaxConfig through `.apps`; there is no `.models`, for there are
-    # none.
+    # Django finds AjaxConfig through `.apps`; `.models` there are none.
     sys.modules[f"{__name__}.apps"] = sys.modules[__name__]
     for _name in (
         "authentication decorators encoders endpoints exceptions signals urls views"
@@ -3112,10 +3119,9 @@ if __name__ != "__main__":
 
 # --- Demo -----------------------------------------------------------------------------
 
-#: An app as anybody would write it; the demo runs it from a temporary folder.
-_DEMO = {
-    "__init__.py": "",
-    "models.py": """
+#: The demo's app, as anybody would write it: it runs, and its visitor reads it.
+_DEMO = """
+# demo/models.py
 from django.apps import apps
 from django.contrib.auth.models import User
 from django.db import models
@@ -3135,9 +3141,10 @@ class Post(models.Model):
         from taggit.managers import TaggableManager
 
         tags = TaggableManager(blank=True)
-""",
-    "endpoints.py": """
-import {ajax} as ajax
+
+
+# demo/endpoints.py
+import ajax
 from demo.models import Category, Post
 
 
@@ -3161,129 +3168,78 @@ class PostEndpoint(CategoryEndpoint):
     def prepare_record(self, request, record, created):
         if created:
             record.author = request.user
-""",
-    "urls.py": """
-from django.contrib.auth.models import User
-from django.http import HttpResponse
-from django.middleware.csrf import get_token
-from django.urls import include, path
-from {ajax} import _DEMO_PAGE
-
-
-def log_in(get_response):
-    def logged_in(request):
-        request.user = User.objects.get(username="demo")
-        return get_response(request)
-
-    return logged_in
-
-
-def index(request):
-    return HttpResponse(_DEMO_PAGE.replace("%s", get_token(request)))
-
-
-urlpatterns = [path("", index), path("ajax/", include("{ajax}"))]
-""",
-    "data.py": """
-from django.apps import apps
-from django.contrib.auth.models import User
-from demo.models import Category, Post
-
-demo = User.objects.create(username="demo")
-for number, title in enumerate(["Ten minutes of work", "Tags without tears"]):
-    category = Category.objects.create(title=["News", "How to"][number])
-    post = Post.objects.create(category=category, author=demo, title=title)
-    post.liked_by.add(demo)
-    if apps.is_installed("taggit"):
-        post.tags.add("django", ["ajax", "json"][number])
-""",
-}
-
-_DEMO_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>ajax.py demo</title>
-<style>
-  :root { color-scheme: light dark }
-  body { font: 1rem/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto;
-         padding: 0 1rem }
-  input { font: inherit; width: 100%; box-sizing: border-box; padding: .4rem }
-  button { font: inherit; margin: .5rem 0; padding: .4rem 1rem }
-  pre { overflow: auto; padding: 1rem; border: 1px solid; border-radius: .3rem }
-</style>
-<h1>ajax.py demo</h1>
-<p>You are logged in as <b>demo</b>. Paths to try: demo/post/list, demo/post/1/get,
-demo/post/1/tags/similar, demo/category/list, demo/whoami.</p>
-<form><input type="hidden" name="csrfmiddlewaretoken" value="%s">
-  <label>Path <input name="path" value="demo/post/1/get"></label>
-  <label>Body, JSON <input name="body" value="{}"></label>
-  <button>Call</button>
-</form>
-<pre aria-live="polite"></pre>
-<script>
-  document.forms[0].onsubmit = async event => {
-    event.preventDefault();
-    const {path, body, csrfmiddlewaretoken} = event.target.elements;
-    const response = await fetch(`/ajax/${path.value}.json`, {
-      method: "POST", body: body.value,
-      headers: {"Content-Type": "application/json",
-                "X-CSRFToken": csrfmiddlewaretoken.value},
-    });
-    document.querySelector("pre").textContent =
-      response.status + " " + JSON.stringify(await response.json(), null, 2);
-  };
-  document.forms[0].requestSubmit();
-</script>
 """
 
 
+def _log_in_demo(get_response):
+    def log_in(request):
+        request.user = apps.get_model("auth.User").objects.get(username="demo")
+        return get_response(request)
+
+    return log_in
+
+
 def _write_demo(folder):
-    """Write the demo's app into a folder that Python imports from."""
-    app = pathlib.Path(folder, "demo")
-    app.mkdir()
-    for name, text in _DEMO.items():
-        (app / name).write_text(text.replace("{ajax}", __name__), encoding="utf-8")
+    demo = _DEMO.replace("import ajax\n", f"import {__name__} as ajax\n")
+    _before, *parts = re.split(r"^# (\S+\.py)$", demo, flags=re.MULTILINE)
+    for name, text in zip(parts[::2], parts[1::2], strict=True):
+        file = pathlib.Path(folder, name)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
     sys.path.insert(0, folder)
 
 
-def _demo_settings(folder):
-    from django.utils.crypto import get_random_string
+def _fill_demo():
+    names = ("auth.User", "demo.Category", "demo.Post")
+    user, category, post = map(apps.get_model, names)
+    demo = user.objects.create(username="demo")
+    news = category.objects.create(title="News")
+    for title, tag in (("Ten minutes of work", "ajax"), ("No tears", "json")):
+        made = post.objects.create(category=news, author=demo, title=title)
+        made.liked_by.add(demo)
+        if hasattr(made, "tags"):
+            made.tags.add("django", tag)
 
-    taggit = ["taggit"] if importlib.util.find_spec("taggit") else []
+
+def _demo_settings(folder):
     auth = ["django.contrib.contenttypes", "django.contrib.auth"]
+    taggit = ["taggit"] if importlib.util.find_spec("taggit") else []
+    file = pathlib.Path(folder, "demo.sqlite3")
+    common = "django.middleware.common.CommonMiddleware"  # It checks the host.
+    urls = types.ModuleType("demo_urls")
+    urls.urlpatterns = [
+        path("", lambda request: HttpResponse(_DEMO, content_type="text/plain")),
+        path("ajax/", include(__name__)),
+    ]
     return {
         "DEBUG": True,
-        "SECRET_KEY": get_random_string(50),
+        "SECRET_KEY": uuid.uuid4().hex,
         "ALLOWED_HOSTS": ["127.0.0.1", "localhost", "[::1]"],
-        "ROOT_URLCONF": "demo.urls",
-        "USE_TZ": True,
-        "MIDDLEWARE": ["django.middleware.csrf.CsrfViewMiddleware", "demo.urls.log_in"],
+        "ROOT_URLCONF": urls,
+        "MIDDLEWARE": [common, f"{__name__}._log_in_demo"],
         "INSTALLED_APPS": [*auth, *taggit, __name__, "demo"],
         "DATABASES": {
-            "default": {
-                "ENGINE": "django.db.backends.sqlite3",
-                "NAME": pathlib.Path(folder, "demo.sqlite3"),
-            }
+            "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": file}
         },
     }
 
 
-def main(argv=None):
+def main():
     """Serve the demo on 127.0.0.1, port 8000 or the one that is given, until Ctrl-C."""
     import tempfile
 
     import django
     from django.core.management import call_command
 
-    port = [*(sys.argv[1:] if argv is None else argv), "8000"][0]
+    port = [*sys.argv[1:], "8000"][0]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         _write_demo(folder)
         settings.configure(**_demo_settings(folder))
         django.setup()
         call_command("migrate", run_syncdb=True, verbosity=0)
-        import_module("demo.data")
-        send = f"curl -b csrftoken={'x' * 32} -H X-CSRFToken:{'x' * 32} -d ''"
+        _fill_demo()
+        # Any token will do, as long as cookie and header agree.
+        send = "curl -b csrftoken={0} -H X-CSRFToken:{0} -d q=".format("x" * 32)
         print(f"{send} http://127.0.0.1:{port}/ajax/demo/post/1/get.json", flush=True)
         call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
 
