@@ -90,6 +90,7 @@ from django.http import Http404, HttpResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 from django.middleware.csrf import CsrfViewMiddleware, get_token
+from django.middleware.http import ConditionalGetMiddleware
 from django.shortcuts import resolve_url
 from django.urls import include, path, re_path
 from django.utils import timezone
@@ -103,6 +104,7 @@ from django.utils.module_loading import import_string, module_has_submodule
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_safe
 
 __version__ = "1.1.0"
 
@@ -2519,29 +2521,24 @@ def _check_times(value):
 
 def _make_form_data(form_class, request):
     """Return what a form is given: of a JSON object, the texts a browser would send."""
-    data = request.data
-    if not isinstance(data, MultiValueDict):
-        data = MultiValueDict()
-        for key, value in _read_keys(request).items():
-            if isinstance(form_class.base_fields.get(key), forms.JSONField):
-                data[key] = _dump(value)
-            elif value is not None:
-                values = value if isinstance(value, list) else [value]
-                data.setlist(
-                    key, [v if isinstance(v, str) else _dump(v) for v in values]
-                )
-        most = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
-        if (
-            most is not None
-            and sum(len(values) for _key, values in data.lists()) > most
-        ):
-            raise TooManyFieldsSent(_("The body has too many values."))
+    data = MultiValueDict()
+    for key, value in _read_keys(request).items():
+        is_json = isinstance(form_class.base_fields.get(key), forms.JSONField)
+        if is_json and not isinstance(value, _FormValue):
+            data[key] = _dump(value)
+        elif value is not None:
+            values = value if isinstance(value, list) else [value]
+            texts = [each for each in values if not isinstance(each, File)]
+            texts = [each if isinstance(each, str) else _dump(each) for each in texts]
+            if texts or not values:
+                data.setlist(key, texts)
+    most = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
+    if most is not None and sum(len(values) for _key, values in data.lists()) > most:
+        raise TooManyFieldsSent(_("The body has too many values."))
     several = (forms.MultipleChoiceField, forms.ModelMultipleChoiceField)
     for name, field in form_class.base_fields.items():
         if isinstance(field, several) and data.getlist(name) == [""]:
-            # How a page says that nothing is chosen.
-            data = data.copy()
-            data.setlist(name, [])
+            data.setlist(name, [])  # How a page says that nothing is chosen.
     return data
 
 
@@ -2832,10 +2829,14 @@ def _check_csrf(request, view):
             "%(reason)s Send the token, the cookie %(cookie)s or what is beside this "
             "message as csrf, in the header %(header)s."
         )
-        header = settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-")
-        names = {"cookie": settings.CSRF_COOKIE_NAME, "header": header.title()}
+        names = {"cookie": settings.CSRF_COOKIE_NAME, "header": _get_header_name()}
         message = how % {"reason": reason, **names}
         raise AJAXError(403, message, csrf=get_token(request))
+
+
+def _get_header_name():
+    name = settings.CSRF_HEADER_NAME.removeprefix("HTTP_")
+    return "X-CSRFToken" if name == "X_CSRFTOKEN" else name.replace("_", "-").title()
 
 
 def _keep_csrf_cookie(request, response):
@@ -2920,9 +2921,160 @@ def not_found(request, **_mount):
     raise _missing(_("AJAX endpoint does not exist."), request.path)
 
 
+# --- For the page ---------------------------------------------------------------------
+
+_CLIENT = r"""/** Call the endpoints of ajax.py from a page.
+ *
+ *     import ajax from "/ajax/client.js";
+ *     const post = await ajax("blog/post/1/update", {title: "Hello again"});
+ *
+ * The data is an object (files may be in it), a FormData or a <form>; a third argument
+ * may hold a signal. A call that fails throws an AJAXError.
+ */
+const COOKIE = "csrftoken", HEADER = "X-CSRFToken", INPUT = "csrfmiddlewaretoken";
+let fresh; // the token that a refusal came with: it changes at login
+
+/** Call; give the data of the reply. */
+export default async function ajax(path, data, options) {
+  return (await ajax.reply(path, data, options)).data;
+}
+
+/** Call; give the whole reply: of a list, `total` and the like stand beside `data`. */
+ajax.reply = async (path, data, options) => {
+  const response = await ajax.fetch(path, data, options);
+  const reply = await parsed(response, options?.signal);
+  if (reply?.success === true) return reply;
+  if (reply?.success === false)
+    throw new AJAXError(reply.data.message, {response, reply});
+  const type = response.headers.get("Content-Type") ?? "nothing";
+  const what = `${response.url} answered ${response.status} with ${type}`;
+  throw new AJAXError(`${what}, which is no reply of ajax.py.`, {response});
+};
+
+/** Call; give the Response as it came, for an endpoint that answers with a file. */
+ajax.fetch = async (path, data = {}, {signal} = {}) => {
+  const segments = path.split("/");
+  if (segments.some(each => ["", ".", ".."].includes(each)))
+    throw new TypeError(`"${path}" has a segment that is empty, . or ..`);
+  const url = new URL(`${segments.map(encodeURIComponent).join("/")}.json`, import.meta.url);
+  const body = encoded(data), json = {"Content-Type": "application/json"};
+  const send = () => {
+    const headers = {...typeof body === "string" && json, [HEADER]: token()};
+    return fetch(url, {method: "POST", headers, body, signal}).catch(lost(signal));
+  };
+  const response = await send();
+  const reply = response.status === 403 && await parsed(response, signal);
+  if (typeof reply?.csrf !== "string") return response;
+  fresh = reply.csrf;
+  return send();
+};
+
+/** Show the errors of a failed call at its form's inputs; give the text of all else. */
+ajax.showErrors = (form, {message, errors}) => {
+  const inputs = [...form.elements], rest = [];
+  const clear = () => inputs.forEach(input => input.setCustomValidity?.(""));
+  clear();
+  for (const [name, messages] of Object.entries(errors ?? {__all__: [message]})) {
+    const input = inputs.find(each => each.name === name && each.willValidate);
+    if (input) input.setCustomValidity(messages.join(" "));
+    else rest.push((name === "__all__" ? "" : `${name}: `) + messages.join(" "));
+  }
+  form.reportValidity();
+  // A click too (Enter is one), and outside of it: it could not be sent else.
+  for (const event of ["input", "click"])
+    document.addEventListener(event, clear, {once: true, capture: true});
+  return rest.join("\n");
+};
+
+/** A failed call. Its code is the status, 0 where no answer came. */
+export class AJAXError extends Error {
+  constructor(message, {response, reply, cause} = {}) {
+    super(message, {cause});
+    const code = response?.status ?? 0, {errors, hint, login_url: login} = reply ?? {};
+    Object.assign(this, {name: "AJAXError", code, errors, hint, reply, response});
+    if (!login) return;
+    const url = new URL(login, location), {origin, href} = location;
+    const next = url.origin === origin ? href.slice(origin.length) : href;
+    url.searchParams.set("next", next);
+    this.loginUrl = url.href;
+  }
+}
+
+/** Of a call that fails: an abort may give any reason. */
+const lost = signal => cause => {
+  const what = signal?.aborted ? "The call was aborted." : "The server cannot be reached.";
+  throw new AJAXError(what, {cause});
+};
+
+/** Read JSON, leaving the response itself unread; give nothing for what is no JSON. */
+async function parsed(response, signal) {
+  const text = await response.clone().text().catch(lost(signal));
+  try { return JSON.parse(text); } catch { return undefined; }
+}
+
+/** Find the token; of several cookies of the name, Django takes the last. */
+function token() {
+  const cookies = document.cookie.split("; "), start = `${COOKIE}=`;
+  const cookie = cookies.findLast(each => each.startsWith(start))?.slice(start.length);
+  return fresh ?? cookie ?? document.querySelector(`[name=${INPUT}]`)?.value ?? "";
+}
+
+/** Turn data into JSON, or where it is a form or holds files, into FormData. */
+function encoded(data) {
+  const isForm = data instanceof HTMLFormElement, values = Object.values(data ?? {});
+  const body = new FormData(isForm ? data : undefined);
+  if (isForm) addEmpty(data, body);
+  else if (data instanceof FormData) for (const each of data) body.append(...each);
+  else if (values.flat().some(each => each instanceof Blob)) addValues(data, body);
+  else return JSON.stringify(data);
+  body.delete(INPUT); // it may be older than the cookie
+  return body;
+}
+
+/** Add what browsers leave out: boxes not ticked, lists with nothing chosen. */
+function addEmpty(form, body) {
+  const inputs = [...form.elements].filter(each => each.name && !each.matches(":disabled"));
+  for (const {name, type, value} of inputs) {
+    if (body.has(name) || !["checkbox", "select-multiple"].includes(type)) continue;
+    const isLone = inputs.filter(each => each.name === name).length === 1;
+    const isBoolean = type === "checkbox" && isLone && /^(on|true)$/i.test(value);
+    body.append(name, isBoolean ? "false" : "");
+  }
+}
+
+/** Add what JSON would hold: of a list each value, below a key that ends with []. */
+function addValues(data, body) {
+  for (const [name, value] of Object.entries(data)) {
+    const isList = Array.isArray(value) && value.length > 0;
+    for (const each of isList ? value : value === undefined ? [] : [value]) {
+      const plain = each?.toJSON?.() ?? (each?.length === 0 ? "" : each ?? "");
+      const isPlain = plain instanceof Blob || typeof plain === "string";
+      body.append(isList ? `${name}[]` : name, isPlain ? plain : JSON.stringify(plain));
+    }
+  }
+}
+"""  # noqa: E501
+
+
+@login_not_required
+@require_safe
+def client(request, **_mount):
+    """Serve the module that pages import, with the names that the project's CSRF cookie
+    and header have; the cookie comes with it."""
+    get_token(request)
+    text = _CLIENT.replace('"csrftoken"', _dump(settings.CSRF_COOKIE_NAME), 1)
+    text = text.replace('"X-CSRFToken"', _dump(_get_header_name()), 1)
+    headers = {"Cache-Control": "private, no-cache", "Vary": "Cookie"}
+    headers["X-Content-Type-Options"] = "nosniff"
+    response = HttpResponse(text, "text/javascript; charset=utf-8", headers=headers)
+    response = ConditionalGetMiddleware(lambda request: response)(request)
+    return _keep_csrf_cookie(request, response)
+
+
 _MODEL = "<str:app>/<str:model>"
 
 urlpatterns = [
+    path("client.js", client, name="client"),
     path("<str:app>/<str:name>.json", dispatch, name="endpoint"),
     path(f"{_MODEL}/<str:operation>.json", dispatch, name="model"),
     path(f"{_MODEL}/<str:pk>/<str:operation>.json", dispatch, name="record"),

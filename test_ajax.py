@@ -91,6 +91,7 @@ import contextlib
 import datetime
 import functools
 import gc
+import gzip
 import html
 import importlib.util
 import inspect
@@ -136,10 +137,16 @@ from django.core.signals import got_request_exception
 from django.db import connection, connections, models, transaction
 from django.db.models.signals import m2m_changed, post_init
 from django.db.utils import DatabaseError, DataError, IntegrityError, OperationalError
-from django.http import Http404, HttpResponse, JsonResponse
+from django.http import Http404, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.middleware.csrf import get_token
 from django.shortcuts import get_object_or_404
-from django.test import AsyncClient, Client, TestCase, TransactionTestCase
+from django.test import (
+    AsyncClient,
+    Client,
+    LiveServerTestCase,
+    TestCase,
+    TransactionTestCase,
+)
 from django.test.runner import DiscoverRunner
 from django.test.testcases import SimpleTestCase
 from django.test.utils import CaptureQueriesContext, isolate_apps, override_settings
@@ -157,6 +164,11 @@ from taggit.managers import TaggableManager
 from taggit.models import Tag, TaggedItem
 
 import ajax
+
+try:
+    from selenium import webdriver
+except ImportError:
+    webdriver = None
 
 # --- Models: models.py ----------------------------------------------------------------
 
@@ -4169,6 +4181,327 @@ class Security(AjaxTestCase):
             self.browse()
             self.client.cookies[name] = value
             self.bear("shop/article/list")
+
+
+# --- Page -----------------------------------------------------------------------------
+
+
+def page(request):
+    """A page with {% csrf_token %} in it, under a strict policy; or its script."""
+    if request.path == "/page.js":
+        text = 'import ajax from "./ajax/client.js"; window.imported = ajax;'
+        return HttpResponse(text, "text/javascript")
+    text = '<!doctype html><script type="module" src="/page.js"></script>'
+    text += f'<input name="csrfmiddlewaretoken" value="{get_token(request)}">'
+    policy = {"Content-Security-Policy": "default-src 'self'"}
+    return HttpResponse(text, headers=policy)
+
+
+urlpatterns += [
+    path("page/", page),
+    path("page.js", page),
+    path("favicon.ico", lambda request: HttpResponse(status=204)),
+    path("site/ajax/", include("ajax", namespace="below")),
+]
+
+
+@override_settings(STATIC_URL="/static/")
+class Page(LiveServerTestCase):
+    """`client.js` in a browser, and how it is served."""
+
+    mount = "/ajax/"
+    REFUSED = re.compile(r"Failed to load resource: .*?(?:status of (\d+)|(net::\w+))")
+
+    @classmethod
+    def setUpClass(cls):
+        browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+        if not (webdriver and browser and driver):
+            reason = "The tests in a browser want selenium, chromium and chromedriver."
+            is_ci = os.environ.get("CI") == "true"
+            raise RuntimeError(reason) if is_ci else unittest.SkipTest(reason)
+        super().setUpClass()
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        cls.addClassCleanup(folder.cleanup)
+        options = webdriver.ChromeOptions()
+        options.binary_location = browser
+        names = "quic sync background-networking component-update gpu".split()
+        start = f"headless=new no-sandbox no-first-run user-data-dir={folder.name}"
+        for option in (*start.split(), *(f"disable-{name}" for name in names)):
+            options.add_argument(f"--{option}")
+        cls.browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+        cls.addClassCleanup(cls.browser.quit)
+
+    def setUp(self):
+        AjaxTestCase.setUpTestData.__func__(self)
+        self.addCleanup(self.assert_refused)
+        self.open(self.user)
+
+    def open(self, user=None, query=""):
+        """Open the page without cookies but, for a user, that of a session."""
+        self.browser.execute_cdp_cmd("Network.clearBrowserCookies", {})
+        if user:
+            self.client.force_login(user)
+            value = self.client.cookies["sessionid"].value
+            cookie = {"name": "sessionid", "value": value, "url": self.live_server_url}
+            self.browser.execute_cdp_cmd("Network.setCookie", cookie)
+        self.browser.get(f"{self.live_server_url}/page/{query}")
+
+    def show(self, text):
+        self.browser.execute_script("document.body.innerHTML = arguments[0]", text)
+
+    def run_in_page(self, script, *args):
+        """Run the body of an async function; give its result, or its error's fields."""
+        module = f"{self.live_server_url}{self.mount}client.js"
+        script = f"""
+            const args = [...arguments], done = args.pop();
+            const {{default: ajax, AJAXError}} = await import("{module}");
+            const form = document.querySelector("form");
+            (async () => {{ {script} }})().then(done, error => {{
+              const {{name, message, code, errors, hint, loginUrl}} = error;
+              const isOurs = error instanceof AJAXError;
+              done({{name, message, code, errors, hint, loginUrl, isOurs}});
+            }});
+        """
+        return self.browser.execute_async_script(script, *args)
+
+    def call(self, path, *data):
+        return self.run_in_page("return ajax(...args)", path, *data)
+
+    def assert_error(self, error, code, message):
+        found = (error["name"], error["isOurs"], error["code"])
+        self.assertEqual(found, ("AJAXError", True, code), error)
+        self.assertIn(message, error["message"])
+
+    def assert_refused(self, *statuses):
+        """The console holds nothing but calls refused so, since it was last read."""
+        lines = self.browser.get_log("browser")
+        found = [self.REFUSED.search(each["message"]) for each in lines]
+        self.assertNotIn(None, found, lines)
+        self.assertEqual([each[1] or each[2] for each in found], [*map(str, statuses)])
+
+    def answer(self, answer):
+        """Let the function `ask` answer so until the test ends."""
+        ask.answer = answer
+        self.addCleanup(vars(ask).pop, "answer", None)
+
+    def test_records_are_created_read_changed_listed_tagged_and_deleted(self):
+        sent = {"category": self.news.pk, "title": "é", "price": "1.50"}
+        made = self.call("shop/article", sent)
+        self.assertEqual((made["title"], made["author"]["username"]), ("é", "ann"))
+        path = f"shop/article/{made['pk']}"
+        self.assertEqual(self.call(f"{path}/get"), made)
+        made["title"] = "b"
+        self.assertEqual(self.call(f"{path}/update", made), made)
+        tags = self.call(f"{path}/tags/add", {"tags": ["a b"]})
+        self.assertEqual([each["name"] for each in tags], ["a b"])
+        wanted = "{items_per_page: 1, current_page: 2, order_by: '-title'}"
+        reply = self.run_in_page(f"return ajax.reply('shop/article/list', {wanted})")
+        self.assertEqual((reply["total"], reply["total_pages"]), (2, 2))
+        self.assertEqual([each["title"] for each in reply["data"]], ["First"])
+        self.call(f"{path}/delete")
+        self.assertFalse(Article.objects.filter(title="b").exists())
+
+    def test_it_works_below_any_mount_and_under_a_strict_policy(self):
+        self.mount = "/site/ajax/"
+        for name in ("ajax", "window.imported"):
+            reply = self.run_in_page(f"return {name}('shop/hello')")
+            self.assertEqual(reply, {"hello": "world"})
+
+    def test_a_key_may_be_any_text_without_a_slash_but_dots(self):
+        keys = ("ä", "a b", "?#", "%2", "...", "&;=", "\\")
+        for key in keys:
+            message = f'Country with id of "{key}" not found.'
+            self.assert_error(self.call(f"shop/country/{key}/get"), 404, message)
+        self.assert_refused(*[404] * len(keys))
+        for path in "", "/shop/ask", "shop//ask", "shop/./ask", "shop/../ask", "shop/":
+            error = self.call(path)
+            self.assertEqual(error["name"], "TypeError")
+            self.assertIn(f'"{path}"', error["message"])
+
+    def test_an_object_with_a_file_says_what_it_would_say_as_json(self):
+        plain = {"words": "é", "tags": ["a b", "c,d"], "integer": None, "boolean": True}
+        plain |= {"json": {"a": [1, None]}, "keepers": [self.user.pk, self.other.pk]}
+        twin = self.call("shop/specimen", plain)
+        script = """
+            const file = new File(["words"], "a.txt");
+            return ajax(args[0], {file, moment: undefined, ...args[1]});
+        """
+        made = self.run_in_page(script, "shop/specimen", plain)
+        self.assertRegex(made["file"], r"^/media/specimens/a.*\.txt$")
+        with Specimen.objects.get(pk=made["pk"]).file.open() as file:
+            self.assertEqual(file.read(), b"words")
+        self.assertEqual(made | {"pk": twin["pk"], "file": None}, twin)
+        script = script.replace("undefined", "new Date(0)")
+        plain = {"keepers": [], "tags": ["x y"]}
+        made = self.run_in_page(script, f"shop/specimen/{made['pk']}/update", plain)
+        found = (made["keepers"], made["moment"], made["tags"][0]["name"])
+        self.assertEqual(found, ([], "1970-01-01T00:00:00Z", "x y"))
+
+    def test_of_a_form_all_is_sent_that_the_person_sees(self):
+        choose = "<select name={0} multiple><option value={1}>x</select>"
+        tick = "<input name={0} type=checkbox value={1}>"
+        pk, old = self.user.pk, "<form><input name=csrfmiddlewaretoken value=old>"
+        rest = "<input name=file type=file><input name=boolean type=checkbox disabled>"
+        rest += "<input name=ticked type=checkbox>" + tick.format("tags", "red")
+        record = Specimen.objects.create(ticked=True, boolean=True, file="kept.txt")
+        for offer in (choose, tick, tick * 2):
+            record.keepers.set([pk])
+            record.tags.set(["red"])
+            self.show(old + offer.format("keepers", pk) + rest)
+            update = "return ajax(`shop/specimen/${args[0]}/update`, form)"
+            shown = self.run_in_page(update, record.pk)
+            found = map(shown.get, "keepers tags ticked boolean file".split())
+            self.assertEqual([*found], [[], [], False, True, "/media/kept.txt"])
+            poll = offer.format("guests", pk) + tick.format("sure", "on")
+            poll += "<input name=day value=2024-05-06>" + offer.format("hours", "am")
+            self.show(old + poll)
+            error = self.run_in_page("return ajax('shop/pollform', form)")
+            self.assertEqual(error["errors"], {"hours": ["This field is required."]})
+            self.assert_refused(400)
+            self.show(f"{old}{poll}<input name=hours value=pm>")
+            clean = self.run_in_page("return ajax('shop/pollform', form)")
+            said = {"guests": [], "sure": False, "hours": ["pm"]}
+            self.assertEqual(clean, clean | said)
+
+    def test_the_token_is_found_wherever_it_is_after_logins_in_any_tab_too(self):
+        handler = self.server_thread.httpd.get_app().application.application
+        self.addCleanup(handler.load_middleware)
+        users = itertools.cycle([self.user, self.other])
+        self.answer(lambda request: login(request, next(users)))
+        upload = """
+            const data = new FormData();
+            data.append("csrfmiddlewaretoken", "old");
+            data.append("file", new File(["words"], "a.txt"));
+            return (await ajax("shop/specimen", data)).file;
+        """
+        names = {"CSRF_COOKIE_NAME": "a.b", "CSRF_HEADER_NAME": "HTTP_X_A_TOKEN"}
+        without = [name for name in settings.MIDDLEWARE if "csrf" not in name]
+        for changed, refusals in (
+            ({}, []), (names, []), ({"MIDDLEWARE": without}, []),
+            ({"CSRF_COOKIE_HTTPONLY": True}, [403]),
+            ({"CSRF_USE_SESSIONS": True}, [403]),
+        ):  # fmt: skip
+            with self.subTest(**changed), self.settings(**changed):
+                handler.load_middleware()
+                self.open()
+                self.call("shop/ask")
+                self.assert_refused()
+                # What cannot be read is old by now, and is fetched once.
+                for expected in (refusals, []):
+                    self.assertIn("/media/", self.run_in_page(upload))
+                    self.assert_refused(*expected)
+                tab = self.browser.current_window_handle
+                self.browser.switch_to.new_window("tab")
+                self.browser.get(f"{self.live_server_url}/page/")
+                self.show("")
+                self.call("shop/ask")
+                self.assert_refused(*refusals)
+                self.browser.close()
+                self.browser.switch_to.window(tab)
+                self.assertIn("/media/", self.run_in_page(upload))
+                self.assert_refused(*refusals)
+                self.assertEqual(self.call("shop/whoami"), {"username": "bob"})
+
+    def test_errors_are_shown_at_their_inputs_until_the_person_goes_on(self):
+        outside = "<input form=f name=email value=x><button form=f>Send</button>"
+        self.show(f"<form id=f><input name=text type=hidden></form>{outside}")
+        script = """
+            window.sent ??= 0;
+            form.onsubmit = event => { window.sent++; event.preventDefault(); };
+            const error = args[0] ?? await ajax("shop/contactform", form).catch(e => e);
+            const rest = ajax.showErrors(form, error);
+            return [rest, form.email.validationMessage, document.activeElement.name];
+        """
+        required, said = "text: This field is required.", "Enter a valid email address."
+        pressed = [("button", "\n", 1), ("input", "\n", 2), ("input", "y", 2)]
+        for name, keys, sent in pressed:
+            self.assertEqual(self.run_in_page(script), [required, said, "email"])
+            self.browser.find_element("css selector", f"{name}[form]").send_keys(keys)
+            left = "return [window.sent, form.email.validationMessage]"
+            self.assertEqual(self.run_in_page(left), [sent, ""])
+        self.assert_refused(400, 400, 400)
+        whole = {"errors": {"__all__": ["No.", "Never."], "odd": ["?"]}}
+        for error, rest in ((whole, "No. Never.\nodd: ?"), ({"message": "?"}, "?")):
+            self.assertEqual(self.run_in_page(script, error)[:2], [rest, ""])
+
+    def test_a_refusal_says_why_and_where_to_log_in_to_come_back_here(self):
+        for error, code, message in (
+            (Http404("No such page."), 404, "No such page."),
+            (IntegrityError("secret"), 409, "conflicts"),
+            (ValueError("secret"), 500, "Internal server error."),
+        ):
+            self.answer(mock.Mock(side_effect=error))
+            self.assert_error(self.call("shop/ask"), code, message)
+        for debug, hint in ((False, None), (True, "Did you mean shop/hello?")):
+            with self.settings(DEBUG=debug):
+                error = self.call("shop/helo")
+            self.assert_error(error, 404, "AJAX endpoint does not exist.")
+            self.assertEqual(error["hint"], hint)
+        site, here = self.live_server_url, "/page/?a=b&c#d"
+        self.open(query="?a=b&c#d")
+        for login_url, start, following in (
+            ("/in/", f"{site}/in/?next=", here),
+            ("http://a.test/?b=c", "http://a.test/?b=c&next=", site + here),
+        ):
+            with self.settings(LOGIN_URL=login_url):
+                error = self.call("shop/whoami")
+            self.assert_error(error, 403, "User must be authenticated.")
+            self.assertEqual(error["loginUrl"], start + quote(following, ""))
+        self.assert_refused(404, 409, 500, 404, 404, 403, 403)
+
+    def test_an_answer_that_is_no_reply_is_named_and_can_be_fetched(self):
+        self.answer(lambda request: HttpResponse("<p>é", status=request.data))
+        for status in (200, 502):
+            what = f"/ajax/shop/ask.json answered {status} with text/html"
+            self.assert_error(self.call("shop/ask", status), status, what)
+            script = "return (await ajax.fetch(...args)).text()"
+            self.assertEqual(self.run_in_page(script, "shop/ask", status), "<p>é")
+        self.assert_refused(502, 502)
+        self.answer(lambda request: JsonResponse([1], safe=False))
+        self.assert_error(self.call("shop/ask"), 200, "with application/json, which is")
+
+    def test_a_call_that_reaches_nobody_or_is_aborted_has_the_code_0(self):
+        self.call("shop/hello")  # The module is there.
+        self.browser.set_network_conditions(offline=True, latency=0, throughput=0)
+        error = self.call("shop/hello")
+        self.browser.delete_network_conditions()
+        self.assert_error(error, 0, "The server cannot be reached.")
+        self.assert_refused("net::ERR_INTERNET_DISCONNECTED")
+        done = threading.Event()
+        self.addCleanup(done.set)
+        script = """
+            const control = new AbortController(), after = AbortSignal.timeout(50);
+            setTimeout(() => control.abort(args[0]), 50);
+            const signal = args[0] === "after" ? after : control.signal;
+            return ajax("shop/ask", {}, {signal});
+        """
+        halves = (b"{", b"")  # The second one comes too late.
+        for late in (
+            lambda request: done.wait(9),
+            lambda request: StreamingHttpResponse(n or done.wait(9) for n in halves),
+        ):
+            self.answer(late)
+            for reason in ([], ["after"], ["another reason"]):
+                error = self.run_in_page(script, *reason)
+                self.assert_error(error, 0, "The call was aborted.")
+
+    def test_it_is_served_to_everybody_with_a_token_and_says_nothing_of_the_site(self):
+        guard = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+        client, url = Client(), "/ajax/client.js"
+        with self.settings(MIDDLEWARE=[*settings.MIDDLEWARE, guard]):
+            response = client.get(url)
+            again = client.get(url, headers={"If-None-Match": response["ETag"]})
+            self.assertEqual(client.head(url).status_code, 200)
+            self.assertEqual(client.post(url).status_code, 405)
+        self.assertEqual(response.content.decode(), ajax._CLIENT)
+        self.assertEqual(response["Content-Type"], "text/javascript; charset=utf-8")
+        self.assertEqual(response["X-Content-Type-Options"], "nosniff")
+        self.assertEqual((again.status_code, again.content), (304, b""))
+        for each in (response, again):
+            kept = (each["Cache-Control"], each["Vary"], "csrftoken" in each.cookies)
+            self.assertEqual(kept, ("private, no-cache", "Cookie", True))
+        self.assertLessEqual(len(ajax._CLIENT.splitlines()), 130)
+        self.assertLess(len(gzip.compress(ajax._CLIENT.encode())), 3 * 1024)
 
 
 # --- Checks ---------------------------------------------------------------------------
