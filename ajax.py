@@ -95,6 +95,7 @@ from django.shortcuts import resolve_url
 from django.urls import include, path, re_path
 from django.utils import timezone
 from django.utils.autoreload import autoreload_started
+from django.utils.choices import flatten_choices
 from django.utils.datastructures import MultiValueDict
 from django.utils.duration import duration_iso_string
 from django.utils.functional import Promise, cached_property
@@ -644,6 +645,7 @@ class _Fetched:
 
     def __init__(self, plan, field, related, peers):
         self.name = field.name
+        self.field = field
         self.key = _Key(plan, field)
         self.plan = related
         self.peers = peers
@@ -669,6 +671,7 @@ class _Members:
     def __init__(self, plan, field):
         self.name = field.name
         self.dump = plan.dump
+        self.field = field
         self.clean = plan.model._meta.pk.to_python
         self.source = f"{field.m2m_field_name()}__pk"
         target = f"{field.m2m_reverse_field_name()}__pk"
@@ -698,6 +701,7 @@ class _Tags:
         self.name = field.name
         self.model = plan.model
         self.dump = plan.dump
+        self.field = field
         self.through = field.through
         self.is_generic = issubclass(self.through, CommonGenericTaggedItemBase)
         self.key = "object_id" if self.is_generic else "content_object_id"
@@ -766,6 +770,7 @@ class _Extra:
         self.name = name
         self.dump = plan.dump
         self.find_plan = functools.cache(functools.partial(plan.find_plan, name, False))
+        self.field = None
         self.of_endpoint = _defines(plan.endpoint_class, name)
 
     def encode(self, batch):
@@ -1545,6 +1550,7 @@ def login_required(view: Callable) -> Callable:
         _require_login(request)
         return view(request, *args, **kwargs)  # Of an async one, what is awaited.
 
+    guarded.wants_login = True
     return guarded
 
 
@@ -1966,10 +1972,14 @@ class ModelEndpoint(_ServedEndpoint):
 
     # The way of a request to an operation
 
+    def offers(self, name):
+        """Whether `operations` has an operation, or a tags manager."""
+        return self.operations is None or name in self.operations
+
     def find_operation(self):
         """Return the method's name, or raise AJAXError 404 (400 without a record)."""
         name, found = self.method, _operations(type(self))
-        if self.operations is None or name in self.operations:
+        if self.offers(name):
             if self.command:
                 is_change, part = _COMMANDS.get(self.command), self._tags_part
                 if is_change is not None and isinstance(part, _Tags):
@@ -2603,6 +2613,11 @@ class Endpoints(_Registry):
         )
         return any(tables & each for each in others)
 
+    def find_path(self, model):
+        """Return where a model is served, or would be."""
+        found = ("/".join(key[1:]) for key in self._paths if self._paths[key] is model)
+        return next(found, model._meta.label_lower.replace(".", "/"))
+
     def _check(self, model, endpoint_class, base):
         pk = getattr(model._meta, "pk", None) if base is ModelEndpoint else model
         if not issubclass(endpoint_class, base):
@@ -3058,23 +3073,257 @@ function addValues(data, body) {
 
 @login_not_required
 @require_safe
-def client(request, **_mount):
-    """Serve the module that pages import, with the names that the project's CSRF cookie
-    and header have; the cookie comes with it."""
-    get_token(request)
-    text = _CLIENT.replace('"csrftoken"', _dump(settings.CSRF_COOKIE_NAME), 1)
-    text = text.replace('"X-CSRFToken"', _dump(_get_header_name()), 1)
-    headers = {"Cache-Control": "private, no-cache", "Vary": "Cookie"}
+@json_response
+def serve(request, name, **_mount):
+    """Serve client.js to everybody, openapi.json in DEBUG and to active staff."""
+    user, is_client = getattr(request, "user", None), name == "client.js"
+    is_staff = user is not None and user.is_active and user.is_staff
+    if not (is_client or settings.DEBUG or is_staff):
+        raise Http404
+    get_token(request)  # So that its cookie is sent.
+    kind, text = "text/javascript", _CLIENT
+    names = {"csrftoken": settings.CSRF_COOKIE_NAME, "X-CSRFToken": _get_header_name()}
+    for usual, own in names.items():
+        text = text.replace(_dump(usual), _dump(own), 1)
+    if not is_client:
+        kind, text = _JSON_TYPE, _dump(_describe_api(request))
+    cache = "private, no-cache" if is_client else "no-store"
+    headers = {"Cache-Control": cache, "Vary": "Cookie"}
     headers["X-Content-Type-Options"] = "nosniff"
-    response = HttpResponse(text, "text/javascript; charset=utf-8", headers=headers)
+    response = HttpResponse(text, f"{kind}; charset=utf-8", headers=headers)
     response = ConditionalGetMiddleware(lambda request: response)(request)
     return _keep_csrf_cookie(request, response)
+
+
+# --- OpenAPI --------------------------------------------------------------------------
+
+#: Types and format of a field in JSON Schema, by the name of its class or the nearest
+#: base that stands here: models and forms call theirs alike.
+_KINDS = {
+    "BooleanField": "boolean", "FloatField": "number", "DecimalField": "string decimal",
+    "BigIntegerField": "integer|string", "IntegerField": "integer",
+    "DateTimeField": "string date-time", "DateField": "string date",
+    "TimeField": "string time", "DurationField": "string duration",
+    "UUIDField": "string uuid", "EmailField": "string email", "CharField": "string",
+    "FileField": "string|null binary", "TextField": "string", "BinaryField": "string",
+    "ChoiceField": "string", "FilePathField": "string",
+    "GenericIPAddressField": "string",
+}  # fmt: skip
+_TEXT, _NUMBER = {"type": "string"}, {"type": "integer"}
+
+
+def _describe_list(items):
+    return {"type": "array", "items": items}
+
+
+def _describe_object(properties, required=None):
+    required = [*(properties if required is None else required)]
+    return {"type": "object", "properties": properties, "required": required}
+
+
+_TAG = _describe_object({"pk": {}, "name": _TEXT, "slug": _TEXT})
+
+
+def _describe_field(field, is_sent=False):
+    """Return the schema of what a field, of a model or a form, gives or is sent."""
+    if _is_tags_manager(field):
+        return _describe_list(_TEXT if is_sent else _TAG)
+    related = getattr(getattr(field, "queryset", None), "model", None)
+    related = related or getattr(field, "related_model", None)
+    typed = _root_key(related) if related else getattr(field, "output_field", field)
+    names = (kind.__name__ for kind in type(typed).__mro__)
+    known = (_KINDS[name] for name in names if name in _KINDS)
+    types, *formats = next(known, "").split() or [""]
+    schema = {"type": types.split("|")} if types else {}
+    is_naive = formats == ["date-time"] and not settings.USE_TZ  # No RFC 3339, then.
+    if formats and not is_naive:
+        is_url = isinstance(field, models.FileField) and not is_sent
+        schema["format"] = "uri-reference" if is_url else formats[0]
+    if related:
+        schema["x-ajax"] = {"pk_of": endpoint.find_path(related)}
+    elif is_sent and getattr(field, "choices", None):
+        schema["oneOf"] = [
+            {"const": _to_plain(value), "title": str(title)}
+            for value, title in flatten_choices(field.choices)
+            if value not in ("", None)
+        ]
+    elif is_sent and types == "string" and getattr(field, "max_length", None):
+        schema["maxLength"] = field.max_length
+    if isinstance(getattr(field, "widget", field), (forms.Textarea, models.TextField)):
+        schema["x-ajax"] = {"multiline": True}
+    several = (forms.MultipleChoiceField, forms.ModelMultipleChoiceField)
+    if getattr(field, "many_to_many", False) or isinstance(field, several):
+        schema = _describe_list(schema)
+    elif getattr(field, "null", False) and "null" not in schema.get("type", ["null"]):
+        schema["type"].append("null")
+        schema.get("oneOf", []).append({"const": None, "title": "null"})
+    text = str(getattr(field, "help_text", ""))
+    return schema | {"description": text} if text else schema
+
+
+def _describe_record(plan, writable=None):
+    """Return the schema of what a plan makes of a record."""
+    found = {}
+    for part in plan.parts:
+        schema = _describe_field(part.field) if part.field else {}
+        if isinstance(part, (_Joined, _Fetched)):
+            pk, schema = schema["type"], _describe_record(part.plan)
+            may_be_pk = part.plan.asks or part.plan.is_narrowed
+            schema["type"] = [*dict.fromkeys(("object", *pk * may_be_pk, "null"))]
+        is_read = writable is not None and part.name not in writable
+        found[part.name] = schema | {"readOnly": True} if is_read else schema
+    return {"type": "object"} if plan.is_custom else _describe_object(found)
+
+
+def _describe_call(path, doc, who, body=None, required=(), reply=None, **more):
+    """Return an operation of OpenAPI by its path."""
+    summary, _line, rest = inspect.cleandoc(doc or "").partition("\n")
+    schemes = ["csrf"] + ["csrfCookie"] * (not settings.CSRF_USE_SESSIONS)
+    schemes += ["session"] * who.startswith(("Logged", "Nobody"))
+    schema = _describe_object({"success": {"const": True}, "data": {}, **(reply or {})})
+    content = {_JSON_TYPE: {"schema": schema}}
+    call = {
+        "operationId": path.replace("/", ".").replace("{pk}", "pk"),
+        "tags": [path.rpartition("/")[0].partition("/{pk}")[0]],
+        "summary": summary,
+        "description": rest.strip(),
+        "security": [dict.fromkeys(schemes, [])],
+        "responses": {
+            "200": {"description": "Success.", "content": content},
+            "default": {"$ref": "#/components/responses/failure"},
+        },
+        "x-ajax": {"who": who, **more},
+    }
+    if body is not None:
+        has_file = any(each.get("format") == "binary" for each in body.values())
+        content = {"schema": _describe_object(body, required) if body else {}}
+        content = dict.fromkeys((_JSON_TYPE, _TYPES[has_file]), content)
+        call["requestBody"] = {"required": bool(required), "content": content}
+    return f"/{path}.json", {"post": call}
+
+
+def _describe_who(cls, hook=None, action=None):
+    """Say in a sentence who may call, and which hook decides."""
+    who, name = "Logged-in users", cls.__name__
+    if cls.authenticate is not _ServedEndpoint.authenticate:
+        who = f"Whom {name}.authenticate lets in"
+    elif hasattr(settings, "AJAX_AUTHENTICATION"):
+        who = "Whom AJAX_AUTHENTICATION lets in"
+    if hook and _overrides(cls, hook):
+        who += f", if {name}.{hook} allows"
+    elif hook == "can_list":
+        return f"Nobody, until {name}.can_list allows."
+    if action and cls.require_permissions:
+        who += f", with the permission to {action}"
+    return f"{who}."
+
+
+def _describe_parameters(model, cls, plan):
+    """Return what `list` takes."""
+    found = {name: {} for name in cls.list_filter}
+    for name in found:
+        field, lookups = _end_of_path(model, name.removesuffix("__in"))
+        found[name] = dict(_TEXT) if lookups else _describe_field(field)
+    managers = [part.name for part in plan.parts if isinstance(part, _Tags)]
+    found |= dict.fromkeys(managers, _describe_list(_TEXT))
+    found |= {"search": _TEXT} if cls.search_fields else {}
+    if cls.sortable_by:
+        names = ", ".join(cls.sortable_by)
+        found["order_by"] = _TEXT | {"description": f"{names}; a - turns one round."}
+    return found | {"items_per_page": _NUMBER, "current_page": _NUMBER}
+
+
+def _describe_model(path, model, cls, request):
+    """Yield the calls of a model."""
+    speaker = cls.for_model(model, request)
+    plan, writable = speaker._plan, speaker._writable
+    fields = {name: field for name, field in writable.items() if name != "pk"}
+    body = {name: _describe_field(field, True) for name, field in fields.items()}
+    given = (name for name, f in fields.items() if not (f.blank or f.many_to_many))
+    required = [name for name in given if not fields[name].has_default()]
+    record = {"$ref": f"#/components/schemas/{model._meta.label_lower}"}
+    only_pk, rows = _describe_object({"pk": {}}), {"data": _describe_list(record)}
+    is_sure = not (plan.asks or plan.is_narrowed)
+    written = {"data": record if is_sure else {"anyOf": [record, only_pk]}}
+    pages = ("total", "total_pages", "current_page", "items_per_page")
+    known = {
+        "create": ("add", body, required, written),
+        "list": (None, _describe_parameters(model, cls, plan), (),
+                 rows | dict.fromkeys(pages, _NUMBER)),
+        "get": (None, None, (), {"data": record}),
+        "update": ("change", body, (), written),
+        "delete": ("delete", None, (), {"data": only_pk}),
+    }  # fmt: skip
+    for name, is_on_record in _operations(cls).items():
+        action, *shape = known.get(name, (None, {}, (), None))
+        asks = {"asks": "Delete this record?"} if action == "delete" else {}
+        for where in ("", "/{pk}"):
+            if is_on_record in (None, bool(where)) and speaker.offers(name):
+                hook = f"can_{name}" if name in known else where and "can_get"
+                who, doc = _describe_who(cls, hook, action), getattr(cls, name).__doc__
+                yield _describe_call(f"{path}{where}/{name}", doc, who, *shape, **asks)
+    for part in plan.parts:
+        for command, is_change in _COMMANDS.items() if isinstance(part, _Tags) else ():
+            if speaker.offers(part.name) and (part.name in writable or not is_change):
+                takes = {"tags": _describe_list(_TEXT)} if command != "clear" else None
+                shape = (takes, takes or (), {"data": _describe_list(_TAG)})
+                shape = shape if is_change else (None, (), rows)
+                asks = {"asks": "Take all tags away?"} if command == "clear" else {}
+                who = _describe_who(cls, "can_update" if is_change else "can_get")
+                where = f"{path}/{{pk}}/{part.name}/{command}"
+                yield _describe_call(where, f"Tags: {command}.", who, *shape, **asks)
+
+
+def _describe_api(request):
+    """Return OpenAPI 3.1 of what is served, made of what dispatch and the plans use."""
+    autodiscover()
+    calls, schemas = {}, {}
+    for (label, name), found in _discovery.functions.items():
+        is_guarded = getattr(found.view, "wants_login", False)
+        who = "Logged-in users." if is_guarded else "Everybody."
+        calls |= [_describe_call(f"{label}/{name}", found.view.__doc__, who, {})]
+    for (base, label, name), served in endpoint._paths.items():
+        path, cls = f"{label}/{name}", endpoint._registry[served]
+        if base is FormEndpoint:
+            fields, who = served.base_fields.items(), _describe_who(cls)
+            body = {name: _describe_field(field, True) for name, field in fields}
+            required = [name for name, field in fields if field.required]
+            calls |= [_describe_call(path, served.__doc__, who, body, required)]
+            continue
+        speaker = cls.for_model(served, request)
+        record = _describe_record(speaker._plan, speaker._writable)
+        schemas[served._meta.label_lower] = record
+        pk = {"name": "pk", "in": "path", "required": True}
+        pk = [pk | {"schema": _describe_field(_root_key(served))}]
+        for where, item in _describe_model(path, served, cls, request):
+            calls[where] = item | ({"parameters": pk} if "{pk}" in where else {})
+    error = _describe_object({"code": _NUMBER, "message": _TEXT})
+    failure = _describe_object({"success": {"const": False}, "data": error})
+    failure = {"description": "Failure.", "content": {_JSON_TYPE: {"schema": failure}}}
+    cookie = {"type": "apiKey", "in": "cookie"}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "ajax.py", "version": __version__},
+        "servers": [{"url": request.path.removesuffix("/openapi.json") or "/"}],
+        "paths": calls,
+        "components": {
+            "schemas": schemas,
+            "responses": {"failure": failure},
+            "securitySchemes": {
+                "session": cookie | {"name": settings.SESSION_COOKIE_NAME},
+                "csrfCookie": cookie | {"name": settings.CSRF_COOKIE_NAME},
+                "csrf": cookie | {"in": "header", "name": _get_header_name()},
+            },
+        },
+        "x-ajax": {"you": f"You are {getattr(request, 'user', 'nobody')}."},
+    }
 
 
 _MODEL = "<str:app>/<str:model>"
 
 urlpatterns = [
-    path("client.js", client, name="client"),
+    path("client.js", serve, {"name": "client.js"}, name="client"),
+    path("openapi.json", serve, {"name": "openapi.json"}, name="openapi"),
     path("<str:app>/<str:name>.json", dispatch, name="endpoint"),
     path(f"{_MODEL}/<str:operation>.json", dispatch, name="model"),
     path(f"{_MODEL}/<str:pk>/<str:operation>.json", dispatch, name="record"),

@@ -120,6 +120,8 @@ from unittest import mock
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import jsonschema
+import openapi_spec_validator
 from asgiref.sync import async_to_sync
 from django import forms, http
 from django.contrib.auth import login
@@ -4502,6 +4504,127 @@ class Page(LiveServerTestCase):
             self.assertEqual(kept, ("private, no-cache", "Cookie", True))
         self.assertLessEqual(len(ajax._CLIENT.splitlines()), 130)
         self.assertLess(len(gzip.compress(ajax._CLIENT.encode())), 3 * 1024)
+
+
+# --- OpenAPI --------------------------------------------------------------------------
+
+
+class OpenAPI(AjaxTestCase):
+    def described(self):
+        with self.settings(DEBUG=True):
+            return self.client.get("/ajax/openapi.json").json()
+
+    def test_it_is_valid_openapi(self):
+        openapi_spec_validator.validate(self.described())
+
+    def test_visitors_do_not_see_it(self):
+        staff = User.objects.create_user("staff", is_staff=True)
+        left = User.objects.create_user("left", is_staff=True, is_active=False)
+        for user, status in ((None, 404), (self.user, 404), (left, 404), (staff, 200)):
+            client = Client()
+            if user:
+                client.force_login(user)
+            with self.subTest(user):
+                self.assertEqual(client.get("/ajax/openapi.json").status_code, status)
+                self.assertEqual(client.post("/ajax/openapi.json").status_code, 405)
+
+    def test_it_names_what_is_served_and_nothing_else(self):
+        paths = self.described()["paths"]
+        article = {each.split("/", 3)[3] for each in paths if "/article/" in each}
+        one = {"get", "update", "delete", "publish", "count"}
+        commands = {"add", "remove", "set", "clear", "similar"}
+        expected = {"list.json", "create.json", "publish.json", "count.json"}
+        expected |= {f"{{pk}}/{name}.json" for name in one}
+        expected |= {f"{{pk}}/tags/{name}.json" for name in commands}
+        self.assertEqual(article, expected)
+        self.assertLess({"/shop/hello.json", "/shop/contactform.json"}, paths.keys())
+        self.serve(Article, operations=["get"], readonly_fields=["tags"])
+        paths = [each for each in self.described()["paths"] if "/article/" in each]
+        self.assertEqual(paths, ["/shop/article/{pk}/get.json"])
+        self.serve(Article, operations=None)
+        self.assertNotIn("/shop/article/{pk}/tags/add.json", self.described()["paths"])
+        self.assertIn("/shop/article/{pk}/tags/similar.json", self.described()["paths"])
+
+    def body(self, path):
+        content = self.described()["paths"][path]["post"]["requestBody"]["content"]
+        return content["application/json"]["schema"], [*content]
+
+    def test_it_says_what_each_field_takes(self):
+        taken, kinds = self.body("/shop/specimen/create.json")
+        text, null = {"type": ["string"]}, "null"
+        self.assertEqual(kinds, ["application/json", "multipart/form-data"])
+        self.assertEqual(taken["required"], [])
+        choices = [{"const": "a", "title": "A"}, {"const": "b", "title": "B"}]
+        choices.append({"const": None, "title": "null"})
+        for name, schema in {
+            "char": {"type": ["string", null], "maxLength": 5},
+            "words": text | {"maxLength": 20},
+            "kind": {"type": ["string", null], "oneOf": choices},
+            "text": {"type": ["string", null], "x-ajax": {"multiline": True}},
+            "big": {"type": ["integer", "string", null]},
+            "moment": {"type": ["string", null], "format": "date-time"},
+            "file": {"type": ["string", null], "format": "binary"},
+            "country": {"type": ["string", null], "x-ajax": {"pk_of": "shop/country"}},
+            "tags": {"type": "array", "items": {"type": "string"}},
+            "json": {},
+        }.items():
+            with self.subTest(name):
+                self.assertEqual(taken["properties"][name], schema)
+        taken, kinds = self.body("/shop/article/create.json")
+        self.assertEqual(taken["required"], ["category", "title", "price"])
+        self.assertEqual(kinds[1:], ["application/x-www-form-urlencoded"])
+        with self.settings(USE_TZ=False):
+            taken, _kinds = self.body("/shop/specimen/create.json")
+        self.assertEqual(taken["properties"]["moment"], {"type": ["string", null]})
+        taken, _kinds = self.body("/shop/pollform.json")
+        self.assertEqual(taken["properties"]["hours"]["type"], "array")
+        shown = self.described()["components"]["schemas"]["shop.article"]["properties"]
+        read = {name for name, schema in shown.items() if schema.get("readOnly")}
+        self.assertEqual(read, {"pk", "author"})
+
+    def test_it_says_who_may_call(self):
+        def no_one(self, request, application, method):
+            return False
+
+        self.serve(Category, authenticate=no_one, require_permissions=True)
+        with self.settings(CSRF_USE_SESSIONS=True):
+            self.assertNotIn("csrfCookie", str(self.described()["paths"]))
+        for path_, who in {
+            "hello": "Everybody.",
+            "whoami": "Logged-in users.",
+            "category/create": "Whom CategoryEndpoint.authenticate lets in, with the "
+            "permission to add.",
+            "country/list": "Logged-in users, if CountryEndpoint.can_list allows.",
+            "note/create": "Logged-in users.",
+        }.items():
+            call = self.described()["paths"][f"/shop/{path_}.json"]["post"]
+            self.assertEqual(call["x-ajax"]["who"], who)
+            is_open = who[0] in "EW"
+            self.assertIs("session" in call["security"][0], not is_open)
+        with self.settings(AJAX_AUTHENTICATION="test_ajax.Nobody"):
+            call = self.described()["paths"]["/shop/note/list.json"]["post"]
+        self.assertIn("AJAX_AUTHENTICATION", call["x-ajax"]["who"])
+        self.serve(Country, can_list=ajax.ModelEndpoint.can_list)
+        call = self.described()["paths"]["/shop/country/list.json"]["post"]
+        self.assertTrue(call["x-ajax"]["who"].startswith("Nobody"))
+
+    def test_what_it_says_is_what_is_answered(self):
+        Offer.objects.create(article=self.article, supplier=Supplier.objects.create())
+        Specimen.objects.create(country=Country.objects.create(code="nl", name="N"))
+        spec = self.described()
+        for model in ("article", "offer", "specimen", "note", "country"):
+            Note.objects.create(owner=self.user, article=self.article, text="n")
+            reply = self.post(f"shop/{model}/list")
+            self.assert_described(spec, f"/shop/{model}/list.json", reply)
+            for record in reply["data"]:
+                path_ = f"shop/{model}/{record['pk']}/get"
+                where = f"/shop/{model}/{{pk}}/get.json"
+                self.assert_described(spec, where, self.post(path_))
+
+    def assert_described(self, spec, where, reply):
+        content = spec["paths"][where]["post"]["responses"]["200"]["content"]
+        schema = content["application/json"]["schema"]
+        jsonschema.validate(reply, schema | {"components": spec["components"]})
 
 
 # --- Checks ---------------------------------------------------------------------------
