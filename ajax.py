@@ -481,9 +481,10 @@ class _Batch:
         self.found = {}
 
     def column(self, position):
-        steps, *about = self.converters.pop(position, ((), None, None))
+        steps, expression, connection = self.converters.pop(position, ((), None, None))
         for step in steps:
-            self.columns[position] = [step(v, *about) for v in self.columns[position]]
+            values = self.columns[position]
+            self.columns[position] = [step(v, expression, connection) for v in values]
         return self.columns[position]
 
     def rows(self):
@@ -908,6 +909,26 @@ class _Plan:
         levels = _levels(endpoint_class.expand)
         return levels if isinstance(levels, dict) else min(self.levels - 1, levels)
 
+    @cached_property
+    def writable(self):
+        """The fields that clients may write, by the key they are sent under."""
+        cls = self.endpoint_class
+        if cls.fields is None and _is_user_model(self.model):
+            return {}
+        named = () if cls.fields in (None, "__all__") else cls.fields
+        fields = _model_fields(self.model)
+        found = {n: fields[n] for n in self.names if n in fields}
+        found = {n: f for n, f in found.items() if _is_writable(f, n in named)}
+        never = {*cls.readonly_fields, *cls.immutable_fields, *cls.exclude}
+        pk = self.model._meta.pk
+        pk = _root_key(self.model) if _is_parent_link(pk) else pk
+        keys = {pk.name, self.model._meta.pk.name, *_pk_names(self.model)}
+        if keys & never:
+            never |= keys
+        elif keys & {*named} and not isinstance(pk, models.AutoField):
+            found["pk"] = found[pk.name] = pk
+        return {n: f for n, f in found.items() if n not in never}
+
     # Reading
 
     @cached_property
@@ -1231,6 +1252,8 @@ _JSON_TYPE = "application/json"
 _TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", _JSON_TYPE)
 #: NUL, which PostgreSQL refuses, and lone surrogates, which no database stores.
 _BAD_TEXT = re.compile("[\0\ud800-\udfff]")
+#: What a form without anything bad does without.
+_ODD_BYTES = re.compile(rb"[%\0]")
 
 
 def _check_storable(value, texts=True):
@@ -1300,8 +1323,10 @@ def _read_body(request):
         else:
             request.data = request.POST
             if request.content_type == _TYPES[0]:
-                body = request.body  # Of what is no UTF-8, Django makes something.
-                (unquote_to_bytes(body) if b"%" in body else body).decode()
+                body = request.body
+                if body.isascii() and not _ODD_BYTES.search(body):
+                    return
+                unquote_to_bytes(body).decode()  # Of no UTF-8 Django makes something.
             elif "\ufffd" in "".join(map("".join, dict(request.POST.lists()).values())):
                 raise ValueError(_("It is no UTF-8."))  # Django replaced what is none.
             _check_body(dict(request.POST.lists()) | dict.fromkeys(request.FILES))
@@ -1869,12 +1894,14 @@ def _copy(record):
 
 def _is_same(field, stored, modified):
     """Whether two instances have the same value, as the field stores it."""
-    before, after = (vars(each).get(field.attname) for each in (stored, modified))
+    before, after = vars(stored).get(field.attname), vars(modified).get(field.attname)
+    if before is after:
+        return True
     if isinstance(after, File) and not getattr(after, "_committed", False):
         return False  # A new upload, whatever its name.
     if isinstance(field, models.JSONField):
         before, after = repr(before), repr(after)  # To Python True is 1.
-    return before is after or before == after
+    return before == after
 
 
 def _insert_first(record):
@@ -2189,24 +2216,9 @@ class ModelEndpoint(_ServedEndpoint):
     def _tags_part(self):
         return next((p for p in self._plan.parts if p.name == self.method), None)
 
-    @cached_property
+    @property
     def _writable(self):
-        """The fields that clients may write, by the key they are sent under."""
-        if self.fields is None and _is_user_model(self.model):
-            return {}
-        named = () if self.fields in (None, "__all__") else self.fields
-        fields = _model_fields(self.model)
-        found = {n: fields[n] for n in self._plan.names if n in fields}
-        found = {n: f for n, f in found.items() if _is_writable(f, n in named)}
-        never = {*self.readonly_fields, *self.immutable_fields, *self.exclude}
-        pk = self.model._meta.pk
-        pk = _root_key(self.model) if _is_parent_link(pk) else pk
-        keys = {pk.name, self.model._meta.pk.name, *_pk_names(self.model)}
-        if keys & never:
-            never |= keys
-        elif keys & {*named} and not isinstance(pk, models.AutoField):
-            found["pk"] = found[pk.name] = pk
-        return {n: f for n, f in found.items() if n not in never}
+        return self._plan.writable
 
     def _read(self, body, request, record):
         """Read a body onto a record, holding the errors, and what is saved later."""
