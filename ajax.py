@@ -3286,6 +3286,22 @@ def _describe_model(path, model, cls, request):
                 yield _describe_call(where, f"Tags: {command}.", who, *shape, **asks)
 
 
+def _describe_components(schemas):
+    error = _describe_object({"code": _NUMBER, "message": _TEXT})
+    failure = _describe_object({"success": {"const": False}, "data": error})
+    failure = {"description": "Failure.", "content": {_JSON_TYPE: {"schema": failure}}}
+    cookie = {"type": "apiKey", "in": "cookie"}
+    return {
+        "schemas": schemas,
+        "responses": {"failure": failure},
+        "securitySchemes": {
+            "session": cookie | {"name": settings.SESSION_COOKIE_NAME},
+            "csrfCookie": cookie | {"name": settings.CSRF_COOKIE_NAME},
+            "csrf": cookie | {"in": "header", "name": _get_header_name()},
+        },
+    }
+
+
 def _describe_api(request):
     """Return OpenAPI 3.1 of what is served, made of what dispatch and the plans use."""
     autodiscover()
@@ -3309,24 +3325,12 @@ def _describe_api(request):
         pk = [pk | {"schema": _describe_field(_root_key(served))}]
         for where, item in _describe_model(path, served, cls, request):
             calls[where] = item | ({"parameters": pk} if "{pk}" in where else {})
-    error = _describe_object({"code": _NUMBER, "message": _TEXT})
-    failure = _describe_object({"success": {"const": False}, "data": error})
-    failure = {"description": "Failure.", "content": {_JSON_TYPE: {"schema": failure}}}
-    cookie = {"type": "apiKey", "in": "cookie"}
     return {
         "openapi": "3.1.0",
         "info": {"title": "ajax.py", "version": __version__},
         "servers": [{"url": request.path.removesuffix("/openapi.json") or "/"}],
         "paths": calls,
-        "components": {
-            "schemas": schemas,
-            "responses": {"failure": failure},
-            "securitySchemes": {
-                "session": cookie | {"name": settings.SESSION_COOKIE_NAME},
-                "csrfCookie": cookie | {"name": settings.CSRF_COOKIE_NAME},
-                "csrf": cookie | {"in": "header", "name": _get_header_name()},
-            },
-        },
+        "components": _describe_components(schemas),
         "x-ajax": {"you": f"You are {getattr(request, 'user', 'nobody')}."},
     }
 
