@@ -507,7 +507,8 @@ class _Statement:
     """
 
     def __init__(self, make, *given):
-        """Keep what makes a query; `given` are the fields it compares with _GIVEN."""
+        """Keep what makes a query; `given` are the fields it compares with _GIVEN. The
+        last one may be given several values, and is any of them then."""
         self.make = make
         self.given = given
         self.made = {}
@@ -529,7 +530,10 @@ class _Statement:
         except EmptyResultSet:
             return _Batch([], using, speaker)
         if values:
-            pairs = zip(self.given, values, strict=True)
+            if more := len(values) - len(self.given):
+                before, _equals, after = sql.rpartition("= (%s)")
+                sql = f"{before}IN (%s{', %s' * more}){after}"
+            pairs = zip((*self.given, *self.given[-1:] * more), values, strict=True)
             parameters = [f.get_db_prep_value(v, connection) for f, v in pairs]
         if limits:
             sql = f"{sql} {connection.ops.limit_offset_sql(*limits)}"
@@ -709,15 +713,14 @@ class _Tags:
         columns = ("pk", self.key, "tag_id", "tag__name", "tag__slug")
         signs = [("-" * n.startswith("-"), n.lstrip("-")) for n in field.ordering or ()]
         self.order = [f"{sign}tag__{name}" for sign, name in signs]
-        rows = self.through._base_manager.values_list(*columns)
-        self.rows = rows.order_by(*self.order)
-        # Text in a generic key, as taggit documents it, is not compared with a number.
-        root, key = _root_key(plan.model), self.through._meta.get_field(self.key)
-        self.clean = key.to_python
+        rows = self.through._base_manager.values_list(*columns).order_by(*self.order)
         names = ("content_type",) * self.is_generic + (self.key,)
-        given = self.rows.filter(**dict.fromkeys(names, _GIVEN))
-        fields = map(self.through._meta.get_field, names)
-        self.of_one = _Statement(lambda: given, *fields)
+        *kind, key = map(self.through._meta.get_field, names)
+        self.clean = key.to_python
+        given = rows.filter(**dict.fromkeys(names, _GIVEN))
+        self.rows = _Statement(lambda: given, *kind, key)
+        # Text in a generic key, as taggit documents it, is not compared with a number.
+        root = _root_key(plan.model)
         is_alike = not isinstance(key, _TEXT_FIELDS) or isinstance(root, _TEXT_FIELDS)
         self.record_pk = F(self.key) if is_alike else Cast(self.key, root)
         self.outer_pk = OuterRef("pk") if is_alike else Cast(OuterRef("pk"), key)
@@ -730,14 +733,8 @@ class _Tags:
         return {"content_type": ContentType.objects.get_for_model(self.model)}
 
     def load_rows(self, pks, using):
-        about = self.get_conditions()
-        if len(pks) == 1:
-            statement = self.of_one
-            values = [*(kind.pk for kind in about.values()), *pks]
-        else:
-            rows = self.rows.filter(**about, **{f"{self.key}__in": pks})
-            statement, values = _Statement(lambda: rows), ()
-        rows = statement.load(using, values=values).rows()
+        kinds = [kind.pk for kind in self.get_conditions().values()]
+        rows = self.rows.load(using, values=[*kinds, *pks]).rows() if pks else ()
         # Sorted here: asked to sort by its pk, SQLite reads all of the table.
         return [*rows] if self.order else sorted(rows)
 
@@ -2431,9 +2428,8 @@ class ModelEndpoint(_ServedEndpoint):
             found |= _filter_condition(self.model, entry, each)
         rows = self.model._base_manager.filter(found)
         with contextlib.suppress(EmptyResultSet):
-            _Statement(lambda: rows).compile(
-                rows.db
-            )  # Raises what cannot be: a year 10000.
+            # Raises what cannot be: a year 10000.
+            _Statement(lambda: rows).compile(rows.db)
         if lookup_spawns_duplicates(self.model._meta, entry):
             return Q(pk__in=rows.values("pk"))
         return found
