@@ -3155,14 +3155,18 @@ class Forms(AjaxTestCase):
         self.post("shop/stallform", {"code": "b"}, status=409)
         self.assertFalse(Stall.everything.get(code="b").is_active)
 
-    @unittest.skipUnless(connection.vendor == "postgresql", "ranges")
-    def test_the_ends_of_a_range_are_within_the_calendar(self):
-        from django.contrib.postgres.forms import DateTimeRangeField
+    @unittest.skipUnless(connection.vendor == "postgresql", "arrays and ranges")
+    def test_the_ends_of_arrays_and_ranges_are_within_the_calendar(self):
+        from django.contrib.postgres.forms import DateTimeRangeField, SimpleArrayField
 
-        self.serve(type("SpanForm", (forms.Form,), {"span": DateTimeRangeField()}))
-        for year, status in ((2024, 200), (9999, 400)):
-            sent = {"span_0": "2024-01-01", "span_1": f"{year}-12-31T23:59:59-14:00"}
-            self.post("shop/spanform", sent, status, form=True)
+        several = SimpleArrayField(forms.DateTimeField(), required=False)
+        span = DateTimeRangeField(required=False)
+        fields = {"several": several, "span": span}
+        self.serve(type("TimesForm", (forms.Form,), fields))
+        for key, (sent, is_within) in itertools.product(("several", "span_1"), ENDS):
+            with self.subTest(key, sent=sent):
+                status = 200 if is_within else 400
+                self.post("shop/timesform", {key: sent}, status, form=True)
 
     def test_json_holds_no_more_values_than_a_form_may(self):
         for name in ("hours", "guests"):
@@ -3357,7 +3361,12 @@ Mixer, Patch = [
     make_model(name, **{each: foreign_key(Country, **options) for each in CHANNELS})
     for name, options in [("Mixer", {}), ("Patch", {"to_field": "name"})]
 ]
-ajax.endpoint.register([Pressing, Royalty, Trip, *PLACES, Mixer, Patch])
+# Each refers to all others.
+WEB = [
+    make_model(f"Web{one}", **{f"to_{n}": foreign_key(f"shop.Web{n}") for n in rest})
+    for one, rest in [(one, "abcdefg".replace(one, "")) for one in "abcdefg"]
+]
+ajax.endpoint.register([Pressing, Royalty, Trip, *PLACES, Mixer, Patch, WEB[0]])
 
 
 class Tell(ajax.DefaultEncoder):
@@ -3472,6 +3481,18 @@ class Encoding(AjaxTestCase):
         while isinstance(data.get("within"), dict):
             data, levels = data["within"], levels + 1
         self.assertEqual((levels, data["within"]), (5, PLACES[0].objects.get().pk))
+
+    def test_a_hundred_records_are_shown_whole_in_one_at_most(self):
+        def count(data):
+            inner = [each for each in data.values() if isinstance(each, dict)]
+            return len(inner) + sum(map(count, inner))
+
+        records = [model.objects.create() for model in WEB]
+        for record in records:
+            for name, other in zip("abcdefg", records, strict=True):
+                setattr(record, f"to_{name}", other)
+            record.save()
+        self.assertEqual(count(self.shown(records[0])), 100)
 
     def test_expand_is_true_a_number_names_or_false(self):
         whole = self.shown(self.article)
