@@ -65,16 +65,7 @@ from django.contrib.auth import get_permission_codename
 from django.contrib.auth.decorators import login_not_required
 from django.core import checks
 from django.core import exceptions as core_exceptions
-from django.core.exceptions import (
-    NON_FIELD_ERRORS,
-    EmptyResultSet,
-    ImproperlyConfigured,
-    PermissionDenied,
-    RequestDataTooBig,
-    TooManyFieldsSent,
-    TooManyFilesSent,
-    ValidationError,
-)
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.files import File
 from django.core.signals import got_request_exception
 from django.db import connections, models, router, transaction
@@ -527,7 +518,7 @@ class _Statement:
         connection = connections[using]
         try:
             sql, parameters, converted = self.compile(using)
-        except EmptyResultSet:
+        except core_exceptions.EmptyResultSet:
             return _Batch([], using, speaker)
         if values:
             if more := len(values) - len(self.given):
@@ -550,19 +541,12 @@ class _Statement:
 
 def _in_order(queryset, order):
     """Return a queryset in an order, or its own, with ties broken: no pages overlap."""
-    opts = queryset.model._meta
-    own = queryset.query.order_by or opts.ordering
-    order = [*(order or own)]
-    keys = {"pk", "-pk", opts.pk.name, f"-{opts.pk.name}"}
-    if not any(isinstance(key, str) and key in keys for key in order):
-        order.append("pk")
-    return queryset if order == [*own] else queryset.order_by(*order)
+    own = queryset.query.order_by or queryset.model._meta.ordering
+    return queryset.order_by(*(order or own), "pk")
 
 
 class _Column:
     """A key whose value stands in a column."""
-
-    joins = ()
 
     def __init__(self, plan, name, field, lookup):
         self.name = name
@@ -646,8 +630,6 @@ class _Fetched:
     """A foreign key shown as the whole record, read by a query that it shares with its
     `peers`, the keys to the same model that are expanded alike."""
 
-    joins = ()
-
     def __init__(self, plan, field, related, peers):
         self.name = field.name
         self.field = field
@@ -670,8 +652,6 @@ class _Fetched:
 
 class _Members:
     """A many-to-many relation, given as a list of pks."""
-
-    joins = ()
 
     def __init__(self, plan, field):
         self.name = field.name
@@ -697,7 +677,6 @@ class _Tags:
     """The tags of a TaggableManager, as a list of {"pk", "name", "slug"}, read from the
     through table: taggit's own prefetch builds a queryset for every row."""
 
-    joins = ()
     template = '{"pk":%s,"name":%s,"slug":%s}'
 
     def __init__(self, plan, field):
@@ -761,8 +740,6 @@ def _defines(endpoint_class, name):
 
 class _Extra:
     """A property or method of the endpoint or the model that `fields` names."""
-
-    joins = ()
 
     def __init__(self, plan, name):
         self.name = name
@@ -836,8 +813,8 @@ class _Plan:
         self.names = [part.name for part in self.parts]
         pairs = ",".join(f"{_dump(name)}:%s" for name in self.names)
         self.template = f"{{{pairs}}}"
-        self.joins = [join for part in self.parts for join in part.joins]
         self.joined = [part for part in self.parts if isinstance(part, _Joined)]
+        self.joins = [join for part in self.joined for join in part.joins]
         self.own_lookups = [*self.lookups]
         for part in self.joined:
             part.start = len(self.lookups)
@@ -1647,10 +1624,12 @@ def _takes_request(function, *before):
 
 #: What other exceptions are answered as: kinds, status, whether clients see the text.
 _STATUSES = (
-    ((RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent), 413, True),
+    (core_exceptions.RequestDataTooBig, 413, True),
+    (core_exceptions.TooManyFieldsSent, 413, True),
+    (core_exceptions.TooManyFilesSent, 413, True),
     (core_exceptions.SuspiciousFileOperation, 400, False),  # It tells the path.
     (Http404, 404, True),
-    (PermissionDenied, 403, True),
+    (core_exceptions.PermissionDenied, 403, True),
     ((core_exceptions.SuspiciousOperation, core_exceptions.BadRequest), 400, True),
     ((MultiPartParserError, UnreadablePostError), 400, True),
     (IntegrityError, 409, False),
@@ -2342,7 +2321,7 @@ class ModelEndpoint(_ServedEndpoint):
             for name, messages in found.items():
                 key = name if name in self._plan.names else "pk"
                 if name not in {*self._plan.names, *_pk_names(self.model)}:
-                    key = NON_FIELD_ERRORS
+                    key = core_exceptions.NON_FIELD_ERRORS
                 errors.setdefault(key, []).extend(messages)
         finally:
             vars(record).pop("clean_fields", None)
@@ -2427,7 +2406,7 @@ class ModelEndpoint(_ServedEndpoint):
         for each in values:
             found |= _filter_condition(self.model, entry, each)
         rows = self.model._base_manager.filter(found)
-        with contextlib.suppress(EmptyResultSet):
+        with contextlib.suppress(core_exceptions.EmptyResultSet):
             # Raises what cannot be: a year 10000.
             _Statement(lambda: rows).compile(rows.db)
         if lookup_spawns_duplicates(self.model._meta, entry):
@@ -2552,7 +2531,7 @@ def _make_form_data(form_class, request):
                 data.setlist(key, texts)
     most = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
     if most is not None and sum(len(values) for _key, values in data.lists()) > most:
-        raise TooManyFieldsSent(_("The body has too many values."))
+        raise core_exceptions.TooManyFieldsSent(_("It has too many values."))
     several = (forms.MultipleChoiceField, forms.ModelMultipleChoiceField)
     for name, field in form_class.base_fields.items():
         if isinstance(field, several) and data.getlist(name) == [""]:
