@@ -70,7 +70,6 @@ from django.core.files import File
 from django.core.signals import got_request_exception
 from django.db import connections, models, router, transaction
 from django.db.models import Count, F, OuterRef, Q, Subquery
-from django.db.models import signals as model_signals
 from django.db.models.expressions import RawSQL
 from django.db.models.fields.files import FieldFile
 from django.db.models.functions import Cast
@@ -97,6 +96,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
+from django.views.generic import RedirectView
 
 __version__ = "1.1.0"
 
@@ -447,8 +447,8 @@ def _needs_instances(model):
     fields = model._meta.concrete_fields
     descriptors = (type(inspect.getattr_static(model, f.attname)) for f in fields)
     return (
-        model_signals.pre_init.has_listeners(model)
-        or model_signals.post_init.has_listeners(model)
+        models.signals.pre_init.has_listeners(model)
+        or models.signals.post_init.has_listeners(model)
         or model.__init__ is not models.Model.__init__
         or model.from_db.__func__ is not models.Model.from_db.__func__
         or not all(each.__module__.startswith("django.") for each in descriptors)
@@ -545,26 +545,31 @@ def _in_order(queryset, order):
     return queryset.order_by(*(order or own), "pk")
 
 
-class _Column:
+class _Part:
+    """One key of a record, and the model's field for it, if there is one."""
+
+    def __init__(self, plan, name, field):
+        self.name = name
+        self.field = field
+        self.dump = plan.dump
+
+
+class _Column(_Part):
     """A key whose value stands in a column."""
 
     def __init__(self, plan, name, field, lookup):
-        self.name = name
-        self.field = field
+        super().__init__(plan, name, field)
         self.position = len(plan.lookups)
         plan.lookups.append(lookup)
-        is_plain = isinstance(field, models.JSONField)
-        self.dump = plan.dump_plain if is_plain else plan.dump
+        if isinstance(field, models.JSONField):
+            self.dump = plan.dump_plain
 
     def encode(self, batch):
         values = batch.column(self.position)
         if isinstance(self.field, models.FileField):
-            values = [self.make_file(value) for value in values]
+            make = functools.partial(self.field.attr_class, None, self.field)
+            values = [v if isinstance(v, FieldFile) else make(v) for v in values]
         return self.dump(values)
-
-    def make_file(self, value):
-        is_file = isinstance(value, FieldFile)
-        return value if is_file else self.field.attr_class(None, self.field, value)
 
 
 class _Key(_Column):
@@ -590,12 +595,11 @@ class _Key(_Column):
         return self.dump(self.find_pks(batch))
 
 
-class _Joined:
+class _Joined(_Part):
     """A foreign key shown as the whole record, read by a join."""
 
     def __init__(self, plan, field, related):
-        self.name = field.name
-        self.field = field
+        super().__init__(plan, field.name, field)
         self.plan = related
         inner = (f"{field.name}__{join}" for join in related.joins)
         self.joins = (field.name, *inner)
@@ -626,13 +630,12 @@ class _Joined:
         return ["null" if each is None else found[each.pk] for each in related]
 
 
-class _Fetched:
+class _Fetched(_Part):
     """A foreign key shown as the whole record, read by a query that it shares with its
     `peers`, the keys to the same model that are expanded alike."""
 
     def __init__(self, plan, field, related, peers):
-        self.name = field.name
-        self.field = field
+        super().__init__(plan, field.name, field)
         self.key = _Key(plan, field)
         self.plan = related
         self.peers = peers
@@ -650,13 +653,11 @@ class _Fetched:
         return [found.get(pk, text) for pk, text in zip(pks, texts, strict=True)]
 
 
-class _Members:
+class _Members(_Part):
     """A many-to-many relation, given as a list of pks."""
 
     def __init__(self, plan, field):
-        self.name = field.name
-        self.dump = plan.dump
-        self.field = field
+        super().__init__(plan, field.name, field)
         self.clean = plan.model._meta.pk.to_python
         self.source = f"{field.m2m_field_name()}__pk"
         target = f"{field.m2m_reverse_field_name()}__pk"
@@ -673,7 +674,7 @@ class _Members:
         return self.dump([[*members[pk]] for pk in pks])
 
 
-class _Tags:
+class _Tags(_Part):
     """The tags of a TaggableManager, as a list of {"pk", "name", "slug"}, read from the
     through table: taggit's own prefetch builds a queryset for every row."""
 
@@ -682,10 +683,8 @@ class _Tags:
     def __init__(self, plan, field):
         from taggit.models import CommonGenericTaggedItemBase
 
-        self.name = field.name
+        super().__init__(plan, field.name, field)
         self.model = plan.model
-        self.dump = plan.dump
-        self.field = field
         self.through = field.through
         self.is_generic = issubclass(self.through, CommonGenericTaggedItemBase)
         self.key = "object_id" if self.is_generic else "content_object_id"
@@ -738,14 +737,12 @@ def _defines(endpoint_class, name):
     return hasattr(endpoint_class, name) and not hasattr(ModelEndpoint, name)
 
 
-class _Extra:
+class _Extra(_Part):
     """A property or method of the endpoint or the model that `fields` names."""
 
     def __init__(self, plan, name):
-        self.name = name
-        self.dump = plan.dump
+        super().__init__(plan, name, None)
         self.find_plan = functools.cache(functools.partial(plan.find_plan, name, False))
-        self.field = None
         self.of_endpoint = _defines(plan.endpoint_class, name)
 
     def encode(self, batch):
@@ -1483,10 +1480,10 @@ _COMPARISONS = {"exact", "gt", "gte", "lt", "lte"}
 #: What else a filter may ask: about text, and for a part of a date. Not patterns, which
 #: can take for ever, nor what arrays and ranges are asked, which takes no plain text.
 _TEXT_LOOKUPS = "iexact contains icontains startswith istartswith endswith iendswith"
-_DATE_PARTS = (
-    "date time year iso_year quarter month week week_day iso_week_day day hour"
-)
-_DATE_PARTS = {*_DATE_PARTS.split(), "minute", "second"}
+_DATE_PARTS = {
+    "date", "time", "year", "iso_year", "quarter", "month", "week", "week_day",
+    "iso_week_day", "day", "hour", "minute", "second",
+}  # fmt: skip
 
 
 def _is_offered(field, lookups):
@@ -1588,15 +1585,13 @@ def _run_view(view, request, *args, **kwargs):
     return async_to_sync(finish)()
 
 
-@functools.lru_cache(maxsize=256)
-def _list_parameters(function):
-    return [*inspect.signature(function).parameters.values()]
+_signature = functools.lru_cache(maxsize=256)(inspect.signature)
 
 
 def _call(hook, *arguments, **named):
     """Call a hook with what it takes, what is `named` by keyword if it takes it so."""
     function = getattr(hook, "__func__", hook)
-    parameters = _list_parameters(function)
+    parameters = [*_signature(function).parameters.values()]
     if not any(p.kind is p.VAR_KEYWORD or p.name in named for p in parameters):
         arguments, named = (*arguments, *named.values()), {}
     if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
@@ -1898,10 +1893,9 @@ def _operations(endpoint_class):
     """Return by name of each operation whether it is on a record, None for either."""
     found = dict(_OPERATIONS)
     for base in endpoint_class.__mro__:
-        for name, value in (
-            vars(base).items() if issubclass(base, ModelEndpoint) else ()
-        ):
+        for name, value in vars(base).items():
             is_new = name[0] != "_" and not hasattr(ModelEndpoint, name)
+            is_new = is_new and issubclass(base, ModelEndpoint)
             is_last = is_new and getattr(endpoint_class, name) is value
             if is_last and inspect.isfunction(value):
                 if _takes_request(inspect.unwrap(value), "self"):
@@ -2131,17 +2125,14 @@ class ModelEndpoint(_ServedEndpoint):
             rows = self.get_queryset(self.request).filter(pk=pk)
             if locked:
                 rows = rows.using(self._using)
-                self._lock_row(pk)
+                if connections[self._using].features.has_select_for_update:
+                    # By a plain query: somebody's own may be one that cannot lock.
+                    plain = models.QuerySet(self.model, using=self._using)
+                    len(plain.select_for_update().filter(pk=pk))
             self.record = next(iter(rows[:1]), None)
         if self.record is None:
             raise self._not_found()
         return self.record
-
-    def _lock_row(self, pk):
-        """Lock by a plain query: somebody's own may be one that cannot lock."""
-        if connections[self._using].features.has_select_for_update:
-            rows = models.QuerySet(self.model, using=self._using)
-            len(rows.select_for_update().filter(pk=pk))
 
     def _get_visible_record(self, locked=False):
         """Return the record of the path; raise AJAXError 403 if can_get says no."""
@@ -2447,12 +2438,16 @@ class ModelEndpoint(_ServedEndpoint):
         """Return whether the user may delete the record."""
         return user.is_active
 
+    @property
+    def _wants_permissions(self):
+        wanted = self.require_permissions
+        return _is_user_model(self.model) if wanted is None else wanted
+
     def _permit(self, hook, action, *records, **modified):
         """Raise AJAXError 403 unless a hook, and permissions if wanted, allow."""
         if not _call(getattr(self, hook), self.user, *records, **modified):
             raise self._refuse(hook)
-        wanted = self.require_permissions
-        if _is_user_model(self.model) if wanted is None else wanted:
+        if self._wants_permissions:
             opts = self.model._meta
             codename = get_permission_codename(action, opts)
             if not self.user.has_perm(f"{opts.app_label}.{codename}"):
@@ -2599,11 +2594,6 @@ class Endpoints(_Registry):
             if issubclass(each, models.Model)
         )
         return any(tables & each for each in others)
-
-    def find_path(self, model):
-        """Return where a model is served, or would be."""
-        found = ("/".join(key[1:]) for key in self._paths if self._paths[key] is model)
-        return next(found, model._meta.label_lower.replace(".", "/"))
 
     def _check(self, model, endpoint_class, base):
         pk = getattr(model._meta, "pk", None) if base is ModelEndpoint else model
@@ -2827,13 +2817,9 @@ def _check_csrf(request, view):
     if reason:
         if reason.startswith(("Origin", "Referer")):
             raise AJAXError(403, reason, csrf=True)
-        how = _(
-            "%(reason)s Send the token, the cookie %(cookie)s or what is beside this "
-            "message as csrf, in the header %(header)s."
-        )
-        names = {"cookie": settings.CSRF_COOKIE_NAME, "header": _get_header_name()}
-        message = how % {"reason": reason, **names}
-        raise AJAXError(403, message, csrf=get_token(request))
+        how = _("Send the token, the cookie %(cookie)s or csrf of this, as %(header)s.")
+        how %= {"cookie": settings.CSRF_COOKIE_NAME, "header": _get_header_name()}
+        raise AJAXError(403, f"{reason} {how}", csrf=get_token(request))
 
 
 def _get_header_name():
@@ -3057,25 +3043,345 @@ function addValues(data, body) {
 }
 """  # noqa: E501
 
+_EXPLORER = r"""/** The explorer: shows what openapi.json says, and calls it by client.js. */
+import ajax, {AJAXError} from "./client.js";
+
+const api = await (await fetch(new URL("openapi.json", import.meta.url))).json();
+const $ = selector => document.querySelector(selector);
+const own = schema => schema["x-ajax"] ?? {};
+const kind = schema => schema.type ? [schema.type].flat()[0] : "JSON";
+const isNullable = schema => [schema.type].flat().includes("null");
+
+/** Make an element; of its children what is no element becomes text, never HTML. */
+function make(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  Object.entries(attributes).forEach(each => each[1] !== false && element.setAttribute(...each));
+  element.append(...children.filter(Boolean));
+  return element;
+}
+
+const calls = Object.entries(api.paths ?? {}).map(([path, {post, parameters}]) => {
+  const name = path.slice(1).replace(/\.json$/, "");
+  const pattern = new RegExp(`(?:^|/)${name.replace("{pk}", "([^/]+)")}(?:\\.json)?$`);
+  return {...post, ...own(post), name, pattern, pk: parameters?.[0].schema, group: post.tags[0]};
+});
+
+/** Find the call that a path or URL is of, and the pk in it. */
+function find(text) {
+  const found = calls.map(call => ({call, match: call.pattern.exec(text.trim())}));
+  const [first] = found.filter(each => each.match).sort((a, b) => a.match.index - b.match.index);
+  const pk = first?.match[1]?.replace(/^\{pk\}$/, "") ?? "";
+  try { return {...first, pk: decodeURIComponent(pk)}; } catch { return {...first, pk}; }
+}
+
+/** Say what a schema takes. */
+function words(schema) {
+  const {items, format, maxLength} = schema, {pk_of: model} = own(schema);
+  const formats = {binary: "file", decimal: "decimal number"};
+  const kinds = {string: "text", integer: "whole number", boolean: "true or false"};
+  const what = model ? `pk of ${model}` : items ? `list of ${words(items)}`
+    : formats[format] ?? format ?? kinds[kind(schema)] ?? kind(schema);
+  return `${what}${isNullable(schema) ? " or null" : ""}${maxLength ? `, at most ${maxLength}` : ""}`;
+}
+
+/** Make a field: its name and type, its box, help, and a place for errors. */
+function field(call, name, schema, isRequired) {
+  const id = `${call.name}:${name}`, bad = make("span", {class: "bad"});
+  const box = makeBox(schema, {id, "aria-describedby": `${id}-type ${id}-help`, autocomplete: "off"});
+  const type = make("small", {id: `${id}-type`}, words(schema), isRequired && ", required");
+  const help = make("small", {id: `${id}-help`}, bad, schema.description);
+  return {name, schema, box, bad, row: make("div", {class: "field"},
+    make("div", {}, make("label", {for: id}, name), type), make("div", {}, box, help))};
+}
+
+function makeBox(schema, attributes) {
+  const types = {binary: "file", date: "date", "date-time": "datetime-local", time: "time"};
+  const states = [true, false, ...isNullable(schema) ? [null] : []].map(each => ({const: each}));
+  const choices = kind(schema) === "boolean" ? states : schema.oneOf;
+  if (own(schema).multiline || kind(schema) === "JSON") return make("textarea", attributes);
+  if (!choices) return make("input", {...attributes, type: types[schema.format] ?? "text"});
+  return make("select", attributes, make("option", {value: ""}, "not sent"), ...choices.map(each =>
+    make("option", {value: JSON.stringify(each.const)}, each.title ?? `${each.const}`)));
+}
+
+/** Read a box; what is no JSON where JSON is wanted throws. */
+function read(schema, text) {
+  if (text === "null" && isNullable(schema)) return null;
+  if (kind(schema) === "string") return text === '""' ? "" : text;
+  if (kind(schema) === "array" && text[0] !== "[")
+    return text.split(",").map(each => read(schema.items, each.trim()));
+  if (!["integer", "number"].includes(kind(schema))) return JSON.parse(text);
+  return String(Number(text)) === text ? Number(text) : text;
+}
+
+/** Read all fields that hold something; what cannot be read is said at its box. */
+function collect(fields) {
+  const data = {};
+  for (const {name, schema, box} of fields) {
+    box.setCustomValidity("");
+    try {
+      const value = () => (box.options ? JSON.parse(box.value) : read(schema, box.value));
+      if (box.value) data[name] = box.files?.[0] ?? value();
+    } catch (error) { box.setCustomValidity(error.message); }
+  }
+  return fields[0]?.isBody ? data.body : data;
+}
+
+/** Put the errors of a reply beside their fields; give the text of all else. */
+function complain({message, errors = {}, hint}, fields) {
+  const rest = new Map(Object.entries(errors));
+  for (const {name, box, bad} of fields) {
+    bad.textContent = rest.get(name)?.join(" ") ?? "";
+    box.setAttribute("aria-invalid", rest.delete(name));
+  }
+  const lines = [...rest].map(([name, messages]) => `${name}: ${messages.join(" ")}`);
+  return [message, hint, ...lines].filter(Boolean).join("\n");
+}
+
+function javascript(call, path, data) {
+  const json = JSON.stringify(data, (name, each) => (each instanceof File ? "\0" : each), 1) ?? "{}";
+  const line = json.replace(/(,?)\n */g, (_, comma) => comma && ", ").replaceAll('"\\u0000"', "input.files[0]");
+  const literal = line.replace(/(?<=\{|, )"([a-z_$][\w$]*)":/gi, "$1:");
+  const method = call.name.endsWith("/list") ? "ajax.reply" : "ajax";
+  return `await ${method}(${JSON.stringify(path)}${literal === "{}" ? "" : `, ${literal}`});`;
+}
+
+function curl(call, path, data = {}) {
+  const {session, csrf, csrfCookie} = api.components.securitySchemes;
+  const token = csrfCookie ? "0".repeat(32) : $("[name=csrfmiddlewaretoken]").value;
+  const cookies = [csrfCookie && `${csrfCookie.name}=${token}`, call.security[0].session && `${session.name}=$SESSION`];
+  const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
+  const part = (name, each) => each instanceof File ? `-F ${quoted(`${name}=@${each.name}`)}`
+    : `--form-string ${quoted(`${name}=${Object(each) === each ? JSON.stringify(each) : each ?? ""}`)}`;
+  const parts = Object.entries(data ?? {}).flatMap(([name, value]) => [value].flat().map(each => part(name, each)));
+  return [
+    `curl ${new URL(path.split("/").map(encodeURIComponent).join("/"), import.meta.url)}.json`,
+    ...parts.some(each => each.startsWith("-F")) ? parts : [`--json ${quoted(JSON.stringify(data))}`],
+    `-H '${csrf.name}: ${token}' -e ${location.origin}/`, `-b "${cookies.filter(Boolean).join("; ")}"`,
+  ].join(" \\\n  ");
+}
+
+/** Make a box of code with a button that copies it. */
+function sample(title, note) {
+  const code = make("pre", {}), said = make("small", {role: "status"});
+  const button = make("button", {type: "button", "aria-label": `Copy ${title}`}, "Copy");
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(code.textContent);
+    said.textContent = "Copied";
+  });
+  return {code, box: make("div", {}, make("div", {class: "head"}, make("h3", {}, title), said, button),
+    code, note && make("small", {}, note))};
+}
+
+/** Make the page of a call. */
+function view(call) {
+  const {schema} = Object.values(call.requestBody?.content ?? {})[0] ?? {};
+  const fields = Object.entries(schema?.properties ?? {}).map(([name, each]) =>
+    field(call, name, each, schema.required.includes(name)));
+  if (schema && !schema.properties) fields.push({...field(call, "body", schema), isBody: true});
+  const pk = call.pk && field(call, "pk", call.pk, true);
+  if (pk) pk.box.required = true;
+  const hint = 'An empty box is not sent; "" sends an empty text, null sends null.';
+  const form = make("form", {}, pk?.row, ...fields.map(each => each.row),
+    fields.length && make("small", {}, hint), make("button", {type: "submit"}, "Call"));
+  const js = sample("JavaScript"), shell = sample("curl", call.security[0].session &&
+    "SESSION is the cookie of your session, which scripts cannot read: see the browser’s tools.");
+  const status = make("div", {role: "status"});
+  const reply = make("pre", {class: "reply", tabindex: 0, role: "region", "aria-label": "Reply"});
+  const path = () => call.name.replace("{pk}", () => pk.box.value || "{pk}");
+  const show = given => {
+    if (pk) pks[call.group] = pk.box.value = given || pk.box.value || pks[call.group] || "";
+    const data = collect(fields);
+    js.code.textContent = javascript(call, path(), data);
+    shell.code.textContent = curl(call, path(), data);
+  };
+  form.addEventListener("input", () => { delete pks[call.group]; show(); });
+  form.addEventListener("submit", async event => {
+    event.preventDefault();
+    if (call.asks && !confirm(`${call.asks}\n${path()}`)) return;
+    status.replaceChildren("Calling …");
+    const {line, text, error} = await answer(path(), collect(fields));
+    status.replaceChildren(make("strong", {}, line), make("span", {class: "bad"}, complain(error, fields)));
+    if (error.loginUrl) status.append(make("a", {href: error.loginUrl}, "Log in"));
+    reply.textContent = text;
+  });
+  const about = make("header", {}, make("h2", {tabindex: -1}, call.name),
+    make("p", {}, `${call.summary} ${call.description}`), make("p", {}, call.who));
+  const side = make("section", {}, status, reply, js.box, shell.box);
+  return {show, article: make("article", {}, about, form, side)};
+}
+
+/** Make a call; give its status in a line, what came as text, and its error. */
+async function answer(path, data) {
+  const started = performance.now();
+  try {
+    const response = await ajax.fetch(path, data), blob = await response.blob();
+    const time = Math.round(performance.now() - started), size = blob.size.toLocaleString("en");
+    const line = `${response.status} ${response.statusText}, ${time} ms, ${size} bytes`;
+    const text = /^text|json/.test(blob.type) ? await blob.text() : blob.type;
+    if (!blob.type.includes("json")) return {line, text, error: {}};
+    const reply = JSON.parse(text), isFailure = reply?.success === false;
+    const error = isFailure ? new AJAXError(reply.data.message, {response, reply}) : {};
+    return {line, text: JSON.stringify(reply, null, 2), error};
+  } catch (error) { return {line: "No answer", text: "", error}; }
+}
+
+const intro = $("#intro"), views = new Map(), pks = {}; // the last pk of each model
+
+/** Show the call that the address names. */
+function open() {
+  const {call, pk} = find(location.hash.slice(1));
+  if (call && !views.has(call)) views.set(call, view(call));
+  $("main").replaceChildren(views.get(call)?.article ?? intro);
+  document.title = call ? `${call.name} – ajax.py` : "ajax.py";
+  views.get(call)?.show(pk);
+  list();
+  $("[aria-current]")?.scrollIntoView({block: "nearest"});
+}
+
+/** List the calls that the filter lets through; give them. */
+function list() {
+  const text = $("#filter").value, {call: found} = find(text), {call: current} = find(location.hash.slice(1));
+  const has = call => `${call.name} ${call.summary}`.toLowerCase().includes(text.toLowerCase().trim());
+  const shown = calls.filter(call => (found ? call === found : has(call)));
+  const grouped = (some, key) => Object.entries(Object.groupBy(some, key));
+  const link = (call, rest) =>
+    make("li", {}, make("a", {href: `#${call.name}`, "aria-current": call === current && "page"}, rest));
+  const row = (group, [prefix, some]) => make("ul", {"aria-label": prefix},
+    prefix.slice(group.length + 1) && make("li", {}, make("code", {}, prefix.slice(group.length + 1))),
+    ...some.map(call => link(call, call.name.slice(prefix.length))));
+  $("#calls").replaceChildren(...grouped(shown, call => call.group).flatMap(([group, some]) =>
+    [make("h2", {}, group), ...grouped(some, call => call.name.replace(/[^/]+$/, "")).map(each => row(group, each))]));
+  return shown;
+}
+
+$("#you").textContent = own(api).you ?? "";
+$("#about").textContent = api.info?.description ?? api.data?.message ?? "";
+$("#filter").addEventListener("input", event => {
+  $("#found").textContent = `${list().length} of ${calls.length} calls`;
+  if (event.inputType === "insertFromPaste" && find(event.target.value).call) $("#find").requestSubmit();
+});
+$("#find").addEventListener("submit", event => {
+  event.preventDefault();
+  const {call = list()[0], pk} = find($("#filter").value);
+  if (call) location.hash = call.name.replace("{pk}", () => (pk ? encodeURIComponent(pk) : "{pk}"));
+});
+addEventListener("hashchange", () => {
+  open();
+  $("main h2")?.focus();
+  scrollTo(0, 0);
+});
+open();
+"""  # noqa: E501
+
+_STYLE = """:root {
+  color-scheme: light dark;
+  --back: light-dark(#fff, #131615); --tint: light-dark(#f4f6f5, #1c201e);
+  --text: light-dark(#1a1e1c, #e3e7e5); --muted: light-dark(#5a625e, #9ca5a0);
+  --line: light-dark(#dde2df, #2d3330); --edge: light-dark(#838c87, #75807a);
+  --accent: light-dark(#0a6b4c, #5fcaa2); --bad: light-dark(#b3261e, #ff9c91);
+  font: .9375rem/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
+}
+* { box-sizing: border-box; margin: 0; padding: 0; }
+:focus-visible:not(h2) { outline: 2px solid var(--accent); outline-offset: 2px; }
+h2:focus { outline: none; }
+a { color: var(--accent); }
+h1, h3 { font-size: 1em; }
+small { display: block; color: var(--muted); font-size: .8125rem; }
+pre, code, h2, .field label { font-family: ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+pre { padding: .75rem; border-radius: 4px; background: var(--tint); font-size: .8125rem; white-space: pre-wrap; }
+input, select, textarea, button {
+  padding: .375rem .5rem; border: 1px solid var(--edge); border-radius: 4px;
+  color: inherit; background: var(--back); font: inherit;
+}
+input, select, textarea { width: 100%; min-height: 2.375rem; }
+textarea { display: block; field-sizing: content; min-height: 4rem; max-height: 20rem; }
+[aria-invalid=true] { border-color: var(--bad); }
+.bad { display: block; color: var(--bad); white-space: pre-line; }
+.bad:empty, pre:empty { display: none; }
+#side, main { padding: 1rem; }
+#side header, nav ul, .field div:first-child { display: flex; flex-wrap: wrap; gap: 0 .75rem; align-items: baseline; }
+#find, #intro { display: grid; gap: .5rem; margin-bottom: 1.25rem; }
+#find { margin-top: 1.25rem; }
+nav h2 { margin-top: 1.25rem; font-size: .875rem; }
+nav ul { list-style: none; line-height: 1.75rem; }
+nav a { display: block; min-width: 1.5rem; text-decoration: none; }
+nav [aria-current] { color: inherit; font-weight: 600; box-shadow: inset 0 -2px var(--accent); }
+article, article form, section { display: grid; gap: 1.25rem 3rem; align-content: start; max-width: 42rem; }
+article h2 { font-size: 1.25rem; }
+.field { display: grid; gap: .25rem 1.5rem; }
+.field label { font-size: .875rem; font-weight: 600; }
+[type=submit] { width: 8rem; border-color: var(--accent); color: var(--back); background: var(--accent); }
+.reply { max-height: 60vh; overflow: auto; }
+.head { display: flex; gap: .75rem; align-items: center; margin-bottom: .25rem; }
+.head small { flex: 1; text-align: right; }
+.head button { padding: .125rem .5rem; font-size: .8125rem; }
+@media (width < 52rem) {
+  body:has(article) nav, body:not(:has(article)) #side a[href="#"] { display: none; }
+}
+@media (width >= 52rem) {
+  body { display: grid; grid-template-columns: 20rem minmax(0, 1fr); }
+  #side { position: sticky; top: 0; height: 100vh; padding: 1.5rem; overflow: auto; border-right: 1px solid var(--line); }
+  #side a[href="#"] { display: none; }
+  main { padding: 1.5rem 3rem 4rem; }
+  .field { grid-template-columns: 10rem minmax(0, 1fr); }
+  .field div:first-child { display: block; }
+}
+@media (width >= 80rem) {
+  article { grid-template: auto 1fr / minmax(0, 36rem) minmax(0, 1fr); max-width: 90rem; }
+  section { grid-area: 1 / 2 / 3; max-width: none; }
+}
+"""  # noqa: E501
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>ajax.py</title>
+<link rel="stylesheet" href="explorer.css">
+<script type="module" src="explorer.js"></script>
+<input type="hidden" name="csrfmiddlewaretoken" value="CSRF_TOKEN">
+<div id="side">
+  <header><h1>ajax.py</h1> <small id="you"></small> <a href="#">All calls</a></header>
+  <nav aria-label="Calls">
+    <form id="find" role="search">
+      <label for="filter">Find a call</label>
+      <input id="filter" type="search" autocomplete="off" aria-describedby="found">
+      <small id="found" role="status">By a word, or paste a path.</small>
+    </form>
+    <div id="calls"></div>
+  </nav>
+</div>
+<main><div id="intro"><p>Choose a call to see what it takes, and try it.</p><pre id="about"></pre></div></main>
+"""  # noqa: E501
+
+#: What is served as it stands, but for the site's own names and token.
+_TEXTS = {
+    "": ("text/html", _PAGE), "explorer.css": ("text/css", _STYLE),
+    "explorer.js": ("text/javascript", _EXPLORER),
+    "client.js": ("text/javascript", _CLIENT),
+}  # fmt: skip
+
 
 @login_not_required
 @require_safe
 @json_response
-def serve(request, name, **_mount):
-    """Serve client.js to everybody, openapi.json in DEBUG and to active staff."""
+def serve(request, name="", **_mount):
+    """Serve client.js to everybody, the explorer in DEBUG and to active staff."""
     user, is_client = getattr(request, "user", None), name == "client.js"
     is_staff = user is not None and user.is_active and user.is_staff
     if not (is_client or settings.DEBUG or is_staff):
         raise Http404
-    get_token(request)  # So that its cookie is sent.
-    kind, text = "text/javascript", _CLIENT
-    names = {"csrftoken": settings.CSRF_COOKIE_NAME, "X-CSRFToken": _get_header_name()}
-    for usual, own in names.items():
-        text = text.replace(_dump(usual), _dump(own), 1)
-    if not is_client:
+    own = {"CSRF_TOKEN": get_token(request)}  # Its cookie is sent, too.
+    own |= {"csrftoken": settings.CSRF_COOKIE_NAME, "X-CSRFToken": _get_header_name()}
+    if name in _TEXTS:
+        kind, text = _TEXTS[name]
+        for usual, given in own.items():
+            text = text.replace(_dump(usual), _dump(given), 1)
+    else:
         kind, text = _JSON_TYPE, _dump(_describe_api(request))
     cache = "private, no-cache" if is_client else "no-store"
-    headers = {"Cache-Control": cache, "Vary": "Cookie"}
+    headers = {"Cache-Control": cache, "Vary": "Cookie", "X-Frame-Options": "DENY"}
     headers["X-Content-Type-Options"] = "nosniff"
     response = HttpResponse(text, f"{kind}; charset=utf-8", headers=headers)
     response = ConditionalGetMiddleware(lambda request: response)(request)
@@ -3127,7 +3433,7 @@ def _describe_field(field, is_sent=False):
         is_url = isinstance(field, models.FileField) and not is_sent
         schema["format"] = "uri-reference" if is_url else formats[0]
     if related:
-        schema["x-ajax"] = {"pk_of": endpoint.find_path(related)}
+        schema["x-ajax"] = {"pk_of": related._meta.label_lower.replace(".", "/")}
     elif is_sent and getattr(field, "choices", None):
         schema["oneOf"] = [
             {"const": _to_plain(value), "title": str(title)}
@@ -3189,41 +3495,39 @@ def _describe_call(path, doc, who, body=None, required=(), reply=None, **more):
     return f"/{path}.json", {"post": call}
 
 
-def _describe_who(cls, hook=None, action=None):
+def _describe_who(speaker, hook=None, action=None):
     """Say in a sentence who may call, and which hook decides."""
-    who, name = "Logged-in users", cls.__name__
+    cls, name, who = type(speaker), type(speaker).__name__, "Logged-in users"
+    if hook == "can_list" and not _overrides(cls, hook):
+        return f"Nobody, until {name}.can_list allows."
     if cls.authenticate is not _ServedEndpoint.authenticate:
         who = f"Whom {name}.authenticate lets in"
     elif hasattr(settings, "AJAX_AUTHENTICATION"):
         who = "Whom AJAX_AUTHENTICATION lets in"
     if hook and _overrides(cls, hook):
         who += f", if {name}.{hook} allows"
-    elif hook == "can_list":
-        return f"Nobody, until {name}.can_list allows."
-    if action and cls.require_permissions:
+    if action and speaker._wants_permissions:
         who += f", with the permission to {action}"
     return f"{who}."
 
 
-def _describe_parameters(model, cls, plan):
+def _describe_parameters(speaker, managers):
     """Return what `list` takes."""
-    found = {name: {} for name in cls.list_filter}
-    for name in found:
-        field, lookups = _end_of_path(model, name.removesuffix("__in"))
+    found = dict.fromkeys(managers, _describe_list(_TEXT))
+    for name in speaker.list_filter:
+        field, lookups = _end_of_path(speaker.model, name.removesuffix("__in"))
         found[name] = dict(_TEXT) if lookups else _describe_field(field)
-    managers = [part.name for part in plan.parts if isinstance(part, _Tags)]
-    found |= dict.fromkeys(managers, _describe_list(_TEXT))
-    found |= {"search": _TEXT} if cls.search_fields else {}
-    if cls.sortable_by:
-        names = ", ".join(cls.sortable_by)
+    found |= {"search": _TEXT} if speaker.search_fields else {}
+    if speaker.sortable_by:
+        names = ", ".join(speaker.sortable_by)
         found["order_by"] = _TEXT | {"description": f"{names}; a - turns one round."}
     return found | {"items_per_page": _NUMBER, "current_page": _NUMBER}
 
 
-def _describe_model(path, model, cls, request):
+def _describe_model(path, speaker):
     """Yield the calls of a model."""
-    speaker = cls.for_model(model, request)
-    plan, writable = speaker._plan, speaker._writable
+    model, plan, writable = speaker.model, speaker._plan, speaker._writable
+    managers = [part.name for part in plan.parts if isinstance(part, _Tags)]
     fields = {name: field for name, field in writable.items() if name != "pk"}
     body = {name: _describe_field(field, True) for name, field in fields.items()}
     given = (name for name, f in fields.items() if not (f.blank or f.many_to_many))
@@ -3235,30 +3539,30 @@ def _describe_model(path, model, cls, request):
     pages = ("total", "total_pages", "current_page", "items_per_page")
     known = {
         "create": ("add", body, required, written),
-        "list": (None, _describe_parameters(model, cls, plan), (),
+        "list": (None, _describe_parameters(speaker, managers), (),
                  rows | dict.fromkeys(pages, _NUMBER)),
         "get": (None, None, (), {"data": record}),
         "update": ("change", body, (), written),
         "delete": ("delete", None, (), {"data": only_pk}),
     }  # fmt: skip
-    for name, is_on_record in _operations(cls).items():
+    for name, is_on_record in _operations(type(speaker)).items():
         action, *shape = known.get(name, (None, {}, (), None))
         asks = {"asks": "Delete this record?"} if action == "delete" else {}
         for where in ("", "/{pk}"):
             if is_on_record in (None, bool(where)) and speaker.offers(name):
                 hook = f"can_{name}" if name in known else where and "can_get"
-                who, doc = _describe_who(cls, hook, action), getattr(cls, name).__doc__
-                yield _describe_call(f"{path}{where}/{name}", doc, who, *shape, **asks)
-    for part in plan.parts:
-        for command, is_change in _COMMANDS.items() if isinstance(part, _Tags) else ():
-            if speaker.offers(part.name) and (part.name in writable or not is_change):
-                takes = {"tags": _describe_list(_TEXT)} if command != "clear" else None
-                shape = (takes, takes or (), {"data": _describe_list(_TAG)})
-                shape = shape if is_change else (None, (), rows)
-                asks = {"asks": "Take all tags away?"} if command == "clear" else {}
-                who = _describe_who(cls, "can_update" if is_change else "can_get")
-                where = f"{path}/{{pk}}/{part.name}/{command}"
-                yield _describe_call(where, f"Tags: {command}.", who, *shape, **asks)
+                who, doc = _describe_who(speaker, hook, action), getattr(speaker, name)
+                where = f"{path}{where}/{name}"
+                yield _describe_call(where, doc.__doc__, who, *shape, **asks)
+    for name, (command, is_change) in itertools.product(managers, _COMMANDS.items()):
+        if speaker.offers(name) and (name in writable or not is_change):
+            takes = {"tags": _describe_list(_TEXT)} if command != "clear" else None
+            shape = (takes, takes or (), {"data": _describe_list(_TAG)})
+            shape = shape if is_change else (None, (), rows)
+            asks = {"asks": "Take all tags away?"} if command == "clear" else {}
+            who = _describe_who(speaker, "can_update" if is_change else "can_get")
+            where = f"{path}/{{pk}}/{name}/{command}"
+            yield _describe_call(where, f"Tags: {command}.", who, *shape, **asks)
 
 
 def _describe_components(schemas):
@@ -3280,6 +3584,8 @@ def _describe_components(schemas):
 def _describe_api(request):
     """Return OpenAPI 3.1 of what is served, made of what dispatch and the plans use."""
     autodiscover()
+    modules = filter(None, map(_import_endpoints, apps.get_app_configs()))
+    about = "\n\n".join(inspect.getdoc(each) or "" for each in modules).strip()
     calls, schemas = {}, {}
     for (label, name), found in _discovery.functions.items():
         is_guarded = getattr(found.view, "wants_login", False)
@@ -3287,22 +3593,23 @@ def _describe_api(request):
         calls |= [_describe_call(f"{label}/{name}", found.view.__doc__, who, {})]
     for (base, label, name), served in endpoint._paths.items():
         path, cls = f"{label}/{name}", endpoint._registry[served]
+        speaker = cls(label, served, "create")
+        speaker.request = request
         if base is FormEndpoint:
-            fields, who = served.base_fields.items(), _describe_who(cls)
+            fields, who = served.base_fields.items(), _describe_who(speaker)
             body = {name: _describe_field(field, True) for name, field in fields}
             required = [name for name, field in fields if field.required]
             calls |= [_describe_call(path, served.__doc__, who, body, required)]
             continue
-        speaker = cls.for_model(served, request)
         record = _describe_record(speaker._plan, speaker._writable)
         schemas[served._meta.label_lower] = record
         pk = {"name": "pk", "in": "path", "required": True}
         pk = [pk | {"schema": _describe_field(_root_key(served))}]
-        for where, item in _describe_model(path, served, cls, request):
+        for where, item in _describe_model(path, speaker):
             calls[where] = item | ({"parameters": pk} if "{pk}" in where else {})
     return {
         "openapi": "3.1.0",
-        "info": {"title": "ajax.py", "version": __version__},
+        "info": {"title": "ajax.py", "version": __version__, "description": about},
         "servers": [{"url": request.path.removesuffix("/openapi.json") or "/"}],
         "paths": calls,
         "components": _describe_components(schemas),
@@ -3313,8 +3620,10 @@ def _describe_api(request):
 _MODEL = "<str:app>/<str:model>"
 
 urlpatterns = [
+    path("", serve, name="explorer"),
     path("client.js", serve, {"name": "client.js"}, name="client"),
     path("openapi.json", serve, {"name": "openapi.json"}, name="openapi"),
+    re_path(r"^(?P<name>explorer\.(?:js|css))\Z", serve, name="served"),
     path("<str:app>/<str:name>.json", dispatch, name="endpoint"),
     path(f"{_MODEL}/<str:operation>.json", dispatch, name="model"),
     path(f"{_MODEL}/<str:pk>/<str:operation>.json", dispatch, name="record"),
@@ -3350,10 +3659,6 @@ def _check_copies():
             yield "E004", f"{__name__} is also imported as {name}.", hint
 
 
-def _list_tags_managers(model):
-    return [name for name, f in _model_fields(model).items() if _is_tags_manager(f)]
-
-
 def _is_lookup(model, name):
     """Whether a name is one for `filter()`: the database is not asked."""
     try:
@@ -3375,9 +3680,9 @@ def _is_known(model, endpoint_class, attribute, name):
     field, rest = _end_of_path(model, text)
     is_key = isinstance(field, models.ForeignKey) and not rest
     is_lookup = functools.partial(_is_lookup, model)
-    operations = {*_list_tags_managers(model), *_operations(endpoint_class)}
+    managers = {n for n, f in _model_fields(model).items() if _is_tags_manager(f)}
     return {
-        "operations": text in operations,
+        "operations": text in managers | _operations(endpoint_class).keys(),
         "expand": is_key or text not in fields and extra,
         "ordering": name in ("?", "-?") or not text or is_lookup(text.lstrip("-")),
         "sortable_by": is_lookup(text) and not is_repeated(opts, text),
@@ -3573,6 +3878,7 @@ def _log_in_demo(get_response):
 
 def _write_demo(folder):
     demo = _DEMO.replace("import ajax\n", f"import {__name__} as ajax\n")
+    demo += f"\n__doc__ = {_DEMO!r}\n"  # What the explorer begins with.
     _before, *parts = re.split(r"^# (\S+\.py)$", demo, flags=re.MULTILINE)
     for name, text in zip(parts[::2], parts[1::2], strict=True):
         file = pathlib.Path(folder, name)
@@ -3600,7 +3906,7 @@ def _demo_settings(folder):
     common = "django.middleware.common.CommonMiddleware"  # It checks the host.
     urls = types.ModuleType("demo_urls")
     urls.urlpatterns = [
-        path("", lambda request: HttpResponse(_DEMO, content_type="text/plain")),
+        path("", RedirectView.as_view(pattern_name="ajax:explorer")),
         path("ajax/", include(__name__)),
     ]
     return {
@@ -3632,6 +3938,7 @@ def main():
         _fill_demo()
         # Any token will do, as long as cookie and header agree.
         send = "curl -b csrftoken={0} -H X-CSRFToken:{0} -d q=".format("x" * 32)
+        print(f"http://127.0.0.1:{port}/ shows what can be called. Or, in a terminal:")
         print(f"{send} http://127.0.0.1:{port}/ajax/demo/post/1/get.json", flush=True)
         call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
 

@@ -92,7 +92,6 @@ import datetime
 import functools
 import gc
 import gzip
-import html
 import importlib.util
 import inspect
 import itertools
@@ -5128,11 +5127,13 @@ class Demo(ProjectTestCase):
             self.assertEqual(data["author"]["username"], "demo")
             self.assertTrue(data["tags"])
             self.assertTrue(any(value == [1] for value in data.values()))
-        with self.subTest("The page shows the Python that is served."):
+        with self.subTest("The page is the explorer, and shows the Python."):
             status, text = self.call(page, None)
             self.assertEqual(status, 200)
+            self.assertIn("explorer.js", text)
+            _status, text = self.call(f"{page}ajax/openapi.json", None)
             for line in ["class Post(models.Model):", "@ajax.register(Post)"]:
-                self.assertIn(line, html.unescape(text))
+                self.assertIn(line, json.loads(text)["info"]["description"])
         url = re.search(r"http://\S+/post/1/get\.json", curl)[0]
         with self.subTest("The visitor is logged in, and may list and write."):
             for path_, sent in [
