@@ -53,7 +53,6 @@ import types
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -783,7 +782,7 @@ class _Plan:
 
     def __init__(
         self, model, endpoint_class=None, has_user=False, html_escape=False,
-        chosen=None, levels=None, ancestors=(), budget=None,
+        chosen=None, levels=None, outer=None,
     ):  # fmt: skip
         autodiscover()
         self.model = model
@@ -794,10 +793,12 @@ class _Plan:
         self.escapes = html_escape or getattr(chosen, "html_escape", False)
         self.html_escape = self.escapes and not self.is_custom  # At the end, then.
         self.levels = _levels(endpoint_class.expand) if levels is None else levels
+        ancestors = outer.ancestors if outer else ()
         self.ancestors = (*ancestors, model._meta.concrete_model)
         # With routers each relation is read where they say at that moment.
         joins = 0 if settings.DATABASE_ROUTERS else _MAX_JOINS
-        self.budget = budget or {"joins": joins, "plans": _MAX_EXPANDED}
+        budget = {"joins": joins, "plans": _MAX_EXPANDED}
+        self.budget = outer.budget if outer else budget
         self.asks = has_user and _overrides(endpoint_class, "can_get")
         self.is_narrowed = _is_narrowed(model, endpoint_class)
         self.is_unspoken = endpoint.is_unspoken(model)
@@ -858,10 +859,7 @@ class _Plan:
         if levels is None:
             return None
         self.budget["plans"] -= 1
-        return _Plan(
-            related, None, self.has_user, html_escape, None, levels,
-            self.ancestors, self.budget,
-        )  # fmt: skip
+        return _Plan(related, None, self.has_user, html_escape, None, levels, self)
 
     def _find_levels(self, name, related):
         """Return the levels for what a name refers to, None if it stays a pk: for want
@@ -1030,9 +1028,8 @@ class _Plan:
             given = [_to_plain(self.encoder.to_dict(each)) for each in batch.records]
         finally:
             _encoding.reset(token)
-        for each in given:
-            for key in each.keys() & self._hidden:
-                del each[key]
+        hidden = self._hidden
+        given = [{k: v for k, v in each.items() if k not in hidden} for each in given]
         return _dump_each(_escape_texts(given) if self.escapes else given)
 
     @cached_property
@@ -1040,9 +1037,7 @@ class _Plan:
         """The keys of the model that its endpoint does not let be seen."""
         seen = _select_visible(self.model, self.endpoint_class)
         unseen = [f for n, f in _model_fields(self.model).items() if n not in seen]
-        return {
-            name for f in unseen for name in (f.name, getattr(f, "attname", f.name))
-        }
+        return {n for f in unseen for n in (f.name, getattr(f, "attname", f.name))}
 
     def dump(self, values):
         """Return each of some values as JSON text."""
@@ -1847,9 +1842,9 @@ _COMMANDS = {"add": True, "remove": True, "set": True, "clear": True, "similar":
 
 
 def _is_writable(field, is_named):
-    if field.many_to_many and not _is_tags_manager(field):
-        if not field.remote_field.through._meta.auto_created:
-            return False
+    is_members = field.many_to_many and not _is_tags_manager(field)
+    if is_members and not field.remote_field.through._meta.auto_created:
+        return False
     if field.generated or _is_special(field):
         return False
     return is_named or field.editable and not field.primary_key
@@ -2537,9 +2532,6 @@ def _make_form_data(form_class, request):
 # --- Registry -------------------------------------------------------------------------
 
 
-_SERVED = (models.Model, forms.BaseForm)
-
-
 class Endpoints(_Registry):
     """The registry of what is served: models and forms, by class and by path."""
 
@@ -2555,7 +2547,8 @@ class Endpoints(_Registry):
             for each in model:
                 self.register(each, endpoint_class)
             return
-        if not (isinstance(model, type) and issubclass(model, _SERVED)):
+        kinds = (models.Model, forms.BaseForm)
+        if not (isinstance(model, type) and issubclass(model, kinds)):
             raise ImproperlyConfigured(f"{model!r} is neither a model nor a form.")
         base = FormEndpoint if issubclass(model, forms.BaseForm) else ModelEndpoint
         endpoint_class = endpoint_class or base
@@ -2567,9 +2560,9 @@ class Endpoints(_Registry):
         paths = [(base, *where) for where in _paths_of(model, endpoint_class)]
         for each in paths:
             if each in self._paths:
-                where, other = "/".join(each[1:]), _label(self._paths[each])
+                both = f"{_label(model)} and {_label(self._paths[each])}"
                 raise AlreadyRegistered(
-                    f"{_label(model)} and {other} are both at {where}.json."
+                    f"{both} are both at {'/'.join(each[1:])}.json."
                 )
         self._registry[model] = endpoint_class
         self._paths |= dict.fromkeys(paths, model)
@@ -2600,9 +2593,7 @@ class Endpoints(_Registry):
         if not issubclass(endpoint_class, base):
             raise ImproperlyConfigured(f"{_label(model)} wants a {base.__name__}.")
         if pk is None or isinstance(pk, models.CompositePrimaryKey):
-            raise ImproperlyConfigured(
-                f"{_label(model)} has no primary key of one field."
-            )
+            raise ImproperlyConfigured(f"{_label(model)} has no key of one field.")
         _refuse_names(model, {"__exclude__": _OLD_NAMES["__exclude__"]}, ())
         _refuse_names(endpoint_class)
         if base is ModelEndpoint:
@@ -2659,10 +2650,10 @@ def _refuse_reverse_relations(model, endpoint_class):
         if field.one_to_many or field.auto_created and not field.concrete:
             accessor = getattr(field, "get_accessor_name", lambda: None)()
             for name in named & {field.name, accessor}:
-                raise ImproperlyConfigured(
-                    f"{endpoint_class.__name__}.fields names {name}, a reverse "
-                    "relation: name a method of the endpoint that lists it."
+                what = (
+                    f"{endpoint_class.__name__}.fields names {name}, a reverse relation"
                 )
+                raise ImproperlyConfigured(f"{what}: name a method that lists it.")
 
 
 def _label(model):
@@ -2674,10 +2665,9 @@ def _paths_of(model, endpoint_class):
     """Return the (application, name) pairs under which a model or form is found."""
     name = model.__name__.lower()
     labels = [model._meta.app_label] if issubclass(model, models.Model) else []
-    for each in (model, endpoint_class):
-        config = apps.get_containing_app_config(each.__module__)
-        if config and each.__module__ != __name__:
-            labels.append(config.label)
+    modules = {model.__module__: None, endpoint_class.__module__: None}
+    configs = [apps.get_containing_app_config(m) for m in modules if m != __name__]
+    labels += [config.label for config in configs if config]
     if not labels:
         raise ImproperlyConfigured(f"{_label(model)} is of no installed app.")
     return [(label, name) for label in dict.fromkeys(labels)]
@@ -2716,7 +2706,7 @@ class _Discovery:
                 self.is_started = True
                 self._import_all()
         if self.error:
-            raise ImproperlyConfigured(_describe(*self.error)) from self.error[1]
+            raise ImproperlyConfigured(self._describe_error()) from self.error[1]
 
     def _import_all(self):
         registries = (endpoint, encoder)
@@ -2734,22 +2724,24 @@ class _Discovery:
             if not isinstance(error, Exception):
                 raise
 
-
-def _describe(where, error):
-    """Return a sentence about an endpoints.py that fails, with file and line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if each.filename.endswith("endpoints.py")]
-    file = getattr(error, "filename", None) or (own or frames)[-1].filename
-    line = getattr(error, "lineno", None) or (own or frames)[-1].lineno
-    what = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
-    return f"{where} cannot be imported: {what} ({file}, line {line})."
+    def _describe_error(self):
+        """Return a sentence about an endpoints.py that fails, with file and line."""
+        where, error = self.error
+        frames = traceback.extract_tb(error.__traceback__)
+        last = [*frames, *(f for f in frames if f.filename.endswith("endpoints.py"))][
+            -1
+        ]
+        file = getattr(error, "filename", None) or last.filename
+        line = getattr(error, "lineno", None) or last.lineno
+        what = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
+        return f"{where} cannot be imported: {what} ({file}, line {line})."
 
 
 def _import_endpoints(config):
     """Import an app's endpoints.py; return the module, None if there is none."""
     if not module_has_submodule(config.module, "endpoints"):
         return None
-    module = import_module(f"{config.name}.endpoints")
+    module = importlib.import_module(f"{config.name}.endpoints")
     return None if module is sys.modules[__name__] else module
 
 
@@ -2847,7 +2839,7 @@ def _check_request(request):
 
 
 def _resolve(
-    app, name=None, model=None, pk=None, operation=None, tags=None, command=None,
+    app=None, name=None, model=None, pk=None, operation=None, tags=None, command=None,
     **_mount,
 ):  # fmt: skip
     """Return the endpoint at a path, its operation found, or raise AJAXError 404."""
@@ -2883,7 +2875,8 @@ def _missing(message, sent, names=None):
 def dispatch(request, **segments):
     """Answer a request: resolve its path, check CSRF, authorize, read its body, run."""
     try:
-        _check_request(request)
+        if "app" in segments:
+            _check_request(request)
         found = _resolve(**segments)
         _check_csrf(request, found)
         found.authorize(request)
@@ -2898,15 +2891,6 @@ def dispatch(request, **segments):
 
 
 dispatch._non_atomic_requests = _EveryAlias()
-
-
-@csrf_exempt
-@login_not_required
-@json_response
-def not_found(request, **_mount):
-    """Answer a path below the mount that is nothing's, as JSON."""
-    autodiscover()
-    raise _missing(_("AJAX endpoint does not exist."), request.path)
 
 
 # --- For the page ---------------------------------------------------------------------
@@ -3049,8 +3033,7 @@ import ajax, {AJAXError} from "./client.js";
 const api = await (await fetch(new URL("openapi.json", import.meta.url))).json();
 const $ = selector => document.querySelector(selector);
 const own = schema => schema["x-ajax"] ?? {};
-const kind = schema => schema.type ? [schema.type].flat()[0] : "JSON";
-const isNullable = schema => [schema.type].flat().includes("null");
+const types = schema => [schema.type ?? ["JSON"]].flat();
 
 /** Make an element; of its children what is no element becomes text, never HTML. */
 function make(tag, attributes, ...children) {
@@ -3061,9 +3044,9 @@ function make(tag, attributes, ...children) {
 }
 
 const calls = Object.entries(api.paths ?? {}).map(([path, {post, parameters}]) => {
-  const name = path.slice(1).replace(/\.json$/, "");
+  const name = path.slice(1).replace(/\.json$/, ""), group = post.tags[0];
   const pattern = new RegExp(`(?:^|/)${name.replace("{pk}", "([^/]+)")}(?:\\.json)?$`);
-  return {...post, ...own(post), name, pattern, pk: parameters?.[0].schema, group: post.tags[0]};
+  return {...post, ...own(post), name, pattern, group, prefix: name.replace(/[^/]+$/, ""), pk: parameters?.[0].schema};
 });
 
 /** Find the call that a path or URL is of, and the pk in it. */
@@ -3076,12 +3059,10 @@ function find(text) {
 
 /** Say what a schema takes. */
 function words(schema) {
-  const {items, format, maxLength} = schema, {pk_of: model} = own(schema);
-  const formats = {binary: "file", decimal: "decimal number"};
-  const kinds = {string: "text", integer: "whole number", boolean: "true or false"};
-  const what = model ? `pk of ${model}` : items ? `list of ${words(items)}`
-    : formats[format] ?? format ?? kinds[kind(schema)] ?? kind(schema);
-  return `${what}${isNullable(schema) ? " or null" : ""}${maxLength ? `, at most ${maxLength}` : ""}`;
+  const {items, format, maxLength} = schema, {pk_of: model} = own(schema), [type, ...more] = types(schema);
+  const kinds = {string: "text", integer: "whole number", boolean: "true or false", binary: "file"};
+  const what = model ? `pk of ${model}` : items ? `list of ${words(items)}` : kinds[format] ?? format ?? kinds[type];
+  return `${what ?? type}${more.includes("null") ? " or null" : ""}${maxLength ? `, at most ${maxLength}` : ""}`;
 }
 
 /** Make a field: its name and type, its box, help, and a place for errors. */
@@ -3095,23 +3076,23 @@ function field(call, name, schema, isRequired) {
 }
 
 function makeBox(schema, attributes) {
-  const types = {binary: "file", date: "date", "date-time": "datetime-local", time: "time"};
-  const states = [true, false, ...isNullable(schema) ? [null] : []].map(each => ({const: each}));
-  const choices = kind(schema) === "boolean" ? states : schema.oneOf;
-  if (own(schema).multiline || kind(schema) === "JSON") return make("textarea", attributes);
-  if (!choices) return make("input", {...attributes, type: types[schema.format] ?? "text"});
+  const inputs = {binary: "file", date: "date", "date-time": "datetime-local", time: "time"};
+  const [type, ...more] = types(schema), states = [true, false, ...more.includes("null") ? [null] : []];
+  const choices = type === "boolean" ? states.map(each => ({const: each})) : schema.oneOf;
+  if (own(schema).multiline || type === "JSON") return make("textarea", attributes);
+  if (!choices) return make("input", {...attributes, type: inputs[schema.format] ?? "text"});
   return make("select", attributes, make("option", {value: ""}, "not sent"), ...choices.map(each =>
     make("option", {value: JSON.stringify(each.const)}, each.title ?? `${each.const}`)));
 }
 
 /** Read a box; what is no JSON where JSON is wanted throws. */
 function read(schema, text) {
-  if (text === "null" && isNullable(schema)) return null;
-  if (kind(schema) === "string") return text === '""' ? "" : text;
-  if (kind(schema) === "array" && text[0] !== "[")
-    return text.split(",").map(each => read(schema.items, each.trim()));
-  if (!["integer", "number"].includes(kind(schema))) return JSON.parse(text);
-  return String(Number(text)) === text ? Number(text) : text;
+  const [type, ...more] = types(schema);
+  if (text === "null" && more.includes("null")) return null;
+  if (type === "string") return text === '""' ? "" : text;
+  if (["integer", "number"].includes(type)) return String(Number(text)) === text ? Number(text) : text;
+  if (type === "array" && text[0] !== "[") return text.split(",").map(each => read(schema.items, each.trim()));
+  return JSON.parse(text);
 }
 
 /** Read all fields that hold something; what cannot be read is said at its box. */
@@ -3165,22 +3146,22 @@ function curl(call, path, data = {}) {
 function sample(title, note) {
   const code = make("pre", {}), said = make("small", {role: "status"});
   const button = make("button", {type: "button", "aria-label": `Copy ${title}`}, "Copy");
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(code.textContent);
-    said.textContent = "Copied";
-  });
-  return {code, box: make("div", {}, make("div", {class: "head"}, make("h3", {}, title), said, button),
-    code, note && make("small", {}, note))};
+  const copy = () => navigator.clipboard.writeText(code.textContent);
+  button.addEventListener("click", () => copy().then(() => said.replaceChildren("Copied")));
+  const head = make("div", {class: "head"}, make("h3", {}, title), said, button);
+  return {code, box: make("div", {}, head, code, note && make("small", {}, note))};
 }
 
+const pks = {}; // the last one of each model
+
 /** Make the page of a call. */
-function view(call) {
+function view(call, given) {
   const {schema} = Object.values(call.requestBody?.content ?? {})[0] ?? {};
   const fields = Object.entries(schema?.properties ?? {}).map(([name, each]) =>
     field(call, name, each, schema.required.includes(name)));
   if (schema && !schema.properties) fields.push({...field(call, "body", schema), isBody: true});
   const pk = call.pk && field(call, "pk", call.pk, true);
-  if (pk) pk.box.required = true;
+  if (pk) Object.assign(pk.box, {required: true, value: given || pks[call.group] || ""});
   const hint = 'An empty box is not sent; "" sends an empty text, null sends null.';
   const form = make("form", {}, pk?.row, ...fields.map(each => each.row),
     fields.length && make("small", {}, hint), make("button", {type: "submit"}, "Call"));
@@ -3189,13 +3170,13 @@ function view(call) {
   const status = make("div", {role: "status"});
   const reply = make("pre", {class: "reply", tabindex: 0, role: "region", "aria-label": "Reply"});
   const path = () => call.name.replace("{pk}", () => pk.box.value || "{pk}");
-  const show = given => {
-    if (pk) pks[call.group] = pk.box.value = given || pk.box.value || pks[call.group] || "";
+  const show = () => {
+    pks[call.group] = pk?.box.value ?? pks[call.group];
     const data = collect(fields);
     js.code.textContent = javascript(call, path(), data);
     shell.code.textContent = curl(call, path(), data);
   };
-  form.addEventListener("input", () => { delete pks[call.group]; show(); });
+  form.addEventListener("input", show);
   form.addEventListener("submit", async event => {
     event.preventDefault();
     if (call.asks && !confirm(`${call.asks}\n${path()}`)) return;
@@ -3205,10 +3186,10 @@ function view(call) {
     if (error.loginUrl) status.append(make("a", {href: error.loginUrl}, "Log in"));
     reply.textContent = text;
   });
-  const about = make("header", {}, make("h2", {tabindex: -1}, call.name),
-    make("p", {}, `${call.summary} ${call.description}`), make("p", {}, call.who));
-  const side = make("section", {}, status, reply, js.box, shell.box);
-  return {show, article: make("article", {}, about, form, side)};
+  show();
+  return make("article", {}, make("header", {}, make("h2", {tabindex: -1}, call.name),
+    make("p", {}, `${call.summary} ${call.description}`), make("p", {}, call.who)),
+    form, make("section", {}, status, reply, js.box, shell.box));
 }
 
 /** Make a call; give its status in a line, what came as text, and its error. */
@@ -3226,35 +3207,32 @@ async function answer(path, data) {
   } catch (error) { return {line: "No answer", text: "", error}; }
 }
 
-const intro = $("#intro"), views = new Map(), pks = {}; // the last pk of each model
-
-/** Show the call that the address names. */
-function open() {
-  const {call, pk} = find(location.hash.slice(1));
-  if (call && !views.has(call)) views.set(call, view(call));
-  $("main").replaceChildren(views.get(call)?.article ?? intro);
-  document.title = call ? `${call.name} – ajax.py` : "ajax.py";
-  views.get(call)?.show(pk);
-  list();
-  $("[aria-current]")?.scrollIntoView({block: "nearest"});
-}
-
 /** List the calls that the filter lets through; give them. */
 function list() {
   const text = $("#filter").value, {call: found} = find(text), {call: current} = find(location.hash.slice(1));
   const has = call => `${call.name} ${call.summary}`.toLowerCase().includes(text.toLowerCase().trim());
   const shown = calls.filter(call => (found ? call === found : has(call)));
-  const grouped = (some, key) => Object.entries(Object.groupBy(some, key));
-  const link = (call, rest) =>
-    make("li", {}, make("a", {href: `#${call.name}`, "aria-current": call === current && "page"}, rest));
-  const row = (group, [prefix, some]) => make("ul", {"aria-label": prefix},
-    prefix.slice(group.length + 1) && make("li", {}, make("code", {}, prefix.slice(group.length + 1))),
-    ...some.map(call => link(call, call.name.slice(prefix.length))));
-  $("#calls").replaceChildren(...grouped(shown, call => call.group).flatMap(([group, some]) =>
-    [make("h2", {}, group), ...grouped(some, call => call.name.replace(/[^/]+$/, "")).map(each => row(group, each))]));
+  const link = ({name, prefix}) => make("li", {},
+    make("a", {href: `#${name}`, "aria-current": name === current?.name && "page"}, name.slice(prefix.length)));
+  $("#calls").replaceChildren(...Object.values(Object.groupBy(shown, call => call.prefix)).flatMap(some => {
+    const [{group, prefix}] = some, rest = prefix.slice(group.length + 1);
+    const isFirst = shown.find(call => call.group === group) === some[0];
+    return [...isFirst ? [make("h2", {}, group)] : [], make("ul", {"aria-label": prefix},
+      rest && make("li", {}, make("code", {}, rest)), ...some.map(link))];
+  }));
   return shown;
 }
 
+/** Show the call that the address names. */
+function open() {
+  const {call, pk} = find(location.hash.slice(1));
+  $("main").replaceChildren(call ? view(call, pk) : intro);
+  document.title = call ? `${call.name} – ajax.py` : "ajax.py";
+  list();
+  $("[aria-current]")?.scrollIntoView({block: "nearest"});
+}
+
+const intro = $("#intro");
 $("#you").textContent = own(api).you ?? "";
 $("#about").textContent = api.info?.description ?? api.data?.message ?? "";
 $("#filter").addEventListener("input", event => {
@@ -3283,10 +3261,10 @@ _STYLE = """:root {
   font: .9375rem/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
 }
 * { box-sizing: border-box; margin: 0; padding: 0; }
-:focus-visible:not(h2) { outline: 2px solid var(--accent); outline-offset: 2px; }
-h2:focus { outline: none; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 a { color: var(--accent); }
 h1, h3 { font-size: 1em; }
+h2 { font-size: 1.25rem; outline: none; }
 small { display: block; color: var(--muted); font-size: .8125rem; }
 pre, code, h2, .field label { font-family: ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 pre { padding: .75rem; border-radius: 4px; background: var(--tint); font-size: .8125rem; white-space: pre-wrap; }
@@ -3299,31 +3277,27 @@ textarea { display: block; field-sizing: content; min-height: 4rem; max-height: 
 [aria-invalid=true] { border-color: var(--bad); }
 .bad { display: block; color: var(--bad); white-space: pre-line; }
 .bad:empty, pre:empty { display: none; }
-#side, main { padding: 1rem; }
-#side header, nav ul, .field div:first-child { display: flex; flex-wrap: wrap; gap: 0 .75rem; align-items: baseline; }
-#find, #intro { display: grid; gap: .5rem; margin-bottom: 1.25rem; }
-#find { margin-top: 1.25rem; }
+#side, main { padding: 1.5rem; }
+#side header, nav ul, .field div:first-child, .head { display: flex; flex-wrap: wrap; gap: 0 .75rem; align-items: baseline; }
+#find, #intro, article, article form, section { display: grid; gap: 1.25rem 3rem; align-content: start; max-width: 42rem; }
+#find { gap: .25rem; margin: 1.25rem 0; }
 nav h2 { margin-top: 1.25rem; font-size: .875rem; }
 nav ul { list-style: none; line-height: 1.75rem; }
 nav a { display: block; min-width: 1.5rem; text-decoration: none; }
 nav [aria-current] { color: inherit; font-weight: 600; box-shadow: inset 0 -2px var(--accent); }
-article, article form, section { display: grid; gap: 1.25rem 3rem; align-content: start; max-width: 42rem; }
-article h2 { font-size: 1.25rem; }
 .field { display: grid; gap: .25rem 1.5rem; }
 .field label { font-size: .875rem; font-weight: 600; }
 [type=submit] { width: 8rem; border-color: var(--accent); color: var(--back); background: var(--accent); }
 .reply { max-height: 60vh; overflow: auto; }
-.head { display: flex; gap: .75rem; align-items: center; margin-bottom: .25rem; }
 .head small { flex: 1; text-align: right; }
-.head button { padding: .125rem .5rem; font-size: .8125rem; }
+.head button { padding: .125rem .5rem; margin-bottom: .25rem; font-size: .8125rem; }
 @media (width < 52rem) {
   body:has(article) nav, body:not(:has(article)) #side a[href="#"] { display: none; }
 }
 @media (width >= 52rem) {
   body { display: grid; grid-template-columns: 20rem minmax(0, 1fr); }
-  #side { position: sticky; top: 0; height: 100vh; padding: 1.5rem; overflow: auto; border-right: 1px solid var(--line); }
+  #side { position: sticky; top: 0; height: 100vh; overflow: auto; border-right: 1px solid var(--line); }
   #side a[href="#"] { display: none; }
-  main { padding: 1.5rem 3rem 4rem; }
   .field { grid-template-columns: 10rem minmax(0, 1fr); }
   .field div:first-child { display: block; }
 }
@@ -3374,12 +3348,10 @@ def serve(request, name="", **_mount):
         raise Http404
     own = {"CSRF_TOKEN": get_token(request)}  # Its cookie is sent, too.
     own |= {"csrftoken": settings.CSRF_COOKIE_NAME, "X-CSRFToken": _get_header_name()}
-    if name in _TEXTS:
-        kind, text = _TEXTS[name]
-        for usual, given in own.items():
-            text = text.replace(_dump(usual), _dump(given), 1)
-    else:
-        kind, text = _JSON_TYPE, _dump(_describe_api(request))
+    kind, text = _TEXTS.get(name, (_JSON_TYPE, None))
+    for usual, given in own.items() if text else ():
+        text = text.replace(_dump(usual), _dump(given), 1)
+    text = text or _dump(_describe_api(request))
     cache = "private, no-cache" if is_client else "no-store"
     headers = {"Cache-Control": cache, "Vary": "Cookie", "X-Frame-Options": "DENY"}
     headers["X-Content-Type-Options"] = "nosniff"
@@ -3565,32 +3537,12 @@ def _describe_model(path, speaker):
             yield _describe_call(where, f"Tags: {command}.", who, *shape, **asks)
 
 
-def _describe_components(schemas):
-    error = _describe_object({"code": _NUMBER, "message": _TEXT})
-    failure = _describe_object({"success": {"const": False}, "data": error})
-    failure = {"description": "Failure.", "content": {_JSON_TYPE: {"schema": failure}}}
-    cookie = {"type": "apiKey", "in": "cookie"}
-    return {
-        "schemas": schemas,
-        "responses": {"failure": failure},
-        "securitySchemes": {
-            "session": cookie | {"name": settings.SESSION_COOKIE_NAME},
-            "csrfCookie": cookie | {"name": settings.CSRF_COOKIE_NAME},
-            "csrf": cookie | {"in": "header", "name": _get_header_name()},
-        },
-    }
-
-
-def _describe_api(request):
-    """Return OpenAPI 3.1 of what is served, made of what dispatch and the plans use."""
-    autodiscover()
-    modules = filter(None, map(_import_endpoints, apps.get_app_configs()))
-    about = "\n\n".join(inspect.getdoc(each) or "" for each in modules).strip()
-    calls, schemas = {}, {}
+def _describe_calls(request, schemas):
+    """Yield all calls by their paths; put the schemas of models where others are."""
     for (label, name), found in _discovery.functions.items():
         is_guarded = getattr(found.view, "wants_login", False)
         who = "Logged-in users." if is_guarded else "Everybody."
-        calls |= [_describe_call(f"{label}/{name}", found.view.__doc__, who, {})]
+        yield _describe_call(f"{label}/{name}", found.view.__doc__, who, {})
     for (base, label, name), served in endpoint._paths.items():
         path, cls = f"{label}/{name}", endpoint._registry[served]
         speaker = cls(label, served, "create")
@@ -3599,36 +3551,54 @@ def _describe_api(request):
             fields, who = served.base_fields.items(), _describe_who(speaker)
             body = {name: _describe_field(field, True) for name, field in fields}
             required = [name for name, field in fields if field.required]
-            calls |= [_describe_call(path, served.__doc__, who, body, required)]
+            yield _describe_call(path, served.__doc__, who, body, required)
             continue
         record = _describe_record(speaker._plan, speaker._writable)
         schemas[served._meta.label_lower] = record
         pk = {"name": "pk", "in": "path", "required": True}
         pk = [pk | {"schema": _describe_field(_root_key(served))}]
         for where, item in _describe_model(path, speaker):
-            calls[where] = item | ({"parameters": pk} if "{pk}" in where else {})
+            yield where, item | ({"parameters": pk} if "{pk}" in where else {})
+
+
+def _describe_api(request):
+    """Return OpenAPI 3.1 of what is served, made of what dispatch and the plans use."""
+    autodiscover()
+    modules = filter(None, map(_import_endpoints, apps.get_app_configs()))
+    about = "\n\n".join(inspect.getdoc(each) or "" for each in modules).strip()
+    schemas = {}
+    calls = dict(_describe_calls(request, schemas))
+    cookie = {"type": "apiKey", "in": "cookie"}
+    schemes = {
+        "session": cookie | {"name": settings.SESSION_COOKIE_NAME},
+        "csrfCookie": cookie | {"name": settings.CSRF_COOKIE_NAME},
+        "csrf": cookie | {"in": "header", "name": _get_header_name()},
+    }
+    error = _describe_object({"code": _NUMBER, "message": _TEXT})
+    failure = _describe_object({"success": {"const": False}, "data": error})
+    failure = {"description": "Failure.", "content": {_JSON_TYPE: {"schema": failure}}}
+    parts = {"responses": {"failure": failure}, "securitySchemes": schemes}
     return {
         "openapi": "3.1.0",
         "info": {"title": "ajax.py", "version": __version__, "description": about},
         "servers": [{"url": request.path.removesuffix("/openapi.json") or "/"}],
         "paths": calls,
-        "components": _describe_components(schemas),
+        "components": {"schemas": schemas} | parts,
         "x-ajax": {"you": f"You are {getattr(request, 'user', 'nobody')}."},
     }
 
 
-_MODEL = "<str:app>/<str:model>"
-
+_RECORD = "<str:app>/<str:model>/<str:pk>"
 urlpatterns = [
     path("", serve, name="explorer"),
     path("client.js", serve, {"name": "client.js"}, name="client"),
     path("openapi.json", serve, {"name": "openapi.json"}, name="openapi"),
     re_path(r"^(?P<name>explorer\.(?:js|css))\Z", serve, name="served"),
     path("<str:app>/<str:name>.json", dispatch, name="endpoint"),
-    path(f"{_MODEL}/<str:operation>.json", dispatch, name="model"),
-    path(f"{_MODEL}/<str:pk>/<str:operation>.json", dispatch, name="record"),
-    path(f"{_MODEL}/<str:pk>/<str:tags>/<str:command>.json", dispatch, name="tags"),
-    re_path(r"^[\s\S]*\.json\Z", not_found, name="not_found"),
+    path("<str:app>/<str:model>/<str:operation>.json", dispatch, name="model"),
+    path(f"{_RECORD}/<str:operation>.json", dispatch, name="record"),
+    path(f"{_RECORD}/<str:tags>/<str:command>.json", dispatch, name="tags"),
+    re_path(r"^[\s\S]*\.json\Z", dispatch, name="not_found"),
 ]
 
 
@@ -3640,14 +3610,11 @@ urlpatterns = [
 
 def _check_exposure():
     """W004: what the author of an endpoints.py may think is exposed."""
+    hint = "Call its first parameter request, extend BaseEndpoint, decorate with "
+    hint += "functools.wraps; or begin its name with _, or say what is in __all__."
     for config in apps.get_app_configs():
         for name in _list_unexposed(config):
-            yield (
-                "W004",
-                f"{config.name}.endpoints.{name} is not exposed.",
-                "Call its first parameter request, extend BaseEndpoint, decorate with "
-                "functools.wraps; or begin its name with _, or say what is in __all__.",
-            )
+            yield "W004", f"{config.name}.endpoints.{name} is not exposed.", hint
 
 
 def _check_copies():
@@ -3702,26 +3669,21 @@ def _check_names(model, endpoint_class):
             is_text = isinstance(names, str)  # In the place of a list.
             if is_text or not _is_known(model, endpoint_class, attribute, name):
                 what = f"{endpoint_class.__name__}.{attribute} names {name!r}"
+                what += f", which {model._meta.label} does not have or offer."
                 close = _find_close(str(name), known)
-                yield (
-                    "E002",
-                    f"{what}, which {model._meta.label} does not have or offer.",
-                    f"Did you mean {close}?" if close else "Correct it or take it out.",
-                )
+                advice = f"Did you mean {close}?" if close else "Correct it."
+                yield "E002", what, advice
 
 
 def _check_hidden_create(model, endpoint_class):
     """E003: an ad-hoc endpoint or form in the place where a model's create would be."""
     if "create" not in (endpoint_class.operations or ("create",)):
         return
+    hint = "Rename the ad-hoc endpoint or form, or leave it out of __all__."
     for where in _paths_of(model, endpoint_class):
         if where in _discovery.functions or (FormEndpoint, *where) in endpoint._paths:
-            path = "/".join(where)
-            yield (
-                "E003",
-                f"What is at {path}.json hides the create of {_label(model)}.",
-                "Rename the ad-hoc endpoint or form, or leave it out of __all__.",
-            )
+            what = f"What is at {'/'.join(where)}.json hides the create of"
+            yield "E003", f"{what} {_label(model)}.", hint
 
 
 def _list_expanded(plan):
@@ -3736,12 +3698,11 @@ def _check_expansions(model, endpoint_class):
     for each in dict.fromkeys(_list_expanded(_Plan(model, endpoint_class, True))):
         is_said = encoder.find(each) or endpoint.find(each) is not ModelEndpoint
         if not (is_said or _is_user_model(each)):
-            yield (
-                "W001",
-                f"{endpoint_class.__name__} shows {_label(each)} whole.",
-                'Register an endpoint (fields = "__all__" says yes, all) or an '
-                f"encoder for {each.__name__}, or leave it out of `expand`.",
+            hint = (
+                'Register an endpoint (fields = "__all__" says yes, all) or an encoder'
             )
+            hint += f" for {each.__name__}, or leave it out of `expand`."
+            yield "W001", f"{endpoint_class.__name__} shows {_label(each)} whole.", hint
 
 
 def _check_totals(model, endpoint_class):
@@ -3750,12 +3711,11 @@ def _check_totals(model, endpoint_class):
     is_listed = "list" in (endpoint_class.operations or ["list"])
     hides = overrides("can_get") and not overrides("get_queryset")
     if is_listed and overrides("can_list") and hides:
-        yield (
-            "W003",
+        what = (
             f"{endpoint_class.__name__} overrides can_get, not get_queryset: what it "
-            "refuses still shows in totals, of searches and filters too.",
-            "Leave them out in get_queryset, or `list` out of operations.",
         )
+        what += "refuses still shows in totals, of searches and filters too."
+        yield "W003", what, "Refuse it in get_queryset, or `list` in operations."
 
 
 def check_ajax(app_configs=None, **kwargs):
@@ -3770,10 +3730,12 @@ def check_ajax(app_configs=None, **kwargs):
         found += [(None, *each) for each in _check_exposure()]
         for model, cls in endpoint._registry.items():
             if issubclass(cls, ModelEndpoint):
-                of_model = [*_check_names(model, cls)]
-                for check in (_check_hidden_create, _check_totals, _check_expansions):
-                    # No plan can be made of names that are not there.
-                    of_model += () if of_model else check(model, cls)
+                # No plan can be made of names that are not there.
+                of_model = [*_check_names(model, cls)] or [
+                    *_check_hidden_create(model, cls),
+                    *_check_totals(model, cls),
+                    *_check_expansions(model, cls),
+                ]
                 found += [(cls, *each) for each in of_model]
     kinds = {"E": checks.Error, "W": checks.Warning}
     return [kinds[n[0]](text, hint, obj, f"ajax.{n}") for obj, n, text, hint in found]
@@ -3888,12 +3850,11 @@ def _write_demo(folder):
 
 
 def _fill_demo():
-    names = ("auth.User", "demo.Category", "demo.Post")
-    user, category, post = map(apps.get_model, names)
-    demo = user.objects.create(username="demo")
-    news = category.objects.create(title="News")
+    demo = apps.get_model("auth.User").objects.create(username="demo")
+    news = apps.get_model("demo.Category").objects.create(title="News")
+    posts = apps.get_model("demo.Post").objects
     for title, tag in (("Ten minutes of work", "ajax"), ("No tears", "json")):
-        made = post.objects.create(category=news, author=demo, title=title)
+        made = posts.create(category=news, author=demo, title=title)
         made.liked_by.add(demo)
         if hasattr(made, "tags"):
             made.tags.add("django", tag)
@@ -3902,23 +3863,21 @@ def _fill_demo():
 def _demo_settings(folder):
     auth = ["django.contrib.contenttypes", "django.contrib.auth"]
     taggit = ["taggit"] if importlib.util.find_spec("taggit") else []
-    file = pathlib.Path(folder, "demo.sqlite3")
+    database = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": f"{folder}/demo.sqlite3",
+    }
     common = "django.middleware.common.CommonMiddleware"  # It checks the host.
     urls = types.ModuleType("demo_urls")
-    urls.urlpatterns = [
-        path("", RedirectView.as_view(pattern_name="ajax:explorer")),
-        path("ajax/", include(__name__)),
-    ]
+    to_explorer = RedirectView.as_view(pattern_name="ajax:explorer")
+    urls.urlpatterns = [path("", to_explorer), path("ajax/", include(__name__))]
     return {
         "DEBUG": True,
         "SECRET_KEY": uuid.uuid4().hex,
-        "ALLOWED_HOSTS": ["127.0.0.1", "localhost", "[::1]"],
         "ROOT_URLCONF": urls,
         "MIDDLEWARE": [common, f"{__name__}._log_in_demo"],
         "INSTALLED_APPS": [*auth, *taggit, __name__, "demo"],
-        "DATABASES": {
-            "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": file}
-        },
+        "DATABASES": {"default": database},
     }
 
 
@@ -3945,4 +3904,4 @@ def main():
 
 if __name__ == "__main__":
     # By its real name: as __main__ it would be a second copy, with its own registries.
-    sys.exit(import_module(__spec__.name if __spec__ else "ajax").main())
+    sys.exit(importlib.import_module(__spec__.name if __spec__ else "ajax").main())
