@@ -103,9 +103,8 @@ __all__ = [
     "AJAXError", "AjaxConfig", "AlreadyRegistered", "BaseAuthentication",
     "BaseEndpoint", "DefaultEncoder", "EnvelopedResponse", "ExcludeEncoder",
     "FormEndpoint", "HTMLEscapeEncoder", "IncludeEncoder", "ModelEndpoint",
-    "NotRegistered", "ajax_created", "ajax_deleted", "ajax_updated",
-    "app_name", "encoder", "endpoint", "json_response",
-    "login_required", "register", "urlpatterns",
+    "NotRegistered", "ajax_created", "ajax_deleted", "ajax_updated", "app_name",
+    "encoder", "endpoint", "json_response", "login_required", "register", "urlpatterns",
 ]  # fmt: skip
 
 app_name = "ajax"
@@ -141,9 +140,8 @@ class NotRegistered(Exception):
 
 
 class AJAXError(Exception):
-    """An error that is the answer; raise it, or return it. `code` is the HTTP status,
-    400 to 599; `message` is shown to the user; every other keyword is added to the
-    answer at top level, beside `success` and `data`."""
+    """An error that is the answer; raise or return it. `code` is the status, 400 to
+    599; `message` is for the user; other keywords stand beside `success` and `data`."""
 
     def __init__(self, code, message, **extra):
         code = int(code)
@@ -225,17 +223,10 @@ class _Page(EnvelopedResponse):
         return [json.loads(text) for text in self.texts]
 
 
-def _iso(value):
-    text = value.isoformat()
-    return text[:-6] + "Z" if text.endswith("+00:00") else text
-
-
 def _file_url(file):
     """Return the URL of a FieldFile, None without a file or without URLs."""
-    try:
+    with contextlib.suppress(NotImplementedError):
         return file.url if file else None
-    except NotImplementedError:
-        return None
 
 
 #: How a value is given in JSON, by its class or the nearest base that stands here.
@@ -246,7 +237,7 @@ _CONVERSIONS = {
     int: lambda v: int(v) if abs(v) <= _MAX_SAFE_INTEGER else str(int(v)),
     float: lambda value: float(value) if math.isfinite(value) else None,
     enum.Enum: lambda value: _to_plain(value.value),
-    datetime.datetime: _iso,
+    datetime.datetime: lambda value: value.isoformat().replace("+00:00", "Z"),
     datetime.date: lambda value: value.isoformat(),
     datetime.time: lambda value: value.isoformat(),
     datetime.timedelta: duration_iso_string,
@@ -261,8 +252,7 @@ _CONVERSIONS = {
 
 def _to_plain(value, encode=None):
     """Return what an endpoint gave as dicts, lists and scalars that JSON knows, records
-    by `encode`, _encode_records() unless it is given; raise TypeError for what is none.
-    """
+    by `encode` or _encode_records(); raise TypeError for what is none."""
     exact = type(value)
     for kind in exact.__mro__ if exact not in (dict, list) else ():
         if kind in _CONVERSIONS:
@@ -445,9 +435,9 @@ def _needs_instances(model):
     """Whether making instances of a model can be noticed by anybody's code."""
     fields = model._meta.concrete_fields
     descriptors = (type(inspect.getattr_static(model, f.attname)) for f in fields)
+    listened = (models.signals.pre_init, models.signals.post_init)
     return (
-        models.signals.pre_init.has_listeners(model)
-        or models.signals.post_init.has_listeners(model)
+        any(signal.has_listeners(model) for signal in listened)
         or model.__init__ is not models.Model.__init__
         or model.from_db.__func__ is not models.Model.from_db.__func__
         or not all(each.__module__.startswith("django.") for each in descriptors)
@@ -530,10 +520,9 @@ class _Statement:
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             columns = list(zip(*cursor.fetchall(), strict=True))
-        converters = {}
+        find, converters = connection.ops.get_db_converters, {}
         for n, each in converted.items():
-            of_database = connection.ops.get_db_converters(each)
-            steps = of_database + each.get_db_converters(connection)
+            steps = find(each) + each.get_db_converters(connection)
             converters[n] = steps, each, connection
         return _Batch(columns, using, speaker, converters)
 
@@ -797,8 +786,7 @@ class _Plan:
         self.ancestors = (*ancestors, model._meta.concrete_model)
         # With routers each relation is read where they say at that moment.
         joins = 0 if settings.DATABASE_ROUTERS else _MAX_JOINS
-        budget = {"joins": joins, "plans": _MAX_EXPANDED}
-        self.budget = outer.budget if outer else budget
+        self.budget = outer.budget if outer else {"joins": joins, "models": []}
         self.asks = has_user and _overrides(endpoint_class, "can_get")
         self.is_narrowed = _is_narrowed(model, endpoint_class)
         self.is_unspoken = endpoint.is_unspoken(model)
@@ -858,7 +846,7 @@ class _Plan:
         levels = self._find_levels(name, related)
         if levels is None:
             return None
-        self.budget["plans"] -= 1
+        self.budget["models"].append(related)
         return _Plan(related, None, self.has_user, html_escape, None, levels, self)
 
     def _find_levels(self, name, related):
@@ -869,7 +857,7 @@ class _Plan:
         is_private = any(_overrides(endpoint_class, hook) for hook in hooks)
         if endpoint.is_unspoken(related) or is_private and not self.has_user:
             return None
-        if self.budget["plans"] <= 0:
+        if len(self.budget["models"]) >= _MAX_EXPANDED:
             return None
         if isinstance(self.levels, dict):
             return self.levels.get(name)
@@ -1064,10 +1052,9 @@ def _get_plan(*arguments):
 
 
 def _get_value(record, name):
-    try:
+    value = None
+    with contextlib.suppress(AttributeError, core_exceptions.ObjectDoesNotExist):
         value = getattr(record, name)
-    except (AttributeError, core_exceptions.ObjectDoesNotExist):
-        return None
     return None if hasattr(value, "resolve_expression") else value
 
 
@@ -1186,11 +1173,9 @@ class Encoders(_Registry):
         self._change()
 
     def encode(self, record: Any, encoder=None, html_escape=False) -> Any:
-        """Return a record as a dict, a QuerySet or an iterable of records as a list.
-
-        `encoder` speaks instead of the registered one. There is no user here: models
-        whose endpoint overrides `can_get` or `get_queryset` stay pks where expanded.
-        """
+        """Return a record as a dict, a QuerySet or an iterable of records as a list, by
+        an `encoder` or the registered one. There is no user here: models whose endpoint
+        overrides `can_get` or `get_queryset` stay pks where expanded."""
         encoder = encoder and self._make(encoder)
         if isinstance(record, models.Model):
             return _encode_records([record], encoder, html_escape)[0]
@@ -1472,12 +1457,15 @@ _PARAMETERS = ("order_by", "items_per_page", "current_page")
 
 #: Lookups that compare with a value as the field itself has it.
 _COMPARISONS = {"exact", "gt", "gte", "lt", "lte"}
-#: What else a filter may ask: about text, and for a part of a date. Not patterns, which
-#: can take for ever, nor what arrays and ranges are asked, which takes no plain text.
-_TEXT_LOOKUPS = "iexact contains icontains startswith istartswith endswith iendswith"
 _DATE_PARTS = {
     "date", "time", "year", "iso_year", "quarter", "month", "week", "week_day",
     "iso_week_day", "day", "hour", "minute", "second",
+}  # fmt: skip
+#: What a filter may ask. Not patterns, which can take for ever, nor what arrays and
+#: ranges are asked, which takes no plain text.
+_LOOKUPS = {
+    *_COMPARISONS, *_DATE_PARTS, "isnull", "in", "iexact", "contains", "icontains",
+    "startswith", "istartswith", "endswith", "iendswith",
 }  # fmt: skip
 
 
@@ -1490,8 +1478,7 @@ def _is_offered(field, lookups):
             return lookups in (["isnull"], ["exact"])
         lookups = [each for each in lookups if each in field.get_lookups()]
     *parts, last = lookups or ["exact"]
-    known = {*_COMPARISONS, *_TEXT_LOOKUPS.split(), *_DATE_PARTS, "isnull", "in"}
-    return last in known and _DATE_PARTS.issuperset(parts)
+    return last in _LOOKUPS and _DATE_PARTS.issuperset(parts)
 
 
 def _filter_condition(model, entry, value):
@@ -1678,9 +1665,8 @@ def _report(request, error):
     message, extra = _("Internal server error."), {}
     if settings.DEBUG:
         frames = traceback.extract_tb(error.__traceback__)
-        names = {"file": "filename", "line": "lineno", "in": "name", "code": "line"}
-        lines = [{k: getattr(each, n) for k, n in names.items()} for each in frames]
-        extra["traceback"] = lines
+        keys = ("file", "line", "in", "code")
+        extra["traceback"] = [dict(zip(keys, each, strict=True)) for each in frames]
         # Not str(): that may be what failed.
         message = "".join(traceback.format_exception_only(error)).strip()
     response = AJAXError(500, message, **extra).get_response()
@@ -1757,9 +1743,7 @@ class _Function(BaseEndpoint):
         self.view = view
         marked = (view, type(view).__call__)
         self.csrf_exempt = any(getattr(each, "csrf_exempt", False) for each in marked)
-        self.is_exempt = not all(
-            getattr(each, "login_required", True) for each in marked
-        )
+        self.is_exempt = any(not getattr(e, "login_required", True) for e in marked)
         self._non_atomic_requests = getattr(view, "_non_atomic_requests", ())
 
     def authorize(self, request):
@@ -2264,10 +2248,8 @@ class ModelEndpoint(_ServedEndpoint):
         body = _Body(request)
         body.refuse_unknown(["tags"])
         try:
-            if "tags" not in body.values:
-                raise ValidationError(_("This field is required."))
             manager = self.model._meta.get_field(self.method)
-            names = _read_tags(manager, body.values["tags"])
+            names = _read_tags(manager, body.values.get("tags"))
         except ValidationError as error:
             body.errors["tags"] = error.messages
         if body.errors:
@@ -2540,9 +2522,8 @@ class Endpoints(_Registry):
         self._paths = {}
 
     def register(self, model, endpoint_class=None) -> None:
-        """Serve a model or form, or several, by an endpoint class. A swapped model is
-        skipped. Raise AlreadyRegistered if it, or its path, is taken,
-        ImproperlyConfigured for what cannot be served."""
+        """Serve a model or form, or several, by a class; skip a swapped model.
+        Raise AlreadyRegistered, or ImproperlyConfigured for what cannot be served."""
         if isinstance(model, (list, tuple, set)):
             for each in model:
                 self.register(each, endpoint_class)
@@ -2600,7 +2581,7 @@ class Endpoints(_Registry):
             _refuse_reverse_relations(model, endpoint_class)
 
 
-#: Names of the old package that nothing asks any more, and what to do instead.
+#: Names of the old package and of ModelAdmin that nothing asks, and what to do instead.
 _OLD_NAMES = {
     "authentication": "override authenticate(), or set AJAX_AUTHENTICATION.",
     "_save": "override save_record().",
@@ -2613,7 +2594,6 @@ _OLD_NAMES = {
     "__call__": "override to_dict().",
     "_escape": "override to_dict(), or set html_escape = True.",
     "__exclude__": "set exclude in its endpoint, or register an ExcludeEncoder.",
-    # And words of ModelAdmin.
     "has_add_permission": "override can_create().",
     "has_change_permission": "override can_update().",
     "has_delete_permission": "override can_delete().",
@@ -2765,20 +2745,6 @@ def _is_endpoint(value, module):
     if not inspect.isfunction(inner):
         return isinstance(inner, BaseEndpoint) and callable(inner)
     return value.__module__ == module.__name__ and _takes_request(value)
-
-
-def _list_unexposed(config):
-    """Return the names in an endpoints.py of what its author may think is exposed."""
-    module = _import_endpoints(config)
-    if module is None or hasattr(module, "__all__"):
-        return []
-    return [
-        name
-        for name, value in vars(module).items()
-        if name[0] != "_" and callable(value) and not isinstance(value, type)
-        if module.__name__ in (getattr(value, "__module__", None),)
-        if not _is_endpoint(value, module) and _takes_one(value)
-    ]
 
 
 _discovery = _Discovery()
@@ -3085,7 +3051,6 @@ function makeBox(schema, attributes) {
     make("option", {value: JSON.stringify(each.const)}, each.title ?? `${each.const}`)));
 }
 
-/** Read a box; what is no JSON where JSON is wanted throws. */
 function read(schema, text) {
   const [type, ...more] = types(schema);
   if (text === "null" && more.includes("null")) return null;
@@ -3138,7 +3103,7 @@ function curl(call, path, data = {}) {
   return [
     `curl ${new URL(path.split("/").map(encodeURIComponent).join("/"), import.meta.url)}.json`,
     ...parts.some(each => each.startsWith("-F")) ? parts : [`--json ${quoted(JSON.stringify(data))}`],
-    `-H '${csrf.name}: ${token}' -e ${location.origin}/`, `-b "${cookies.filter(Boolean).join("; ")}"`,
+    `-H '${csrf.name}: ${token}'`, `-b "${cookies.filter(Boolean).join("; ")}"`, `-e ${location.origin}/`,
   ].join(" \\\n  ");
 }
 
@@ -3152,9 +3117,6 @@ function sample(title, note) {
   return {code, box: make("div", {}, head, code, note && make("small", {}, note))};
 }
 
-const pks = {}; // the last one of each model
-
-/** Make the page of a call. */
 function view(call, given) {
   const {schema} = Object.values(call.requestBody?.content ?? {})[0] ?? {};
   const fields = Object.entries(schema?.properties ?? {}).map(([name, each]) =>
@@ -3162,9 +3124,9 @@ function view(call, given) {
   if (schema && !schema.properties) fields.push({...field(call, "body", schema), isBody: true});
   const pk = call.pk && field(call, "pk", call.pk, true);
   if (pk) Object.assign(pk.box, {required: true, value: given || pks[call.group] || ""});
-  const hint = 'An empty box is not sent; "" sends an empty text, null sends null.';
+  const hint = fields.length && 'An empty box is not sent; "" sends an empty text, null sends null.';
   const form = make("form", {}, pk?.row, ...fields.map(each => each.row),
-    fields.length && make("small", {}, hint), make("button", {type: "submit"}, "Call"));
+    hint && make("small", {}, hint), make("button", {type: "submit"}, "Call"));
   const js = sample("JavaScript"), shell = sample("curl", call.security[0].session &&
     "SESSION is the cookie of your session, which scripts cannot read: see the browser’s tools.");
   const status = make("div", {role: "status"});
@@ -3201,11 +3163,12 @@ async function answer(path, data) {
     const line = `${response.status} ${response.statusText}, ${time} ms, ${size} bytes`;
     const text = /^text|json/.test(blob.type) ? await blob.text() : blob.type;
     if (!blob.type.includes("json")) return {line, text, error: {}};
-    const reply = JSON.parse(text), isFailure = reply?.success === false;
-    const error = isFailure ? new AJAXError(reply.data.message, {response, reply}) : {};
-    return {line, text: JSON.stringify(reply, null, 2), error};
+    const reply = JSON.parse(text), shown = {line, text: JSON.stringify(reply, null, 2), error: {}};
+    return reply?.success !== false ? shown : {...shown, error: new AJAXError(reply.data.message, {response, reply})};
   } catch (error) { return {line: "No answer", text: "", error}; }
 }
+
+const intro = $("#intro"), pks = {}; // the last pk of each model
 
 /** List the calls that the filter lets through; give them. */
 function list() {
@@ -3232,7 +3195,6 @@ function open() {
   $("[aria-current]")?.scrollIntoView({block: "nearest"});
 }
 
-const intro = $("#intro");
 $("#you").textContent = own(api).you ?? "";
 $("#about").textContent = api.info?.description ?? api.data?.message ?? "";
 $("#filter").addEventListener("input", event => {
@@ -3244,11 +3206,7 @@ $("#find").addEventListener("submit", event => {
   const {call = list()[0], pk} = find($("#filter").value);
   if (call) location.hash = call.name.replace("{pk}", () => (pk ? encodeURIComponent(pk) : "{pk}"));
 });
-addEventListener("hashchange", () => {
-  open();
-  $("main h2")?.focus();
-  scrollTo(0, 0);
-});
+addEventListener("hashchange", () => { open(); $("main h2")?.focus(); scrollTo(0, 0); });
 open();
 """  # noqa: E501
 
@@ -3262,7 +3220,6 @@ _STYLE = """:root {
 }
 * { box-sizing: border-box; margin: 0; padding: 0; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-a { color: var(--accent); }
 h1, h3 { font-size: 1em; }
 h2 { font-size: 1.25rem; outline: none; }
 small { display: block; color: var(--muted); font-size: .8125rem; }
@@ -3272,10 +3229,8 @@ input, select, textarea, button {
   padding: .375rem .5rem; border: 1px solid var(--edge); border-radius: 4px;
   color: inherit; background: var(--back); font: inherit;
 }
-input, select, textarea { width: 100%; min-height: 2.375rem; }
-textarea { display: block; field-sizing: content; min-height: 4rem; max-height: 20rem; }
-[aria-invalid=true] { border-color: var(--bad); }
-.bad { display: block; color: var(--bad); white-space: pre-line; }
+input, select, textarea { width: 100%; min-height: 2.375rem; field-sizing: content; max-height: 20rem; }
+.bad, [aria-invalid=true] { display: block; color: var(--bad); border-color: var(--bad); white-space: pre-line; }
 .bad:empty, pre:empty { display: none; }
 #side, main { padding: 1.5rem; }
 #side header, nav ul, .field div:first-child, .head { display: flex; flex-wrap: wrap; gap: 0 .75rem; align-items: baseline; }
@@ -3283,14 +3238,14 @@ textarea { display: block; field-sizing: content; min-height: 4rem; max-height: 
 #find { gap: .25rem; margin: 1.25rem 0; }
 nav h2 { margin-top: 1.25rem; font-size: .875rem; }
 nav ul { list-style: none; line-height: 1.75rem; }
-nav a { display: block; min-width: 1.5rem; text-decoration: none; }
+a { display: inline-block; min-width: 1.5rem; color: var(--accent); }
+nav a { text-decoration: none; }
 nav [aria-current] { color: inherit; font-weight: 600; box-shadow: inset 0 -2px var(--accent); }
 .field { display: grid; gap: .25rem 1.5rem; }
 .field label { font-size: .875rem; font-weight: 600; }
 [type=submit] { width: 8rem; border-color: var(--accent); color: var(--back); background: var(--accent); }
 .reply { max-height: 60vh; overflow: auto; }
-.head small { flex: 1; text-align: right; }
-.head button { padding: .125rem .5rem; margin-bottom: .25rem; font-size: .8125rem; }
+.head button { padding: .125rem .5rem; margin: 0 0 .25rem auto; font-size: .8125rem; }
 @media (width < 52rem) {
   body:has(article) nav, body:not(:has(article)) #side a[href="#"] { display: none; }
 }
@@ -3318,14 +3273,10 @@ _PAGE = """<!doctype html>
 <div id="side">
   <header><h1>ajax.py</h1> <small id="you"></small> <a href="#">All calls</a></header>
   <nav aria-label="Calls">
-    <form id="find" role="search">
-      <label for="filter">Find a call</label>
+    <form id="find" role="search"><label for="filter">Find a call</label>
       <input id="filter" type="search" autocomplete="off" aria-describedby="found">
-      <small id="found" role="status">By a word, or paste a path.</small>
-    </form>
-    <div id="calls"></div>
-  </nav>
-</div>
+      <small id="found" role="status">By a word, or paste a path.</small></form>
+    <div id="calls"></div></nav></div>
 <main><div id="intro"><p>Choose a call to see what it takes, and try it.</p><pre id="about"></pre></div></main>
 """  # noqa: E501
 
@@ -3574,6 +3525,8 @@ def _describe_api(request):
         "csrfCookie": cookie | {"name": settings.CSRF_COOKIE_NAME},
         "csrf": cookie | {"in": "header", "name": _get_header_name()},
     }
+    if settings.CSRF_USE_SESSIONS:
+        del schemes["csrfCookie"]
     error = _describe_object({"code": _NUMBER, "message": _TEXT})
     failure = _describe_object({"success": {"const": False}, "data": error})
     failure = {"description": "Failure.", "content": {_JSON_TYPE: {"schema": failure}}}
@@ -3612,9 +3565,13 @@ def _check_exposure():
     """W004: what the author of an endpoints.py may think is exposed."""
     hint = "Call its first parameter request, extend BaseEndpoint, decorate with "
     hint += "functools.wraps; or begin its name with _, or say what is in __all__."
-    for config in apps.get_app_configs():
-        for name in _list_unexposed(config):
-            yield "W004", f"{config.name}.endpoints.{name} is not exposed.", hint
+    for module in filter(None, map(_import_endpoints, apps.get_app_configs())):
+        named = () if hasattr(module, "__all__") else vars(module).items()
+        for name, value in named:
+            own = getattr(value, "__module__", None) == module.__name__
+            is_called = own and not isinstance(value, type) and _takes_one(value)
+            if name[0] != "_" and is_called and not _is_endpoint(value, module):
+                yield "W004", f"{module.__name__}.{name} is not exposed.", hint
 
 
 def _check_copies():
@@ -3686,16 +3643,9 @@ def _check_hidden_create(model, endpoint_class):
             yield "E003", f"{what} {_label(model)}.", hint
 
 
-def _list_expanded(plan):
-    for part in plan.parts:
-        if isinstance(part, (_Joined, _Fetched)):
-            yield part.plan.model
-            yield from _list_expanded(part.plan)
-
-
 def _check_expansions(model, endpoint_class):
     """W001: a model shown whole by expansion, though nobody said what it may show."""
-    for each in dict.fromkeys(_list_expanded(_Plan(model, endpoint_class, True))):
+    for each in dict.fromkeys(_Plan(model, endpoint_class, True).budget["models"]):
         is_said = encoder.find(each) or endpoint.find(each) is not ModelEndpoint
         if not (is_said or _is_user_model(each)):
             hint = (
@@ -3730,12 +3680,10 @@ def check_ajax(app_configs=None, **kwargs):
         found += [(None, *each) for each in _check_exposure()]
         for model, cls in endpoint._registry.items():
             if issubclass(cls, ModelEndpoint):
+                of_model = [*_check_names(model, cls)]
                 # No plan can be made of names that are not there.
-                of_model = [*_check_names(model, cls)] or [
-                    *_check_hidden_create(model, cls),
-                    *_check_totals(model, cls),
-                    *_check_expansions(model, cls),
-                ]
+                rest = (_check_hidden_create, _check_totals, _check_expansions)
+                of_model = of_model or [each for c in rest for each in c(model, cls)]
                 found += [(cls, *each) for each in of_model]
     kinds = {"E": checks.Error, "W": checks.Warning}
     return [kinds[n[0]](text, hint, obj, f"ajax.{n}") for obj, n, text, hint in found]
@@ -3785,10 +3733,8 @@ from django.apps import apps
 from django.contrib.auth.models import User
 from django.db import models
 
-
 class Category(models.Model):
     title = models.CharField(max_length=100)
-
 
 class Post(models.Model):
     category = models.ForeignKey(Category, models.CASCADE)
@@ -3801,21 +3747,17 @@ class Post(models.Model):
 
         tags = TaggableManager(blank=True)
 
-
 # demo/endpoints.py
 import ajax
 from demo.models import Category, Post
 
-
 def whoami(request):
     return {"username": request.user.username}
-
 
 @ajax.register(Category)
 class CategoryEndpoint(ajax.ModelEndpoint):
     def can_list(self, user):
         return True
-
 
 @ajax.register(Post)
 class PostEndpoint(CategoryEndpoint):
