@@ -87,6 +87,7 @@ settings.configure(
 )
 django.setup()
 
+import atexit
 import contextlib
 import datetime
 import functools
@@ -4227,31 +4228,67 @@ urlpatterns += [
 ]
 
 
-@override_settings(STATIC_URL="/static/")
-class Page(LiveServerTestCase):
-    """`client.js` in a browser, and how it is served."""
+def skip_or_fail(reason):
+    """Skip a class of tests for want of something, but where it has to be."""
+    is_ci = os.environ.get("CI") == "true"
+    raise RuntimeError(reason) if is_ci else unittest.SkipTest(reason)
 
-    mount = "/ajax/"
+
+def start_browser(case):
+    """Give a class of tests a browser, headless Chromium."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (webdriver and browser and driver):
+        skip_or_fail("Tests in a browser want selenium, chromium and chromedriver.")
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    case.addClassCleanup(folder.cleanup)
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    names = "quic sync background-networking component-update gpu".split()
+    start = f"headless=new no-sandbox no-first-run user-data-dir={folder.name}"
+    for option in (*start.split(), *(f"disable-{name}" for name in names)):
+        options.add_argument(f"--{option}")
+    case.browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    case.addClassCleanup(case.browser.quit)
+
+
+@functools.cache
+def install_packages():
+    """Return a folder that holds npm's packages, which are gone with the process."""
+    if not shutil.which("npm"):
+        skip_or_fail("Tests of the page with others' scripts want npm.")
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    names = "axe-core@4 jquery@3 htmx.org@2 htmx4@npm:htmx.org@4"
+    names += " openapi-typescript@7 typescript@5"
+    quiet = "--no-audit --no-fund --no-package-lock --ignore-scripts --silent"
+    install = ["npm", "install", *quiet.split(), *names.split()]
+    subprocess.run(install, cwd=folder.name, check=True, timeout=300)
+    return Path(folder.name, "node_modules")
+
+
+class BrowserTestCase(LiveServerTestCase):
+    """Has a browser; what fails to load stands in its console."""
+
     REFUSED = re.compile(r"Failed to load resource: .*?(?:status of (\d+)|(net::\w+))")
 
     @classmethod
     def setUpClass(cls):
-        browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-        if not (webdriver and browser and driver):
-            reason = "The tests in a browser want selenium, chromium and chromedriver."
-            is_ci = os.environ.get("CI") == "true"
-            raise RuntimeError(reason) if is_ci else unittest.SkipTest(reason)
+        start_browser(cls)
         super().setUpClass()
-        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        cls.addClassCleanup(folder.cleanup)
-        options = webdriver.ChromeOptions()
-        options.binary_location = browser
-        names = "quic sync background-networking component-update gpu".split()
-        start = f"headless=new no-sandbox no-first-run user-data-dir={folder.name}"
-        for option in (*start.split(), *(f"disable-{name}" for name in names)):
-            options.add_argument(f"--{option}")
-        cls.browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
-        cls.addClassCleanup(cls.browser.quit)
+
+    def assert_refused(self, *statuses):
+        """The console holds nothing but calls refused so, since it was last read."""
+        lines = self.browser.get_log("browser")
+        found = [self.REFUSED.search(each["message"]) for each in lines]
+        self.assertNotIn(None, found, lines)
+        self.assertEqual([each[1] or each[2] for each in found], [*map(str, statuses)])
+
+
+@override_settings(STATIC_URL="/static/")
+class Page(BrowserTestCase):
+    """`client.js` in a browser, and how it is served."""
+
+    mount = "/ajax/"
 
     def setUp(self):
         AjaxTestCase.setUpTestData.__func__(self)
@@ -4293,13 +4330,6 @@ class Page(LiveServerTestCase):
         found = (error["name"], error["isOurs"], error["code"])
         self.assertEqual(found, ("AJAXError", True, code), error)
         self.assertIn(message, error["message"])
-
-    def assert_refused(self, *statuses):
-        """The console holds nothing but calls refused so, since it was last read."""
-        lines = self.browser.get_log("browser")
-        found = [self.REFUSED.search(each["message"]) for each in lines]
-        self.assertNotIn(None, found, lines)
-        self.assertEqual([each[1] or each[2] for each in found], [*map(str, statuses)])
 
     def answer(self, answer):
         """Let the function `ask` answer so until the test ends."""
