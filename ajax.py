@@ -1505,7 +1505,8 @@ def _filter_condition(model, entry, value):
 
 def _whole_number(sent, default):
     text = str(sent[0] if isinstance(sent, _FormValue) else sent)
-    return int(text[:30]) if re.fullmatch("-?[0-9]+", text) else default
+    is_number = re.fullmatch("-?[0-9]+", text)
+    return min(int(text[:30]), _MAX_SAFE_INTEGER) if is_number else default
 
 
 # --- Decorators -----------------------------------------------------------------------
