@@ -169,6 +169,9 @@ import ajax
 
 try:
     from selenium import webdriver
+    from selenium.common.exceptions import NoAlertPresentException
+    from selenium.webdriver.support.select import Select
+    from selenium.webdriver.support.wait import WebDriverWait
 except ImportError:
     webdriver = None
 
@@ -4305,6 +4308,20 @@ class BrowserTestCase(LiveServerTestCase):
         start_browser(cls)
         super().setUpClass()
 
+    def setUp(self):
+        AjaxTestCase.setUpTestData.__func__(self)
+        self.addCleanup(self.assert_refused)
+
+    def visit(self, where, user=None):
+        """Open a path without cookies but, for a user, that of a session."""
+        self.browser.execute_cdp_cmd("Network.clearBrowserCookies", {})
+        if user:
+            self.client.force_login(user)
+            value = self.client.cookies["sessionid"].value
+            cookie = {"name": "sessionid", "value": value, "url": self.live_server_url}
+            self.browser.execute_cdp_cmd("Network.setCookie", cookie)
+        self.browser.get(f"{self.live_server_url}{where}")
+
     def assert_refused(self, *statuses):
         """The console holds nothing but calls refused so, since it was last read."""
         lines = self.browser.get_log("browser")
@@ -4320,19 +4337,11 @@ class Page(BrowserTestCase):
     mount = "/ajax/"
 
     def setUp(self):
-        AjaxTestCase.setUpTestData.__func__(self)
-        self.addCleanup(self.assert_refused)
+        super().setUp()
         self.open(self.user)
 
     def open(self, user=None, query=""):
-        """Open the page without cookies but, for a user, that of a session."""
-        self.browser.execute_cdp_cmd("Network.clearBrowserCookies", {})
-        if user:
-            self.client.force_login(user)
-            value = self.client.cookies["sessionid"].value
-            cookie = {"name": "sessionid", "value": value, "url": self.live_server_url}
-            self.browser.execute_cdp_cmd("Network.setCookie", cookie)
-        self.browser.get(f"{self.live_server_url}/page/{query}")
+        self.visit(f"/page/{query}", user)
 
     def show(self, text):
         self.browser.execute_script("document.body.innerHTML = arguments[0]", text)
@@ -4603,9 +4612,15 @@ class OpenAPI(AjaxTestCase):
             client = Client()
             if user:
                 client.force_login(user)
-            with self.subTest(user):
-                self.assertEqual(client.get("/ajax/openapi.json").status_code, status)
-                self.assertEqual(client.post("/ajax/openapi.json").status_code, 405)
+            for name in ("", "explorer.js", "explorer.css", "openapi.json"):
+                with self.subTest(name, user=user):
+                    response = client.get(f"/ajax/{name}")
+                    self.assertEqual(response.status_code, status)
+                    self.assertEqual(client.post(f"/ajax/{name}").status_code, 405)
+                    if status == 200:
+                        names = ("Cache-Control", "X-Frame-Options", "Vary")
+                        kept = [response[name] for name in names]
+                        self.assertEqual(kept, ["no-store", "DENY", "Cookie"])
 
     def test_it_names_what_is_served_and_nothing_else(self):
         paths = self.described()["paths"]
@@ -4686,6 +4701,309 @@ class OpenAPI(AjaxTestCase):
         self.serve(Country, can_list=ajax.ModelEndpoint.can_list)
         call = self.described()["paths"]["/shop/country/list.json"]["post"]
         self.assertTrue(call["x-ajax"]["who"].startswith("Nobody"))
+
+
+# --- Explorer -------------------------------------------------------------------------
+
+
+def be_strict(get_response):
+    def answer(request):
+        response = get_response(request)
+        response["Content-Security-Policy"] = "default-src 'self'"
+        return response
+
+    return answer
+
+
+MARKUP = "<b onclick=\"x\">'bold'</b>\u2028&amp; `${1}`"
+
+
+class Odd(models.Model):
+    """A model of <i>markup</i>, with 200 more columns."""
+
+    char = models.CharField(
+        help_text=MARKUP, max_length=300, blank=True, choices=[(MARKUP, MARKUP)]
+    )
+    for _number in range(200):
+        locals()[f"column_{_number}"] = models.CharField(max_length=9, blank=True)
+
+
+@override_settings(
+    DEBUG=True,
+    STATIC_URL="/static/",
+    MIDDLEWARE=["test_ajax.be_strict", *settings.MIDDLEWARE],
+)
+class Explorer(BrowserTestCase):
+    """The page at the mount, under a strict policy."""
+
+    apps, serve = AjaxTestCase.apps, AjaxTestCase.serve
+
+    def setUp(self):
+        super().setUp()
+        self.resize(1280)
+
+    def resize(self, width):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def explore(self, where=""):
+        self.browser.get("about:blank")
+        self.visit(f"/ajax/#{where}", self.user)
+        self.wait("#calls a, #about:not(:empty)")
+
+    def find(self, selector):
+        return self.browser.find_element("css selector", selector)
+
+    def wait(self, selector):
+        """Wait until something is there; return it."""
+        return WebDriverWait(self.browser, 10, 0.02).until(
+            lambda browser: browser.find_elements("css selector", selector)
+        )[0]
+
+    def box(self, name):
+        return self.find(f"article [id$=':{name}']")
+
+    def fill(self, **values):
+        for name, value in values.items():
+            box = self.box(name)
+            if box.tag_name == "select":
+                Select(box).select_by_visible_text(value)
+            else:
+                box.send_keys(value)
+
+    def press(self):
+        """Press the button; return the line of the status, and the reply."""
+        script = "document.querySelector('.reply').textContent = ''"
+        self.browser.execute_script(script)
+        self.find("[type=submit]").click()
+        with contextlib.suppress(NoAlertPresentException):
+            self.browser.switch_to.alert.accept()
+        line = self.wait("article [role=status] strong").text
+        return line, self.reply()
+
+    def reply(self):
+        return json.loads(self.wait(".reply:not(:empty)").text)
+
+    def complaint(self):
+        return self.find("article [role=status] .bad").text
+
+    def test_a_record_is_created_read_changed_tagged_and_deleted(self):
+        self.explore("shop/article/create")
+        self.fill(title="x" * 201, price="a lot")
+        line, _reply = self.press()
+        self.assertRegex(line, r"^400 Bad Request, \d+ ms, [\d,]+ bytes$")
+        self.assertEqual(self.complaint(), "Could not save model.")
+        for name, said in {
+            "title": "at most 200 characters", "price": "must be a decimal number",
+            "category": "cannot be null",
+        }.items():  # fmt: skip
+            box = self.box(name)
+            self.assertEqual(box.get_attribute("aria-invalid"), "true")
+            help_ = box.get_attribute("aria-describedby").split()[1]
+            self.assertIn(said, self.find(f"[id='{help_}']").text)
+        self.box("title").clear()
+        self.box("price").clear()
+        self.fill(title="New", price="1.5", category=str(self.news.pk), tags="a, b c")
+        _line, reply = self.press()
+        made = reply["data"]
+        self.assertEqual(self.box("title").get_attribute("aria-invalid"), "false")
+        self.assertEqual([each["name"] for each in made["tags"]], ["a", "b c"])
+        self.explore("shop/article/{pk}/update")
+        self.fill(pk=str(made["pk"]), title="Newer", published="true")
+        _line, reply = self.press()
+        changed = (reply["data"]["title"], reply["data"]["published"])
+        self.assertEqual(changed, ("Newer", True))
+        for name in ("get", "tags/similar", "tags/clear", "delete"):
+            # The pk goes with it.
+            self.find(f"nav a[href$='article/{{pk}}/{name}']").click()
+            self.wait("h2:focus")
+            self.assertEqual(self.box("pk").get_attribute("value"), str(made["pk"]))
+            line, reply = self.press()
+            self.assertTrue(line.startswith("200 OK"), line)
+        self.assertFalse(Article.objects.filter(title="Newer").exists())
+        self.assertEqual(reply["data"], {"pk": made["pk"]})
+        self.assert_refused(400)
+
+    def test_each_kind_of_box_sends_what_it_holds(self):
+        file = tempfile.NamedTemporaryFile("w", suffix=".txt")
+        self.addCleanup(file.close)
+        print("words", file=file, flush=True)
+        self.explore("shop/specimen/create")
+        self.fill(
+            char='""', text="words", kind="B", integer="7", big=str(2**60), url="null",
+            boolean="null", ticked="false", country="null", json='{"a": [1]}',
+            keepers=f"{self.user.pk}, {self.other.pk}", file=file.name, decimal="1.50",
+        )  # fmt: skip
+        _line, reply = self.press()
+        self.assertTrue(reply["success"], reply)
+        found = {name: reply["data"][name] for name in "char text kind json".split()}
+        expected = {"char": "", "text": "words", "kind": "b", "json": {"a": [1]}}
+        self.assertEqual(found, expected)
+        specimen = Specimen.objects.get()
+        values = (specimen.integer, specimen.big, specimen.boolean, specimen.ticked)
+        self.assertEqual(values, (7, 2**60, None, False))
+        self.assertEqual(specimen.keepers.count(), 2)
+        self.assertIn("/media/specimens/", reply["data"]["file"])
+        echo = mock.Mock(side_effect=lambda request: request.data)
+        self.explore("shop/ask")
+        for text, data in (('{"a": [null]}', {"a": [None]}), ("[1]", [1])):
+            self.box("body").clear()
+            self.fill(body=text)
+            with mock.patch.object(ask, "answer", echo, create=True):
+                self.assertEqual(self.press()[1]["data"], data)
+        self.box("body").send_keys("{")
+        self.find("[type=submit]").click()
+        self.assertTrue(self.box("body").get_property("validationMessage"))
+
+    def test_the_same_call_is_given_as_javascript_and_as_a_curl_line(self):
+        self.explore(f"shop/article/{self.article.pk}/update")
+        self.fill(title='It\'s "new" é', tags="a b,c")
+        reply = self.press()[1]
+        script, curl = (each.text for each in self.browser.find_elements(
+            "css selector", "pre:not(.reply, #about)"
+        ))  # fmt: skip
+        sent = '{title: "It\'s \\"new\\" é", tags: ["a b", "c"]}'
+        path_ = f"shop/article/{self.article.pk}/update"
+        self.assertEqual(script, f'await ajax("{path_}", {sent});')
+        script = f"""
+            const done = arguments[0];
+            const {{default: ajax}} = await import("/ajax/client.js");
+            done({script.removeprefix("await").removesuffix(";")});
+        """
+        self.assertEqual(self.browser.execute_async_script(script), reply["data"])
+        session = {"SESSION": self.client.cookies["sessionid"].value}
+        done = subprocess.run(
+            ["bash", "-c", f"{curl} -s"], env=os.environ | session,
+            capture_output=True, timeout=30,
+        )  # fmt: skip
+        self.assertEqual(json.loads(done.stdout), reply)
+        buttons = self.browser.find_elements("css selector", ".head button")
+        names = [each.get_attribute("aria-label") for each in buttons]
+        self.assertEqual(names, ["Copy JavaScript", "Copy curl"])
+        buttons[0].click()
+        self.assertEqual(self.wait(".head small:not(:empty)").text, "Copied")
+
+    def test_calls_are_found_by_a_word_and_by_a_pasted_path(self):
+        self.explore()
+        count = len(self.browser.find_elements("css selector", "#calls a"))
+        self.find("#filter").send_keys("WHOAMI")
+        self.assertEqual(self.find("#found").text, f"1 of {count} calls")
+        site = self.live_server_url
+        for pasted, heading, pk in (
+            (f"{site}/ajax/shop/article/7/get.json", "article/{pk}/get", "7"),
+            ("shop/country/a%2Fb/update", "country/{pk}/update", "a/b"),
+            ("/ajax/shop/hello.json", "hello", None),
+        ):
+            script = """
+                const box = document.querySelector("#filter");
+                const inputType = "insertFromPaste";
+                box.value = arguments[0];
+                box.dispatchEvent(new InputEvent("input", {inputType}));
+            """
+            self.browser.execute_script(script, pasted)
+            WebDriverWait(self.browser, 10).until(
+                lambda browser, heading=heading: (
+                    self.find("main h2").text == f"shop/{heading}"
+                )
+            )
+            if pk:
+                self.assertEqual(self.box("pk").get_attribute("value"), pk)
+
+    def test_all_can_be_done_by_the_keyboard(self):
+        self.explore()
+        keys = webdriver.Keys
+
+        def press(*pressed):
+            for key in pressed:
+                self.browser.switch_to.active_element.send_keys(key)
+
+        press(keys.TAB, "article/{pk}/up", keys.ENTER)
+        self.assertEqual(self.wait("h2:focus").text, "shop/article/{pk}/update")
+
+        def walk_to(element):
+            for _number in range(30):
+                press(keys.TAB)
+                if self.browser.switch_to.active_element == element:
+                    return
+            self.fail(f"{element.get_attribute('id')} cannot be reached.")
+
+        walk_to(self.box("pk"))
+        press(str(self.article.pk))
+        walk_to(self.box("title"))
+        press("Typed", keys.ENTER)
+        self.assertEqual(self.reply()["data"]["title"], "Typed")
+        walk_to(self.find(".reply"))  # Or it could not be scrolled.
+
+    def test_a_refusal_says_what_to_do_and_where_to_log_in(self):
+        self.serve(Category, can_list=no)
+        self.explore("shop/category/list")
+        self.press()
+        self.assertIn("can_list of CategoryEndpoint returned False", self.complaint())
+        self.explore("shop/whoami")
+        self.browser.delete_cookie("sessionid")
+        self.press()
+        link = self.find("article [role=status] a").get_attribute("href")
+        self.assertEqual(link.partition("next=")[2], quote("/ajax/#shop/whoami", ""))
+        self.assertIn("You are ann.", self.find("#you").text)
+        self.assert_refused(403, 403)
+
+    def test_odd_names_and_texts_are_shown_as_they_are(self):
+        source = "".join(
+            f'def call_{number}(request):\n    "Number {number}."\n'
+            for number in range(300)
+        )
+        source += f"def constructor(request):\n    {MARKUP!r}\n"
+        self.serve(Odd)
+        with self.apps(many=source):
+            self.explore("many/constructor")
+            self.assertEqual(self.find("article p").text.split(), MARKUP.split())
+            links = self.browser.find_elements("css selector", "#calls a")
+            self.assertGreater(len(links), 300)
+            self.explore("shop/odd/create")
+            boxes = self.browser.find_elements("css selector", ".field")
+            self.assertEqual(len(boxes), 201)
+            choice = self.box("char").find_elements("css selector", "option")[1]
+            self.assertEqual(choice.text.split(), MARKUP.split())
+            self.assertFalse(self.browser.find_elements("css selector", "b, i"))
+
+    def test_a_broken_endpoints_py_is_named_until_it_is_mended(self):
+        with self.apps(broken="import nothing_there"):
+            self.explore()
+            said = self.find("#about").text
+            self.assertIn("broken.endpoints cannot be imported", said)
+            self.assertIn("nothing_there", said)
+        self.explore()
+        self.assertTrue(self.browser.find_elements("css selector", "#calls a"))
+        self.assert_refused(500)
+
+    def test_axe_finds_nothing_in_light_or_dark_on_any_width(self):
+        axe = (install_packages() / "axe-core/axe.min.js").read_text("utf-8")
+        script = "axe.run().then(found => arguments[0](found.violations))"
+
+        def check(*what):
+            for scheme, width in itertools.product(("light", "dark"), (320, 390, 1440)):
+                feature = {"name": "prefers-color-scheme", "value": scheme}
+                command = self.browser.execute_cdp_cmd
+                command("Emulation.setEmulatedMedia", {"features": [feature]})
+                self.resize(width)
+                with self.subTest(*what, scheme=scheme, width=width):
+                    found = self.browser.execute_async_script(script)
+                    self.assertEqual(found, [])
+                    wide = "return document.documentElement.scrollWidth"
+                    self.assertLessEqual(self.browser.execute_script(wide), width)
+
+        for where in ("", "shop/specimen/create", f"{self.path}/get"):
+            self.explore(where)
+            self.browser.execute_script(axe)
+            check(where)
+        self.press()
+        check("a reply")
+        self.explore("shop/specimen/create")
+        self.browser.execute_script(axe)
+        self.fill(char="too long", kind="A")
+        self.press()
+        check("errors")
+        self.assert_refused(400)
 
 
 # --- Checks ---------------------------------------------------------------------------
