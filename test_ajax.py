@@ -4238,6 +4238,170 @@ class Security(AjaxTestCase):
             self.bear("shop/article/list")
 
 
+# --- Matrix ---------------------------------------------------------------------------
+
+ROLES = ("visitor", "inactive", "reader", "owner", "other", "staff", "superuser")
+# What each of them is answered: 200, 403, 404 or 400; of an expansion, the whole record
+# or its pk. All that is not said of an operation is what stands under "".
+ALL, USERS, AUTHOR, NONE = ".......", "FF.....", "FFF.FFF", "FFFFFFF"
+GONE, ODD, MINE, GRANTED = "NNNNNNN", "FFBBBBB", "FFN.NNN", "FFFFFF."
+WHOLE, PK = "FFWWWWW", "FFPPPPP"
+TAGGED = dict.fromkeys(("add", "remove", "set", "clear"), NONE)
+ON_RECORD = dict.fromkeys(
+    "get update delete publish add remove set clear similar".split(), MINE
+)
+
+
+def is_author(self, user, record, modified=None):
+    return user == record.author
+
+
+def set_author(self, request, record, created):
+    if created and request.user.is_authenticated:
+        record.author = request.user
+
+
+def of_author(self, request):
+    return Article.objects.filter(author=request.user.pk)
+
+
+class Headline(Article):
+    class Meta:
+        proxy = True
+
+
+MATRIX = {
+    "nothing said": ({"can_list": ajax.ModelEndpoint.can_list}, {"list": NONE}),
+    "lists allowed": ({}, {}),
+    "can_create": ({"can_create": no}, {"create": NONE}),
+    "can_get": ({"can_get": no}, {
+        **TAGGED, "get": NONE, "publish": NONE, "similar": NONE, "expansion": PK}),
+    "can_list": ({"can_list": no}, {"list": NONE}),
+    "can_update": ({"can_update": no}, {**TAGGED, "update": NONE}),
+    "can_delete": ({"can_delete": no}, {"delete": NONE}),
+    "its author": ({"can_update": is_author, "can_delete": is_author}, {
+        **dict.fromkeys(TAGGED, AUTHOR), "update": AUTHOR, "delete": AUTHOR}),
+    "outside": ({"get_queryset": of_author}, {**ON_RECORD, "expansion": "FFPWPPP"}),
+    "permissions": ({"require_permissions": True}, dict.fromkeys(
+        [*TAGGED, "create", "update", "delete"], GRANTED)),
+    "public": ({"authenticate": yes}, dict.fromkeys(
+        ["get", "list", "publish", "count", "similar"], ALL)),
+    "nobody": ({"authenticate": no}, {"": NONE, "expansion": WHOLE}),
+    "operations": ({"operations": ["get"]}, {"": GONE, "get": USERS}),
+    "readonly": ({"readonly_fields": ["title", "tags"]}, {
+        **dict.fromkeys(TAGGED, GONE), "create": ODD}),
+    "excluded": ({"exclude": ["title", "secret"]}, {"create": ODD, "update": ODD}),
+    "encoder": ({}, {"create": ODD, **dict.fromkeys([*TAGGED, "similar"], GONE)}),
+}  # fmt: skip
+
+
+@override_settings(
+    AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"]
+)
+class Matrix(AjaxTestCase):
+    """Who may do what: every operation for each kind of user and of endpoint."""
+
+    @classmethod
+    def setUpTestData(cls):
+        super().setUpTestData()
+        Article.objects.update(secret="top secret", title="its title")
+        User.objects.create_user("inactive", is_active=False)
+        for name in ("reader", "staff"):
+            User.objects.create_user(name, is_staff=name == "staff")
+        User.objects.create_superuser("superuser")
+        User.objects.update(email="who@example.com")
+        cls.names = dict(zip(ROLES, ROLES, strict=True)) | {
+            "owner": "ann",
+            "other": "bob",
+        }
+        supplier = Supplier.objects.create(name="Acme")
+        offer = Offer.objects.create(article=cls.article, supplier=supplier)
+        new, tags = (
+            {"title": "New", "category": cls.news.pk, "price": 1},
+            {"tags": ["a"]},
+        )
+        on_record = {"update": {"title": "New"}, "get": {}, "delete": {}, "publish": {}}
+        tagging = {"add": tags, "remove": tags, "set": tags, "clear": {}, "similar": {}}
+        cls.calls = {
+            "create": ("shop/article", new), "list": ("shop/article/list", {}),
+            "count": ("shop/article/count", {}),
+            "expansion": (f"shop/offer/{offer.pk}/get", {}),
+            **{name: (f"{cls.path}/{name}", each) for name, each in on_record.items()},
+            **{n: (f"{cls.path}/tags/{n}", each) for n, each in tagging.items()},
+        }  # fmt: skip
+
+    def log_in(self, role):
+        self.client.logout()
+        if role != "visitor":
+            self.client.force_login(User.objects.get(username=self.names[role]))
+
+    def answered(self, name):
+        """Call, and undo, an operation; return the letter, and the reply's text."""
+        path_, sent = self.calls[name]
+        with transaction.atomic():
+            status, reply = self.send(path_, json.dumps(sent).encode())
+            transaction.set_rollback(True)
+        letter = {200: ".", 400: "B", 403: "F", 404: "N"}[status]
+        if name == "expansion" and status == 200:
+            letter = "W" if isinstance(reply["data"]["article"], dict) else "P"
+        return letter, json.dumps(reply)
+
+    def test_every_operation_is_in_it(self):
+        known = {*ajax._operations(ArticleEndpoint), *ajax._COMMANDS, "expansion"}
+        self.assertEqual({*self.calls}, known)
+
+    def test_each_is_answered_as_it_says_and_nothing_hidden_is_shown(self):
+        own = [*HOOKS, "authenticate", "get_queryset", "operations"]
+        own.append("require_permissions")
+        defaults = {name: getattr(ajax.ModelEndpoint, name) for name in own}
+        defaults |= {"exclude": ["secret"], "readonly_fields": ["author"]}
+        defaults |= {"can_list": yes, "prepare_record": set_author}
+        for kind, (attributes, rows) in MATRIX.items():
+            self.serve(Article, **defaults | attributes)
+            if kind == "encoder":
+                self.speak(Article, ajax.IncludeEncoder(["title"]))
+            hidden = {"top secret", "who@example.com", "pbkdf2", "md5$"}
+            hidden |= {"its title"} if kind in ("excluded", "can_get") else set()
+            hidden |= {"9.50", "Local"} if kind == "encoder" else set()
+            for role, name in itertools.product(ROLES, self.calls):
+                usual = WHOLE if name == "expansion" else rows.get("", USERS)
+                expected = rows.get(name, usual)[ROLES.index(role)]
+                self.log_in(role)
+                with self.subTest(kind, role=role, operation=name):
+                    letter, text = self.answered(name)
+                    self.assertEqual(letter, expected, text)
+                    self.assertEqual([each for each in hidden if each in text], [])
+
+    def test_a_relative_of_a_registered_model_stays_a_pk(self):
+        endpoints = ajax.endpoint
+        copies = {name: {**vars(endpoints)[name]} for name in ("_registry", "_paths")}
+        self.addCleanup(endpoints._change)
+        with mock.patch.multiple(endpoints, **copies):
+            endpoints.unregister(Article)
+            endpoints.register(Headline)
+            for role, expected in zip(ROLES, PK, strict=True):
+                self.log_in(role)
+                with self.subTest(role):
+                    self.assertEqual(self.answered("expansion")[0], expected)
+
+    def test_functions_forms_and_pages(self):
+        for path_, row in {
+            "hello": ALL, "whoami": "F......", "contactform": "BBBBBBB", "none": GONE,
+        }.items():  # fmt: skip
+            self.calls = {path_: (f"shop/{path_}", {})}
+            for role, expected in zip(ROLES, row, strict=True):
+                self.log_in(role)
+                with self.subTest(path_, role=role):
+                    self.assertEqual(self.answered(path_)[0], expected)
+        own = ("", "explorer.js", "explorer.css", "openapi.json")
+        for name, row in {"client.js": ALL, **dict.fromkeys(own, "NNNNN..")}.items():
+            for role, expected in zip(ROLES, row, strict=True):
+                self.log_in(role)
+                with self.subTest(name, role=role):
+                    status = self.client.get(f"/ajax/{name}").status_code
+                    self.assertEqual({200: ".", 404: "N"}[status], expected)
+
+
 # --- Page -----------------------------------------------------------------------------
 
 
