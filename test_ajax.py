@@ -2847,6 +2847,37 @@ class Races(TransactionTestCase):
                 self.assertEqual(self.done(f"{model}/{key}/get"), won)
                 self.assertLessEqual({status for status, _ in answers}, {200, 400, 409})
 
+    def test_what_is_deleted_while_others_refer_to_it_leaves_nothing_dangling(self):
+        def work(number):
+            for turn in range(self.ROUNDS):
+                pk = categories[turn].pk
+                new = {"category": pk, "title": "New", "price": 1, "readers": []}
+                path_ = f"category/{pk}/delete" if number % 4 == 0 else "article"
+                found.append(self.post(path_, new)[0])
+                status, page = self.post("article/list", {"items_per_page": 100})
+                self.assertEqual(status, 200)
+                self.assertEqual(len({each["pk"] for each in page}), len(page))
+
+        for is_atomic in (False, True):
+            categories, found = [Category.objects.create() for _ in range(9)], []
+            with self.subTest(is_atomic), atomic_requests(is_atomic):
+                [*self.pool.map(work, range(self.THREADS))]
+            # Gone already, or gone or taken while it was asked for.
+            self.assertLessEqual({*found}, {200, 400, 404, 409, 503})
+            there = Category.objects.values("pk")
+            self.assertFalse(Article.objects.exclude(category__in=there).exists())
+
+    def test_of_updates_of_one_column_the_last_one_wins_whole(self):
+        def work(number):
+            sent = {"title": f"{number}", "body": f"{number}", "tags": [f"{number}"]}
+            return self.done(f"{self.path}/update", sent | {"readers": [self.user.pk]})
+
+        self.serve(Article, can_update=yes)
+        answers = [*self.pool.map(work, range(self.THREADS))]
+        for each in (*answers, self.done(f"{self.path}/get")):
+            tags = [tag["name"] for tag in each["tags"]]
+            self.assertEqual((each["body"], tags), (each["title"], [each["title"]]))
+
     @unittest.skipUnless(connection.vendor == "postgresql", "Wants two writers.")
     def test_a_key_that_is_taken_while_a_record_is_saved_is_not_overwritten(self):
         def save(record):
@@ -5465,6 +5496,97 @@ class ProjectTestCase(SimpleTestCase):
         except HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+
+
+class Workers(ProjectTestCase):
+    """Processes on one SQLite file, of default settings and with a write-ahead log."""
+
+    WORK = """
+        from shell import *
+        from blog.models import Post
+        name, rounds = sys.argv[1], int(sys.argv[2])
+        client.force_login(User.objects.get(username="ann"))
+        for turn in range(rounds):
+            new = {name: turn + 1}
+            sent = {"name": name, "likers": [1, 2], "tags": f"{name}-{turn},all"}
+            for path, data in (("post/1/update", new), ("post", sent)):
+                path = f"/ajax/blog/{path}.json"
+                response = client.post(path, data, "application/json")
+                assert response.status_code == 200, response.content
+            print(turn, flush=True)
+        """
+
+    def open_project(self, options):
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        shell = self.FILES["shell.py"].replace(
+            'user = User.objects.create_user("ann")', ""
+        )
+        shell = shell.replace("client.force_login(user)", "")
+        self.write(self.FILES | {"shell.py": shell})
+        self.add("settings.py", f"""
+            NAME = {str(self.folder / "db.sqlite3")!r}
+            DATABASES["default"] |= {{"NAME": NAME, "OPTIONS": {options}}}
+            INSTALLED_APPS += ["taggit"]
+            """)  # fmt: skip
+        self.write({
+            "blog/models.py": """
+                from django.contrib.auth.models import User
+                from django.db import models
+                from taggit.managers import TaggableManager
+                class Post(models.Model):
+                    name = models.CharField(max_length=9)
+                    a, b, c = (models.IntegerField(default=0) for _ in "abc")
+                    likers = models.ManyToManyField(User, blank=True)
+                    tags = TaggableManager(blank=True)
+                """,
+            "blog/endpoints.py": """
+                import ajax
+                from blog.models import Post
+                ajax.endpoint.register(Post)
+                """,
+            "work.py": self.WORK,
+        })  # fmt: skip
+        self.python("""
+            from shell import *
+            from blog.models import Post
+            [User.objects.create_user(name) for name in ("ann", "bob")]
+            Post.objects.create(name="shared")
+            """)
+
+    def count(self):
+        """Return the columns of the shared record, and what each other one holds."""
+        return json.loads(
+            self.python("""
+            from shell import *
+            from blog.models import Post
+            whole = [
+                [len(set(post.tags.names())), post.likers.count()]
+                for post in Post.objects.exclude(pk=1)
+            ]
+            shared = Post.objects.get(pk=1)
+            print(json.dumps([[shared.a, shared.b, shared.c], whole]))
+            """)
+        )
+
+    def test_processes_lose_nothing_and_one_that_is_killed_leaves_whole_records(self):
+        for options in ({}, {"init_command": "PRAGMA journal_mode=WAL"}):
+            with self.subTest(options):
+                self.open_project(options)
+                rounds = 8
+                works = [self.start("work.py", name, str(rounds)) for name in "ab"]
+                killed = self.start("work.py", "c", "1000")
+                self.read_until(killed, "3")
+                killed.kill()
+                for work in works:
+                    written = work.communicate()[0]
+                    self.assertEqual(work.returncode, 0, written)
+                (a, b, c), whole = self.count()
+                self.assertEqual((a, b), (rounds, rounds))
+                self.assertGreaterEqual(c, 3)
+                self.assertGreaterEqual(len(whole), 2 * rounds + 3)
+                self.assertEqual([each for each in whole if each != [2, 2]], [])
 
 
 # --- Imports --------------------------------------------------------------------------
