@@ -2371,9 +2371,8 @@ class ModelEndpoint(_ServedEndpoint):
         values = value if isinstance(value, list) else [value]
         if len(values) > _MAX_FILTER_VALUES:
             raise ValidationError(_("At most %s values.") % _MAX_FILTER_VALUES)
-        found = Q(pk__in=[])
-        for each in values:
-            found |= _filter_condition(self.model, entry, each)
+        found = [_filter_condition(self.model, entry, each) for each in values]
+        found = Q.create([Q(pk__in=[]), *found], connector=Q.OR)
         rows = self.model._base_manager.filter(found)
         with contextlib.suppress(core_exceptions.EmptyResultSet):
             # Raises what cannot be: a year 10000.

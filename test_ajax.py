@@ -108,6 +108,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import tracemalloc
 import types
 import typing
 import unittest
@@ -124,6 +125,7 @@ import jsonschema
 import openapi_spec_validator
 from asgiref.sync import async_to_sync
 from django import forms, http
+from django.contrib import admin
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.forms import SetPasswordForm
@@ -5941,7 +5943,111 @@ def bench(rounds=21):
             took[path_].append(time.process_time() - start)
         ours, by_hand = map(statistics.median, took.values())
         print(f"| {what} {size} | {by_hand * 1e6:,.0f} µs | {ours / by_hand:.2f} |")
+    print_costs(client, Article.objects.first())
     runner.teardown_databases(databases)
+
+
+def expand_by_hand(record, ancestors=()):
+    ancestors = (*ancestors, type(record))
+    data = {"pk": record.pk}
+    for field in record._meta.fields[1:]:
+        if field.related_model in ancestors or len(ancestors) > 5:
+            data[field.name] = getattr(record, field.attname)
+        else:
+            data[field.name] = expand_by_hand(getattr(record, field.name), ancestors)
+    return data
+
+
+def dearest(article):
+    """Yield the dearest requests by kind: path, body, and what plain Django does."""
+    lists = b"[" + b"{}," * 800_000 + b"{}]"
+    yield "JSON of 2.4 MB", "shop/hello", lists, lambda: json.loads(lists)
+    yield "the same, refused", "shop/article", lists, lambda: json.loads(lists)
+    form = b"&".join(b"k%d=%s" % (n, b"%25" * 800) for n in range(999))
+    yield "a form of 2.4 MB", "shop/hello", form, lambda: http.QueryDict(form)
+    User.objects.bulk_create(User(username=f"user {n}") for n in range(1000))
+    Category.objects.bulk_create(Category(title=f"{n}") for n in range(100))
+    users = [*User.objects.values_list("pk", flat=True)[:1000]]
+    categories = [*Category.objects.values_list("pk", flat=True)[:100]]
+    every, words = Article.objects.all(), "lorem ipsum dolor sit amet a b c d e"
+    searching = admin.ModelAdmin(Article, admin.site)
+    searching.search_fields = ArticleEndpoint.search_fields
+
+    def page(rows):
+        return rows.count(), hand_rows(rows[:100])
+
+    def search():
+        return page(searching.get_search_results(None, every, words)[0])
+
+    def similar():
+        found = [each.pk for each in article.tags.similar_objects()[:20]]
+        return hand_rows(every.filter(pk__in=found))
+
+    def write():
+        with transaction.atomic():
+            article.readers.set([])
+            article.readers.set(users)
+            article.save()
+        return hand_rows(every.filter(pk=article.pk))
+
+    def describe():
+        served = [each for each in ajax.endpoint._registry if hasattr(each, "objects")]
+        made = [forms.modelform_factory(each, fields="__all__") for each in served]
+        return [str(form()) for form in made]
+
+    listed, size = "shop/article/list", {"items_per_page": 100}
+    path_, found = f"shop/article/{article.pk}", every.filter(category__in=categories)
+    yield "a page of 100", listed, size, lambda: page(every)
+    yield "a search for 10 words", listed, size | {"search": words}, search
+    filtered = size | {"category": categories}
+    yield "a filter by 100 values", listed, filtered, lambda: page(found)
+    yield "similar records", f"{path_}/tags/similar", {}, similar
+    yield "1,000 members set", f"{path_}/update", {"readers": users}, write
+    webs = [model.objects.create() for model in WEB]
+    for each in webs:
+        for name, other in zip("abcdefg", webs, strict=True):
+            setattr(each, f"to_{name}", other)
+        each.save()
+    path_ = f"shop/weba/{webs[0].pk}/get"
+    yield "100 records in one", path_, {}, lambda: expand_by_hand(WEB[0].objects.get())
+    yield "openapi.json", None, None, describe
+
+
+def ask_dearest(client, path_, body):
+    if path_ is None:
+        with override_settings(DEBUG=True):
+            return client.get("/ajax/openapi.json")
+    is_form = isinstance(body, bytes) and b"=" in body[:9]
+    kind = "application/x-www-form-urlencoded" if is_form else "application/json"
+    if path_.endswith("update"):
+        client.post(f"/ajax/{path_}.json", {"readers": []}, kind)
+    caller = Client() if isinstance(body, bytes) else client
+    return caller.post(f"/ajax/{path_}.json", body, kind)
+
+
+def print_costs(client, article):
+    """Print what the dearest requests cost, and the same in plain Django."""
+    print("\n| CPU seconds, queries, MiB of | ajax.py | plain Django | times |")
+    print("|---|---|---|---|")
+    for what, path_, body, plain in dearest(article):
+        cells = []
+        for function in (functools.partial(ask_dearest, client, path_, body), plain):
+            function()
+            with CaptureQueriesContext(connection) as queries:
+                tracemalloc.start()
+                function()
+                peak = tracemalloc.get_traced_memory()[1] / 2**20
+                tracemalloc.stop()
+                asked = len(queries)
+            took = []
+            for _turn in range(5):
+                start = time.process_time()
+                function()
+                took.append(time.process_time() - start)
+            cells.append((min(took), asked, peak))
+        (ours, *_rest), (theirs, *_rest) = cells
+        said = " | ".join("{:.4f}, {}, {:.1f}".format(*each) for each in cells)
+        print(f"| {what} | {said} | {ours / theirs:.1f} |")
 
 
 # --- Running --------------------------------------------------------------------------
