@@ -5428,7 +5428,9 @@ class ProjectTestCase(SimpleTestCase):
 
     def add(self, name, text):
         """Add lines to a file."""
-        with open(self.folder / name, "a", encoding="utf-8") as file:
+        path_ = self.folder / name
+        path_.parent.mkdir(parents=True, exist_ok=True)
+        with open(path_, "a", encoding="utf-8") as file:
             file.write(f"\n{textwrap.dedent(text)}\n")
 
     def start(self, *arguments, **variables):
@@ -5457,6 +5459,12 @@ class ProjectTestCase(SimpleTestCase):
         for cleanup in (process.stdout.close, process.wait, kill, watchdog.cancel):
             self.addCleanup(cleanup)
         return process
+
+    def add_readme(self, languages):
+        """Add the README's blocks to the files that their first lines name."""
+        for block in readme_blocks(languages):
+            if named := re.match(r"(?:#|//|<!--) (\S+\.\w+)", block):
+                self.add(named[1], block)
 
     def python(self, text, **variables):
         """Run Python code in the folder; return what it wrote, to either stream."""
@@ -5843,21 +5851,27 @@ class Demo(ProjectTestCase):
 # --- Readme ---------------------------------------------------------------------------
 
 
+def readme_blocks(languages):
+    """Return the README's blocks of code in any of them: "js|html"."""
+    pattern = rf"^```(?:{languages})\n(.*?)^```$"
+    return re.findall(pattern, README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def readme_code(start):
+    """Return the code that starts so, within a sentence."""
+    return re.search(f"`({re.escape(start)}.*?)`", README.read_text("utf-8"))[1]
+
+
 class Readme(ProjectTestCase):
     """The README's blocks of Python that name their file are a site, which runs."""
-
-    def blocks(self, language):
-        pattern = rf"^```{language}\n(.*?)^```$"
-        return re.findall(pattern, README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
 
     def test_its_site_runs_and_answers_as_it_says(self):
         self.add("settings.py", "INSTALLED_APPS += ['taggit', 'ajax']")
         self.write({"blog/models.py": "", "urls.py": ""})
-        for block in self.blocks("python"):
+        for block in readme_blocks("python"):
             compile(block, block, "exec")
-            if named := re.match(r"# (\S+\.py)\n", block):
-                self.add(named[1], block)
-        said = [json.loads(each) for each in self.blocks("json")]
+        self.add_readme("python")
+        said = [json.loads(each) for each in readme_blocks("json")]
         updated = next(each for each in said if "Hello again" in str(each))
         updated["data"].pop("created")
         refused = next(each for each in said if "contact" in each)
@@ -5880,6 +5894,268 @@ class Readme(ProjectTestCase):
             ("reply('blog/post/1/update', new)", updated),
             ("found()", []),
         )
+
+
+class Recipes(ProjectTestCase):
+    """The README's recipes, in a browser, on the site that its blocks make."""
+
+    FILES = ProjectTestCase.FILES | {
+        "settings.py": ProjectTestCase.FILES["settings.py"]
+        + """
+            DEBUG, ROOT_URLCONF = True, "pages"
+            STATIC_URL, MEDIA_URL, MEDIA_ROOT = "/static/", "/media/", "media"
+            DATABASES["default"]["NAME"] = "db.sqlite3"
+            INSTALLED_APPS += ["django.contrib.staticfiles", "taggit", "ajax"]
+            MIDDLEWARE.append("django.middleware.csrf.CsrfViewMiddleware")
+            BACKEND = "django.template.backends.django.DjangoTemplates"
+            LOADERS = ["django.template.loaders.app_directories.Loader"]  # uncached
+            TEMPLATES = [{"BACKEND": BACKEND, "OPTIONS": {"loaders": LOADERS}}]
+            PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+            """,
+        "urls.py": "",
+        "pages.py": f"""
+            from django.contrib.auth.views import LoginView
+            from django.http import HttpResponse
+            from django.shortcuts import render
+            from django.urls import path
+            from django.views.generic import TemplateView
+            from blog.forms import PostForm
+            from blog.models import Post
+            from urls import urlpatterns
+            def edit(request, pk):
+                post = Post.objects.get(pk=pk)
+                return {readme_code("render(")}
+            urlpatterns += [
+                path("favicon.ico", lambda request: HttpResponse(status=204)),
+                path("accounts/login/", LoginView.as_view()),
+                path("edit/<int:pk>", edit),
+            ]
+            for name in "new", "upload", "posts", "page":
+                view = TemplateView.as_view(template_name=f"blog/{{name}}.html")
+                urlpatterns.append(path(name, view))
+            """,
+        "blog/models.py": f"""
+            from django.db import models
+            class Photo(models.Model): {readme_code("file = ")}
+            """,
+        "blog/endpoints.py": f"""
+            import ajax
+            from .models import Photo
+            {readme_code("ajax.endpoint.register(Photo")}
+            """,
+        "blog/templates/registration/login.html": """
+            <form method="post">{% csrf_token %}{{ form }}<button>Log in</button></form>
+            """,
+        "serve.py": """
+            from shell import *
+            from blog.models import Category, Post
+            user.set_password("secret")
+            user.save()
+            client.force_login(user)
+            bob = User.objects.create_user("bob")
+            news = Category.objects.create(title="News")
+            for number, author in enumerate([user] + [bob] * 24, 1):
+                title = f"<i>{number}</i>"
+                Post.objects.create(category=news, author=author, title=title)
+            print("session", client.cookies["sessionid"].value)
+            management.call_command("runserver", sys.argv[1], use_reloader=False)
+            """,
+    }
+    REFUSED, assert_refused = BrowserTestCase.REFUSED, BrowserTestCase.assert_refused
+
+    @classmethod
+    def setUpClass(cls):
+        start_browser(cls)
+        keep = "logged = []; console.log = alert = (...words) => logged.push(words);"
+        command = "Page.addScriptToEvaluateOnNewDocument"
+        cls.browser.execute_cdp_cmd(command, {"source": keep})
+        super().setUpClass()
+
+    def setUp(self):
+        super().setUp()
+        self.add_readme("python|js|html")
+        self.addCleanup(self.assert_refused)
+
+    @functools.cached_property
+    def site(self):
+        """Serve the site to a browser in which ann is logged in; return its URL."""
+        port = self.free_port()
+        words = "session ", "Quit the server"
+        text = "".join(self.read_until(self.start("serve.py", port), *words))
+        value, url = re.search("session (.*)", text)[1], f"http://127.0.0.1:{port}/"
+        cookie = {"name": "sessionid", "value": value, "url": url}
+        self.browser.execute_cdp_cmd("Network.clearBrowserCookies", {})
+        self.browser.execute_cdp_cmd("Network.setCookie", cookie)
+        return url
+
+    def open(self, path):
+        self.browser.get(self.site + path)
+
+    def open_block(self, part, old, new, package=None):
+        """Open a page of the README's one block with this part, slightly changed."""
+        (block,) = [each for each in readme_blocks("js|html") if part in each]
+        page = block.replace(old, new)
+        if block in readme_blocks("js"):
+            page = f'<script type="module">{page}</script>'
+        if package:
+            script = (install_packages() / package).read_text("utf-8")
+            self.write({f"blog/static/{package}": script})
+            page = f'<script src="/static/{package}"></script>{page}'
+        self.write({"blog/templates/blog/page.html": page})
+        self.open("page")
+
+    def find(self, selector):
+        return self.browser.find_element("css selector", selector)
+
+    def enter(self, name, text):
+        self.find(f"[name={name}]").send_keys(text)
+
+    def wait_for(self, expected, find, *args):
+        """Wait until a function gives what is expected."""
+        end = time.monotonic() + 9
+        while (found := find(*args)) != expected and time.monotonic() < end:
+            time.sleep(0.02)
+        self.assertEqual(found, expected)
+
+    def seen(self, script):
+        return self.browser.execute_script(f"return {script}")
+
+    def said(self, name):
+        """Return what the page's output says, and what stands at an input."""
+        at_input = f"document.querySelector('[name={name}]').validationMessage"
+        return self.seen(f"[document.querySelector('output').textContent, {at_input}]")
+
+    def stored(self, columns="title", where="id = 1"):
+        """Return what the table of posts holds."""
+        query = f"SELECT {columns} FROM blog_post WHERE {where} ORDER BY id"
+        with contextlib.closing(sqlite3.connect(self.folder / "db.sqlite3")) as found:
+            return found.execute(query).fetchall()
+
+    def test_the_first_calls_update_a_post_and_read_it(self):
+        for operation in "update", "get":
+            call = f'await ajax("blog/post/1/{operation}"'
+            self.open_block(call, "const post", "window.post")
+            self.wait_for("Hello again", self.seen, "window.post?.title")
+            names = self.seen("post.tags.map(each => each.name)")
+            self.assertEqual(names, ["django", "news"])
+        self.assertEqual(self.stored(), [("Hello again",)])
+
+    def test_a_form_shows_errors_at_its_inputs_and_saves_what_is_seen(self):
+        for clicks in ["button"], ["[name=published]", "button"]:
+            self.open("new")
+            for each in clicks:
+                self.find(each).click()
+            self.wait_for(["", "This field cannot be blank."], self.said, "title")
+            self.enter("title", "New")
+            self.find("button").click()
+            self.wait_for(["Saved.", ""], self.said, "title")
+        found = self.stored("title, published", "id > 25")
+        self.assertEqual(found, [("New", False), ("New", True)])
+        self.assert_refused(400, 400)
+
+    def test_a_model_form_edits_its_instance_and_nobody_elses(self):
+        refusal = "Select a valid choice. That choice is not one of the available"
+        for pk, said in (1, "Saved."), (2, f"{refusal} choices."):
+            self.open(f"edit/{pk}")
+            self.enter("title", " again")
+            self.enter("tags", "django")
+            self.find("[name=published]").click()
+            self.find("button").click()
+            self.wait_for([said, ""], self.said, "title")
+        changed = self.stored("id, title", "title LIKE '% again' OR published")
+        self.assertEqual(changed, [(1, "<i>1</i> again")])
+        self.open("edit/1")
+        self.assertEqual(self.find("[name=tags]").get_property("value"), "django")
+        self.assert_refused(400)
+
+    def test_a_file_is_sent_while_its_progress_is_shown(self):
+        self.open("upload")
+        self.find("button").click()
+        self.wait_for(["", "This field cannot be blank."], self.said, "file")
+        self.assert_refused(400)
+        sent, kept = (self.folder / name for name in ("a.txt", "media/photos/a.txt"))
+        sent.write_text("words" * 100_000)
+        self.enter("file", str(sent))
+        self.find("button").click()
+        self.wait_for(["/media/photos/a.txt", ""], self.said, "file")
+        self.assertEqual(self.find("progress").get_property("value"), 1)
+        self.assertEqual(kept.read_text(), sent.read_text())
+        self.browser.set_network_conditions(offline=True, latency=0, throughput=0)
+        self.find("button").click()
+        self.wait_for(["No answer.", ""], self.said, "file")
+        self.browser.delete_network_conditions()
+        self.assert_refused("net::ERR_INTERNET_DISCONNECTED")
+
+    def test_buttons_page_through_a_list(self):
+        self.open("posts")
+        shown = "[...document.querySelectorAll('li, span, button:enabled')]"
+        shown += ".map(each => each.textContent)"
+        titles = [f"<i>{number}</i>" for number in range(1, 26)]
+        second = [*titles[10:20], "Back", "2 of 3", "Next"]
+        third = [*titles[20:], "Back", "3 of 3"]
+        self.wait_for([*titles[:10], "1 of 3", "Next"], self.seen, shown)
+        for button, expected in ("next", second), ("next", third), ("back", second):
+            self.find(f"#{button}").click()
+            self.wait_for(expected, self.seen, shown)
+
+    def test_a_login_leads_back_to_the_page_and_to_what_was_typed(self):
+        self.open("new")
+        self.enter("title", "Kept")
+        self.browser.delete_cookie("sessionid")
+        self.find("button").click()
+        refusal = "User is not authorized. Log in, in a new tab"
+        self.wait_for([refusal, ""], self.said, "title")
+        self.find("output a").click()
+        self.wait_for(2, lambda: len(self.browser.window_handles))
+        first, second = self.browser.window_handles
+        self.browser.switch_to.window(second)
+        self.log_in_and_return("/new")
+        self.browser.close()
+        self.browser.switch_to.window(first)
+        self.find("button").click()
+        self.wait_for(["Saved.", ""], self.said, "title")
+        self.assertEqual(self.stored("title, author_id", "id > 25"), [("Kept", 1)])
+        self.browser.delete_cookie("sessionid")
+        catch = f".catch(error => {{ {readme_code('location = ')} }});"
+        self.open_block("post/1/get", ";\n", f"{catch} window.post = post;\n")
+        self.log_in_and_return("/page")
+        self.wait_for("<i>1</i>", self.seen, "window.post?.title")
+        self.assert_refused(403, 403)
+
+    def log_in_and_return(self, page):
+        self.wait_for("/accounts/login/", self.seen, "location.pathname")
+        self.enter("username", "ann")
+        self.enter("password", "secret")
+        self.find("button").click()
+        self.wait_for(page, self.seen, "location.pathname")
+
+    def test_fetch_and_jquery_call_with_the_token_of_a_template(self):
+        refusal = ["Could not save model.", {"title": ["This field cannot be blank."]}]
+        for part, package, done in (
+            ("$.post(", "jquery/dist/jquery.js", ["by jQuery"]),
+            ("await fetch(", None, ["by fetch", None]),
+        ):
+            for title, logged in (done[0], done), ("", refusal):
+                with self.subTest(part, title=title):
+                    self.open_block(part, "Hello again", title, package)
+                    self.wait_for([logged], self.seen, "logged")
+                    self.assertEqual(self.stored(), [(done[0],)])
+                    self.assert_refused(*[] if title else [400])
+
+    def test_htmx_puts_html_into_the_page_and_tells_what_was_saved(self):
+        for package in "htmx.org/dist/htmx.js", "htmx4/dist/htmx.js":
+            with self.subTest(package):
+                self.open_block("hx-post", "Hello again", package, package)
+                self.find("[hx-target]").click()
+                newest = "document.querySelector('#newest > b')?.textContent"
+                self.wait_for("<i>25</i>", self.seen, newest)
+                self.find("[hx-vals]").click()
+                self.wait_for([[package]], self.seen, "logged")
+                self.assertEqual(self.stored(), [(package,)])
+
+    def test_the_tests_of_endpoints_pass(self):
+        written = self.start("-m", "django", "test", "blog").communicate()[0]
+        self.assertRegex(written, r"Ran 2 tests in .*s\n\nOK")
 
 
 # --- The benchmark --------------------------------------------------------------------
