@@ -2918,8 +2918,8 @@ ajax.showErrors = (form, {message, errors}) => {
     else rest.push((name === "__all__" ? "" : `${name}: `) + messages.join(" "));
   }
   form.reportValidity();
-  // A click too (Enter is one), and outside of it: it could not be sent else.
-  for (const event of ["input", "click"])
+  // A click or key too, also outside of it: it could not be sent else.
+  for (const event of ["input", "click", "keydown"])
     document.addEventListener(event, clear, {once: true, capture: true});
   return rest.join("\n");
 };

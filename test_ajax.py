@@ -4713,7 +4713,11 @@ class Page(BrowserTestCase):
             self.browser.find_element("css selector", f"{name}[form]").send_keys(keys)
             left = "return [window.sent, form.email.validationMessage]"
             self.assertEqual(self.run_in_page(left), [sent, ""])
-        self.assert_refused(400, 400, 400)
+        self.show("<form><input name=email value=x></form>")  # Has no button.
+        self.run_in_page(script)
+        self.browser.find_element("css selector", "input").send_keys("\n")
+        self.assertEqual(self.run_in_page("return window.sent"), 3)
+        self.assert_refused(400, 400, 400, 400)
         whole = {"errors": {"__all__": ["No.", "Never."], "odd": ["?"]}}
         for error, rest in ((whole, "No. Never.\nodd: ?"), ({"message": "?"}, "?")):
             self.assertEqual(self.run_in_page(script, error)[:2], [rest, ""])
