@@ -116,6 +116,7 @@ import uuid
 import warnings
 from concurrent.futures import ThreadPoolExecutor, wait
 from decimal import Decimal
+from http.client import HTTPConnection
 from pathlib import Path
 from unittest import mock
 from urllib.error import HTTPError
@@ -5438,6 +5439,7 @@ class ProjectTestCase(SimpleTestCase):
             """,
     }
     WITHOUT_TAGGIT = {"sitecustomize.py": "import sys; sys.modules['taggit'] = None"}
+    TOKEN = {"Cookie": "csrftoken=" + "x" * 32, "X-CSRFToken": "x" * 32}
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -5524,9 +5526,9 @@ class ProjectTestCase(SimpleTestCase):
 
     def call(self, url, data=b"", **headers):
         """Send bytes to a server as its own page would; return status, text."""
-        headers |= {"Cookie": "csrftoken=" + "x" * 32, "X-CSRFToken": "x" * 32}
         try:
-            with urlopen(Request(url, data, headers), timeout=20) as response:
+            request = Request(url, data, headers | self.TOKEN)
+            with urlopen(request, timeout=20) as response:
                 return response.status, response.read().decode()
         except HTTPError as error:
             with error:
@@ -5871,6 +5873,174 @@ class Demo(ProjectTestCase):
         process, page, curl = self.demo("-m", "ajax")
         self.assertNotIn("tags", self.curl(curl))
         self.assert_ends(process, page)
+
+
+# --- Servers --------------------------------------------------------------------------
+
+
+def multipart(name, text):
+    """Return an upload's body, and the header that says so."""
+    disposition = f'form-data; name="file"; filename="{name}"'
+    body = f"--x\r\nContent-Disposition: {disposition}\r\n\r\n{text}\r\n--x--\r\n"
+    return body, {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+POST_1, POST_3 = "demo/post/1", "demo/post/3"
+#: What a session calls below the mount, in this order: a path (None posts no body, a
+#: dict is sent as JSON), and headers; or, with a method, what is no POST.
+SESSION = [
+    ("demo/whoami", None), ("demo/later", {}), ("demo/guarded", {}), ("demo/quit", {}),
+    ("demo/echo", {"text": "\xe9 \u2028 \U0001f600", "n": [1, None, {"a": 1.5}]}),
+    ("demo/echo", "a=1&a=2&b=%C3%A9&c=", FORM), ("demo/echo", None),
+    ("demo/parts", {}), ("demo/parts_later", {}),
+    ("demo/category", {"title": "Sport"}), ("demo/category", "title=\xe9", FORM),
+    ("demo/post", {"title": "One", "category": 2, "tags": ["b", "a, b"]}),
+    ("demo/post/create", {"title": "Two", "category": {"pk": 2}, "liked_by": [1]}),
+    ("demo/post", "title=Three&category=3&tags=b+c&liked_by=1", FORM),
+    *(("demo/post/list", {"items_per_page": 2, "current_page": n}) for n in range(5)),
+    ("demo/post/list", {"order_by": "-title,created", "search": "t"}),
+    ("demo/post/list", {"category": [2, 3], "tags": "b"}),
+    ("demo/post/list", "category=1&category=3&order_by=title", FORM),
+    (f"{POST_3}/get", None), (f"{POST_3}/get", "", FORM), (f"{POST_3}/get", {}),
+    (f"{POST_3}/update", {"title": "1", "liked_by": [1]}), (f"{POST_3}/update", {}),
+    (f"{POST_3}/update", "title=Four&liked_by=", FORM),
+    (f"{POST_3}/tags/add", {"tags": "new"}), (f"{POST_3}/tags/set", "tags=b+d", FORM),
+    (f"{POST_3}/tags/remove", {"tags": ["d"]}), (f"{POST_3}/tags/similar", None),
+    (f"{POST_3}/tags/clear", None), (f"{POST_3}/delete", {}), (f"{POST_3}/get", {}),
+    ("demo/photo", *multipart("\xe9 1.txt", "text")), ("demo/photo/1/get", {}),
+    ("demo/photo/1/update", *multipart("2.txt", "more" * 9000)),
+    ("demo/photo", {"post": 1}), (f"{POST_1}/delete", {}),
+    ("demo/post", {"title": "", "category": 99, "liked_by": [99]}),
+    ("demo/post", {"title": "x", "categry": 1}), ("demo/post", "{"), ("demo/post", []),
+    ("demo/post", b"title=\xff", FORM), ("demo/post/list", {"titel": 1}),
+    ("demo/whoami", {}, {"X-CSRFToken": "y" * 32}), ("demo/photo/list", {}),
+    ("demo/whoami", {}, {"Origin": "http://evil.example"}),
+    ("demo/nothing", {}), ("nothing/post", {}), ("demo/post/1/nothing", {}),
+    ("demo/post/99/get", {}), ("demo/post/x%00%2F%C3%A9/get", {}), ("a/b/c/d/e/f", {}),
+    ("demo/post", "<a/>", {"Content-Type": "text/xml"}), ("demo/post", "x" * 9999),
+    ("GET", "demo/whoami.json"), ("HEAD", "demo/whoami.json"), ("PUT", "demo/x.json"),
+    ("DELETE", f"{POST_1}.json"), ("GET", ""), ("HEAD", ""), ("GET", "client.js"),
+    ("HEAD", "client.js"), ("GET", "explorer.js"), ("GET", "explorer.css"),
+    ("GET", "openapi.json"), ("POST", "client.js"),
+]  # fmt: skip
+
+
+class Servers(ProjectTestCase):
+    """The demo, and what it lacks to have all kinds of replies, on real servers."""
+
+    FILES = {
+        "served.py": """
+            import os, pathlib, sys, warnings
+            import ajax, django
+            from django.conf import settings
+            from django.core import asgi, management, wsgi
+            folder = pathlib.Path(__file__).parent / os.environ["SERVER"]
+            ajax._write_demo(str(folder))
+            for name in ("models", "endpoints"):
+                with open(folder / "demo" / f"{name}.py", "a") as file:
+                    file.write(pathlib.Path(f"more_{name}.py").read_text())
+            warnings.filterwarnings("ignore", "StreamingHttpResponse must consume")
+            limits = {"MEDIA_ROOT": folder, "DATA_UPLOAD_MAX_MEMORY_SIZE": 9000}
+            settings.configure(**ajax._demo_settings(str(folder)), **limits)
+            django.setup()
+            management.call_command("migrate", run_syncdb=True, verbosity=0)
+            ajax._fill_demo()
+            wsgi, asgi = wsgi.get_wsgi_application(), asgi.get_asgi_application()
+            if __name__ == "__main__":
+                management.call_command("runserver", sys.argv[1], use_reloader=False)
+            """,
+        "more_models.py": """
+            class Photo(models.Model):
+                file = models.FileField(upload_to="photos", blank=True)
+                post = models.ForeignKey(Post, models.PROTECT, null=True, blank=True)
+            """,
+        "more_endpoints.py": """
+            import asyncio
+            from django.http import StreamingHttpResponse
+            from demo.models import Photo
+            ajax.endpoint.register(Photo)
+            async def later(request):
+                return [request.user.username, await Post.objects.acount()]
+            @ajax.login_required
+            async def guarded(request):
+                await asyncio.sleep(0)
+                return {"posts": Post.objects.order_by("pk")}
+            def echo(request):
+                return [request.data, request.content_type]
+            def quit(request):
+                raise ajax.AJAXError(429, "Not so fast.", wait=5)
+            def parts(request):
+                return StreamingHttpResponse(["a", "\u00e9"], content_type="text/csv")
+            async def parts_later(request):
+                return parts(request)
+            inside, most = 0, 0
+            async def rest(request):
+                global inside, most
+                inside += 1
+                most = max(most, inside)
+                for _turn in range(50):
+                    await asyncio.sleep(0.2)
+                    if most == request.data:
+                        break
+                inside -= 1
+                return most
+            """,
+    }
+    COMMANDS = {
+        "runserver": "served.py {}",
+        "gunicorn": "-m gunicorn -k gthread --threads 8 -b 127.0.0.1:{} served:wsgi",
+        "uvicorn": "-m uvicorn --lifespan off --port {} served:asgi",
+    }
+    BY_CHANCE = r"\d{4}-\d\d-\d\dT[\d:.]+Z|\b\w{64}\b"  # Times and CSRF tokens.
+    COMPARED = ("Content-Type", "Cache-Control", "Vary", "Allow", "X-Frame-Options")
+
+    def start_server(self, name):
+        """Start one of the servers on a new demo; return where it listens."""
+        if name != "runserver" and importlib.util.find_spec(name) is None:
+            skip_or_fail(f"Tests on {name} want it to be installed.")
+        (self.folder / name).mkdir()
+        port = self.free_port()
+        command = self.COMMANDS[name].format(port).split()
+        address = f"127.0.0.1:{port}"
+        self.read_until(self.start(*command, SERVER=name), address)
+        return address
+
+    def do(self, server, first, second, headers=()):
+        """Do one call of SESSION; return what is compared, nothing of it by chance."""
+        method, where, body, headers = "POST", f"{first}.json", second, dict(headers)
+        if first.isupper():
+            method, where, body = first, second, None
+        else:
+            headers = {"Content-Type": "application/json"} | self.TOKEN | headers
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body)
+        body = body.encode() if isinstance(body, str) else body
+        server.request(method, quote(f"/ajax/{where}", "/%"), body, headers)
+        response = server.getresponse()
+        text = re.sub(self.BY_CHANCE, "?", response.read().decode())
+        return response.status, [response.headers[each] for each in self.COMPARED], text
+
+    def test_a_session_gets_the_same_replies_from_each(self):
+        expected = None
+        for name in self.COMMANDS:
+            with self.subTest(name):
+                server = HTTPConnection(self.start_server(name), timeout=20)
+                self.addCleanup(server.close)
+                found = [self.do(server, *call) for call in SESSION]
+                expected = expected or found
+                for call, one, other in zip(SESSION, expected, found, strict=True):
+                    self.assertEqual(other, one, call)
+        statuses = {status for status, _headers, _text in expected}
+        self.assertEqual(statuses, {200, 400, 403, 404, 405, 409, 413, 415, 429})
+
+    def test_functions_that_wait_wait_at_once(self):
+        url = f"http://{self.start_server('uvicorn')}/ajax/demo/rest.json"
+        call = functools.partial(self.call, **{"Content-Type": "application/json"})
+        with ThreadPoolExecutor(50) as pool:
+            replies = [*pool.map(call, [url] * 50, [b"50"] * 50)]
+        # Each says how many were inside with it at most.
+        self.assertEqual({json.loads(text)["data"] for _status, text in replies}, {50})
 
 
 # --- Readme ---------------------------------------------------------------------------
