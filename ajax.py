@@ -1615,8 +1615,6 @@ _STATUSES = (
     ((DataError, OverflowError), 400, False),
     (getattr(core_exceptions, "ObjectNotUpdated", ()), 409, False),
 )
-
-
 #: How databases say that somebody else held a lock for too long.
 _LOCKED = re.compile(r"is locked|lock timeout|lock wait|deadlock|serialize", re.I)
 
@@ -1634,10 +1632,13 @@ def _as_ajax_error(error):
             said = is_public and error.args and isinstance(error.args[0], str | Promise)
             text = str(error) if said else ""
             return AJAXError(code, text or _MESSAGES[code])
-    if getattr(error.__cause__, "sqlstate", None) == "54000":
-        return AJAXError(400, _MESSAGES[400])  # A text beyond PostgreSQL's index.
-    if isinstance(error, OperationalError) and _LOCKED.search(str(error)):
-        return AJAXError(503, _("The database is busy; try again."))
+    if isinstance(error, OperationalError):
+        code = getattr(error.__cause__, "sqlstate", None) or str(error)
+        # A text beyond PostgreSQL's index, or MariaDB's character set.
+        if re.match(r"54000|\(1366,|\(1267,", code):
+            return AJAXError(400, _MESSAGES[400])
+        if _LOCKED.search(str(error)):
+            return AJAXError(503, _("The database is busy; try again."))
     if type(error) is DatabaseError and error.__cause__ is None:
         # What Django 5.2 raises where later versions have ObjectNotUpdated.
         return AJAXError(409, _MESSAGES[409])
@@ -3815,7 +3816,7 @@ def _demo_settings(folder):
     urls.urlpatterns = [path("", to_explorer), path("ajax/", include(__name__))]
     return {
         "DEBUG": True,
-        "SECRET_KEY": uuid.uuid4().hex,
+        "SECRET_KEY": uuid.uuid4().hex * 2,
         "ROOT_URLCONF": urls,
         "MIDDLEWARE": [common, f"{__name__}._log_in_demo"],
         "INSTALLED_APPS": [*auth, *taggit, __name__, "demo"],

@@ -1195,6 +1195,8 @@ class Responses(AjaxTestCase):
             (IntegrityError, "INSERT secret", None, 409),
             (DataError, "SELECT secret", None, 400),
             (OperationalError, "index row of secret requires 20016", "54000", 400),
+            (OperationalError, '(1366, "Incorrect string value: secret")', None, 400),
+            (OperationalError, "(1267, 'Illegal mix, secret')", None, 400),
             (OperationalError, "database is locked", None, 503),
             (OperationalError, "Lock wait timeout exceeded; secret", None, 503),
             (OperationalError, "canceling statement due to lock timeout", "55P03", 503),
