@@ -3027,7 +3027,7 @@ function find(text) {
 /** Say what a schema takes. */
 function words(schema) {
   const {items, format, maxLength} = schema, {pk_of: model} = own(schema), [type, ...more] = types(schema);
-  const kinds = {string: "text", integer: "whole number", boolean: "true or false", binary: "file"};
+  const kinds = {string: "text", integer: "whole number", boolean: "true or false", binary: "file", "time-local": "time"};
   const what = model ? `pk of ${model}` : items ? `list of ${words(items)}` : kinds[format] ?? format ?? kinds[type];
   return `${what ?? type}${more.includes("null") ? " or null" : ""}${maxLength ? `, at most ${maxLength}` : ""}`;
 }
@@ -3043,7 +3043,7 @@ function field(call, name, schema, isRequired) {
 }
 
 function makeBox(schema, attributes) {
-  const inputs = {binary: "file", date: "date", "date-time": "datetime-local", time: "time"};
+  const inputs = {binary: "file", date: "date", "date-time": "datetime-local", "time-local": "time"};
   const [type, ...more] = types(schema), states = [true, false, ...more.includes("null") ? [null] : []];
   const choices = type === "boolean" ? states.map(each => ({const: each})) : schema.oneOf;
   if (own(schema).multiline || type === "JSON") return make("textarea", attributes);
@@ -3320,7 +3320,7 @@ _KINDS = {
     "BooleanField": "boolean", "FloatField": "number", "DecimalField": "string decimal",
     "BigIntegerField": "integer|string", "IntegerField": "integer",
     "DateTimeField": "string date-time", "DateField": "string date",
-    "TimeField": "string time", "DurationField": "string duration",
+    "TimeField": "string time-local", "DurationField": "string duration",
     "UUIDField": "string uuid", "EmailField": "string email", "CharField": "string",
     "FileField": "string|null binary", "TextField": "string", "BinaryField": "string",
     "ChoiceField": "string", "FilePathField": "string",
