@@ -3027,7 +3027,7 @@ function find(text) {
 /** Say what a schema takes. */
 function words(schema) {
   const {items, format, maxLength} = schema, {pk_of: model} = own(schema), [type, ...more] = types(schema);
-  const kinds = {string: "text", integer: "whole number", boolean: "true or false", binary: "file", "time-local": "time"};
+  const kinds = {string: "text", integer: "whole number", boolean: "true or false", binary: "file", byte: "base64", "time-local": "time"};
   const what = model ? `pk of ${model}` : items ? `list of ${words(items)}` : kinds[format] ?? format ?? kinds[type];
   return `${what ?? type}${more.includes("null") ? " or null" : ""}${maxLength ? `, at most ${maxLength}` : ""}`;
 }
@@ -3322,8 +3322,8 @@ _KINDS = {
     "DateTimeField": "string date-time", "DateField": "string date",
     "TimeField": "string time-local", "DurationField": "string duration",
     "UUIDField": "string uuid", "EmailField": "string email", "CharField": "string",
-    "FileField": "string|null binary", "TextField": "string", "BinaryField": "string",
-    "ChoiceField": "string", "FilePathField": "string",
+    "FileField": "string|null binary", "BinaryField": "string byte",
+    "TextField": "string", "ChoiceField": "string", "FilePathField": "string",
     "GenericIPAddressField": "string",
 }  # fmt: skip
 _TEXT, _NUMBER = {"type": "string"}, {"type": "integer"}
@@ -3364,7 +3364,7 @@ def _describe_field(field, is_sent=False):
             for value, title in flatten_choices(field.choices)
             if value not in ("", None)
         ]
-    elif is_sent and types == "string" and getattr(field, "max_length", None):
+    elif is_sent and not formats and getattr(field, "max_length", None):
         schema["maxLength"] = field.max_length
     if isinstance(getattr(field, "widget", field), (forms.Textarea, models.TextField)):
         schema["x-ajax"] = {"multiline": True}
