@@ -2,6 +2,7 @@
 
     python test_ajax.py                  run everything (or name classes, as for Django)
     python test_ajax.py bench            compare with hand-written views on this machine
+    python test_ajax.py fuzz [20000]     make that many calls, other ones each time
 
 AJAX_TEST_DATABASE=postgres://user@host:port/name runs them on PostgreSQL, and
 mysql://user@host:port/name on MariaDB. There is one class for each part of what the
@@ -10,7 +11,7 @@ file promises; a model that only one test wants stands directly above it.
 
 import os
 import sys
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 if __name__ == "__main__":
     # The tests are an app of the project below: they run under their real name.
@@ -88,6 +89,7 @@ settings.configure(
 django.setup()
 
 import atexit
+import base64
 import contextlib
 import datetime
 import functools
@@ -97,6 +99,7 @@ import importlib.util
 import inspect
 import itertools
 import json
+import logging
 import re
 import shutil
 import signal
@@ -122,6 +125,7 @@ from unittest import mock
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import hypothesis
 import jsonschema
 import openapi_spec_validator
 from asgiref.sync import async_to_sync
@@ -158,12 +162,13 @@ from django.test.utils import CaptureQueriesContext, isolate_apps, override_sett
 from django.urls import Resolver404, include, path, resolve, reverse
 from django.utils import timezone, translation
 from django.utils.autoreload import BaseReloader, autoreload_started
-from django.utils.dateparse import parse_datetime
+from django.utils.dateparse import parse_datetime, parse_duration
 from django.utils.safestring import mark_safe
 from django.utils.text import slugify
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
+from hypothesis import strategies as st
 from taggit import models as taggit
 from taggit.managers import TaggableManager
 from taggit.models import Tag, TaggedItem
@@ -1030,6 +1035,16 @@ def atomic_requests(wanted=True):
     return mock.patch.dict(connections.settings["default"], ATOMIC_REQUESTS=wanted)
 
 
+@contextlib.contextmanager
+def database_in(zone):
+    """Have date-times kept in a time zone, as DATABASES may say."""
+    with mock.patch.dict(connection.settings_dict, TIME_ZONE=zone):
+        with mock.patch.dict(vars(connections["default"])) as kept:
+            kept.pop("timezone", None)
+            kept.pop("timezone_name", None)
+            yield
+
+
 class Responses(AjaxTestCase):
     def test_what_an_endpoint_returns_encodes(self):
         news = {"pk": self.news.pk, "title": "News", "parent": None}
@@ -1832,15 +1847,6 @@ class Fields(AjaxTestCase):
             self.update(self.specimen, json=value)
             self.assertEqual(self.stored("json"), repr(value))
 
-    @contextlib.contextmanager
-    def database_in(self, zone):
-        """Have date-times kept in a time zone, as DATABASES may say."""
-        with mock.patch.dict(connection.settings_dict, TIME_ZONE=zone):
-            with mock.patch.dict(vars(connections["default"])) as kept:
-                kept.pop("timezone", None)
-                kept.pop("timezone_name", None)
-                yield
-
     def test_date_times_at_the_ends_of_the_calendar(self):
         class WhenForm(forms.Form):
             moment = forms.DateTimeField()
@@ -1851,7 +1857,7 @@ class Fields(AjaxTestCase):
         zones = ("Europe/Berlin", "Pacific/Kiritimati", "Pacific/Honolulu")
         worlds = [override_settings(USE_TZ=False), *map(timezone.override, zones)]
         if connection.vendor == "sqlite":
-            worlds += map(self.database_in, zones)
+            worlds += map(database_in, zones)
         for number, world in enumerate(worlds):
             with world, transaction.atomic():
                 for path, (sent, is_within) in itertools.product(paths, ENDS):
@@ -4226,73 +4232,407 @@ class Security(AjaxTestCase):
                 with self.subTest(path, key=key):
                     self.assertEqual(list(self.errors(path, {**sent, key: 1})), [key])
 
-    def test_any_body_and_content_type(self):
-        bodies = [
-            b"", b"{}", b"[]", b"null", b"\0", b"\xff\xfe", b"{" * 5000, b"a=1&a=2",
-            b"=&=&%", b"--x", b"garbage", b"--x\r\n\r\n\r\n--x--",
-            b"--x\r\nContent-Disposition: form-data; name=title; filename*=no''%ff",
-            b'--x\r\nContent-Disposition: form-data; name="\0"\r\n\r\n\xff\r\n--x--',
-            b'{"title": {"pk": {}}}', b'{"tags": [[{}]], "x": NaN}',
-            b'{"__class__": 1, "pk": [], "id": {}}', b'{"category": {"pk": {"pk": 1}}}',
-            b'{"current_page": 1e300, "items_per_page": -1e300, "order_by": [["-"]]}',
-            b'{"search": "' + b"a " * 99 + b'"}', b'{"current_page": [], "search": {}}',
-        ]  # fmt: skip
-        specimen = f"shop/specimen/{Specimen.objects.create().pk}"
-        paths = [
-            "shop/hello", "shop/whoami", "shop/contactform", "shop/article", "x", "x/y",
-            "shop/article/list", "shop/article/count", f"{self.path}/get",
-            f"{self.path}/update", f"{self.path}/publish", f"{self.path}/tags/set",
-            f"{self.path}/tags/similar", f"{specimen}/update", "shop/country/create",
-        ]  # fmt: skip
-        # Each body at each path, as JSON and as one other type: each pair of the three.
-        types = itertools.cycle([
-            "application/json", "application/x-www-form-urlencoded", "", "text/html",
-            ";", "\xe9", "application/x-www-form-urlencoded; charset=cp037",
-            "multipart/form-data; boundary=x", "application/json; charset=utf-16",
-            "multipart/form-data; boundary=x; charset=utf-7", "multipart/form-data",
-        ])  # fmt: skip
-        for path, body in itertools.product(paths, bodies):
-            self.bear(path, body)
-            self.bear(path, body, next(types))
 
-    def test_any_value_in_any_field(self):
-        values = [
-            None, True, 0, -1, 1.5, 2**63, 10**400, 1e308, "", "1", "x" * 300, "-", ",",
-            "0001-01-01T00:00:00+23:59", "9999-99-99", "sNaN", "inf", "9" * 4000, '"',
-            "\u0661", "[", [], {}, [None], [[]], [{}], {"pk": None}, {"pk": [1]},
-        ]  # fmt: skip
-        written = [*[f.name for f in Specimen._meta.get_fields()], "pk", ""]
-        asked = ["search", "order_by", "current_page", "items_per_page", "tags"]
-        asked += SpecimenEndpoint.list_filter
-        paths = {"": written, f"/{Specimen.objects.create().pk}/update": written}
-        for path, names in {**paths, "/list": asked}.items():
-            for first in range(len(values)):
-                shifted = [*values[first:], *values[:first], *values]
-                sent = dict(zip(names, shifted, strict=False))
-                self.bear(f"shop/specimen{path}", json.dumps(sent))
+# --- Fuzz -----------------------------------------------------------------------------
 
-    def test_any_path(self):
-        pieces = ".. . %00 %0A %2F %FF %ED%A0%80 %20 '\"<b> __class__ None -1 1e9 ;"
-        pieces += " %25s \\ é"
-        places = "? shop/? ?/hello shop/?/list shop/article/?/get shop/country/?/update"
-        places = [*places.split(), f"{self.path}/?", f"{self.path}/?/add"]
-        for piece, place in itertools.product(pieces.split(), places):
-            self.bear(place.replace("?", piece))
+JSON_TYPE, FORM_TYPE, MULTIPART = Requests.JSON, Requests.FORM, Requests.MULTIPART
 
-    def test_any_header(self):
-        names = """ACCEPT COOKIE X_CSRFTOKEN ORIGIN HOST REFERER ACCEPT_LANGUAGE RANGE
-            AUTHORIZATION CONTENT_ENCODING""".split()
-        names = ["CONTENT_LENGTH", "QUERY_STRING", *[f"HTTP_{name}" for name in names]]
-        junk = ["", "\xff", "a" * 9000, "'\"<b>;=,", "-5", "1.5", "%00", "\xe2\x80\xa8"]
-        schemes = itertools.cycle(["http", "https", "http"])
-        for name, value in itertools.product(names, junk):
-            self.browse(self.user)
-            extra = {name: value, "wsgi.url_scheme": next(schemes)}
-            self.bear("shop/hello", **extra)
-        for name, value in itertools.product(["csrftoken", "sessionid"], junk):
-            self.browse()
-            self.client.cookies[name] = value
-            self.bear("shop/article/list")
+#: What is easily taken for something else, or cannot be stored.
+ODD_TEXTS = [
+    "", " ", "\0", "\ud800", "a\udfffb", "\ufeff", "\u202e", "e\u0301", "\u0661", "²",
+    "Ⅷ", "'\"<b>;--", "%00", "%", "_", "\\", "NaN", "sNaN", "-inf", "1e999", "-0", "+1",
+    "1_0", "0x1", "1e1000000", "9" * 19, "9" * 4000, "9" * 5000, "true", "null", "on",
+    "[", "{}", '["\\u0000"]', "[1e999]", '{"a": 1, "a": 2}', "[" * 65 + "]" * 65, '"a',
+    "0001-01-01", "9999-12-31", "9999-99-99", "0001-01-01T00:00:00+23:59", "24:00",
+    "9999-12-31T23:59:59.999999-14:00", "0001-01-02T00:00Z", "9999-12-30T23:59:59Z",
+    "2024-W01-1", "2024-05-06T07:08:09+99:99", "-1", "0", "12:00+01:00", "23:59:60",
+    "999999999 23:59:59", "-999999999", "P99999999999D", "-P1DT1S", "P1Y", "1e-400",
+    "::1", "::ffff:1.2.3.4", "fe80::1%1", "1.2.3.4\n", "urn:uuid:" + "0" * 32, "{0}",
+    "aGk=", "aGk", "=", "=\xe9", "a" * 300, "é" * 3000, "a " * 11, "a,b", ",", "-char",
+    "--char", ",".join(["char"] * 11), "integer,-moment", "a", "x@example.com", "de",
+    "http://[", "http://a.example", "http://\u2100.example", "../../x",
+]  # fmt: skip
+ODD_VALUES = [
+    *ODD_TEXTS, None, True, False, 0, 1, -1, -0.0, 1.5, 1e308, 5e-324, 2**31, 2**53,
+    2**63, -(2**63) - 1, 10**400, [], {}, [None], [[]], [{}], [[], 1], {"pk": None},
+    {"pk": [1]}, {"pk": {"pk": 1}}, {"name": "a"}, [{"name": 1}], {"a": {"b": "\0"}},
+    [*range(101)], [1] * 1001, [["-"]], [True], [1.5, "a"],
+    json.loads("[" * 70 + "]" * 70),
+]  # fmt: skip
+ODD_TYPES = st.sampled_from([
+    "", ";", "\xe9", "text/html", "Application/JSON; charset=UTF-8", "multipart/mixed",
+    JSON_TYPE, f"{JSON_TYPE}x", f"{JSON_TYPE}; charset=utf-16", FORM_TYPE, MULTIPART,
+    f"{FORM_TYPE}; charset=cp037", f"{MULTIPART}; charset=utf-7", "multipart/form-data",
+    "multipart/form-data; boundary=\xe9",
+])  # fmt: skip
+ODD_BODIES = st.binary(max_size=9) | st.sampled_from([
+    b"", b"[]", b"null", b"\0", b"\xff\xfe", b"{" * 5000, b"[" * 100_000, b"a=1&a=2",
+    b"=&=&%", b"--x", b"--x\r\n\r\n\r\n--x--", b'{"a": NaN}', b'{"a": 1e999}', b"1e999",
+    b'{"tags": "a", "tags": "b"}', b'{"a": "\\ud800"}', b"a" * 300_000, b"&" * 2000,
+    b"--x\r\nContent-Disposition: form-data; name=title; filename*=no''%ff",
+    b'--x\r\nContent-Disposition: form-data; name="\0"\r\n\r\n\xff\r\n--x--',
+    b"--x\r\nContent-Disposition: form-data; name=file; filename=a\r\n"
+    b"Content-Transfer-Encoding: base64\r\n\r\na\r\n--x--",
+    b'{"__class__": 1, "pk": [], "id": {}}', b"title[]=%ED%A0%80", b'"text"', b"1",
+])  # fmt: skip
+HEADERS = """CONTENT_LENGTH QUERY_STRING REMOTE_ADDR HTTP_ACCEPT HTTP_ACCEPT_LANGUAGE
+    HTTP_COOKIE HTTP_X_CSRFTOKEN HTTP_ORIGIN HTTP_HOST HTTP_REFERER HTTP_RANGE
+    HTTP_AUTHORIZATION HTTP_CONTENT_ENCODING HTTP_X_HTTP_METHOD_OVERRIDE""".split()
+ODD_HEADERS = st.text(st.characters(max_codepoint=255), max_size=9) | st.sampled_from([
+    "", "\xff", "a" * 9000, "'\"<b>;=,", "-5", "1.5", "%00", "\xe2\x80\xa8", "²",
+    "csrftoken=\xff; sessionid=", "csrftoken=junk; sessionid=%00",
+])  # fmt: skip
+ODD_METHODS = st.sampled_from("GET HEAD PUT OPTIONS post \xe9 GET\0".split(" "))
+
+odd_texts = st.text(max_size=6) | st.sampled_from(ODD_TEXTS)
+plain_texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
+pieces = odd_texts.map(lambda text: quote(text, "", errors="surrogatepass"))
+pieces |= st.sampled_from(
+    """.. . %00 %0A %2F %FF %ED%A0%80 %20 '"<b> __class__ None -1 1e9 ; %25s \\ é tags
+    pk list get 1.json %D9%A1 0 00 +1 1_0 %31 a%0Ab 99999999999999999999""".split()
+)
+offsets = st.integers(-1439, 1439).map(lambda n: datetime.timedelta(minutes=n))
+moments = st.datetimes(timezones=st.none() | offsets.map(datetime.timezone))
+#: What fits a field, by the types or the format that openapi.json says it has.
+KINDS = {
+    "string": plain_texts, "boolean": st.booleans(),
+    "integer": st.integers(-9, 9) | st.integers(),
+    "number": st.floats(allow_nan=False, allow_infinity=False),
+    "date": st.dates().map(str), "time-local": st.times().map(str),
+    "date-time": moments.map(str), "duration": st.timedeltas().map(str),
+    "uuid": st.uuids().map(str),
+    "decimal": st.decimals("-999.99", "999.99", places=2).map(str),
+    "email": st.sampled_from(["x@example.com", "'@a.example", '"a b"@[::1]']),
+    "byte": st.sampled_from(["aGk=", "AAAAAA==", ""]), "binary": st.binary(max_size=4),
+}  # fmt: skip
+anything = st.one_of(st.sampled_from(ODD_VALUES), *KINDS.values())
+
+#: How the formats of openapi.json that JSON Schema does not check itself are read.
+READERS = {
+    "time-local": datetime.time.fromisoformat, "decimal": Decimal,
+    "duration": parse_duration, "byte": base64.b64decode,
+}  # fmt: skip
+
+
+def make_format_checker():
+    checker = jsonschema.FormatChecker(["date", "date-time", "uuid"])
+    for name, read in READERS.items():
+        is_read = functools.partial(lambda r, v: v is None or r(v) is not None, read)
+        checker.checks(name, (ArithmeticError, ValueError))(is_read)
+    return checker
+
+
+class Call(typing.NamedTuple):
+    """A request as `Fuzz` makes it, and the world that it is made in."""
+
+    path: str
+    body: bytes = b"{}"
+    type: str = JSON_TYPE
+    method: str = "POST"
+    headers: dict = {}
+    user: str | None = "ann"
+    world: str = "usual"
+    is_atomic: bool = False
+    is_debug: bool = False
+
+
+def as_json(sent):
+    return json.dumps(sent, default=bytes.hex).encode(), JSON_TYPE
+
+
+def as_texts(sent):
+    """Yield keys with texts, or a file's bytes, as a form would send them."""
+    for key, value in sent.items():
+        for each in value if isinstance(value, list) else [value]:
+            is_text = isinstance(each, str | bytes)
+            yield key, each if is_text else json.dumps(each, default=bytes.hex)
+
+
+def as_form(sent):
+    return urlencode([*as_texts(sent)], errors="surrogatepass").encode(), FORM_TYPE
+
+
+def as_multipart(sent):
+    body = ""
+    for key, value in as_texts(sent):
+        body += f'--x\r\nContent-Disposition: form-data; name="{key}"'
+        if isinstance(value, bytes):
+            body, value = f'{body}; filename="{key}.txt"', value.decode("latin-1")
+        body += f"\r\n\r\n{value}\r\n"
+    return f"{body}--x--\r\n".encode(errors="surrogatepass"), MULTIPART
+
+
+@st.composite
+def calls(draw, fuzz):
+    """Draw a call of what is described, most of its values fitting."""
+    where = draw(st.sampled_from(fuzz.places))
+    content = fuzz.spec["paths"][where]["post"].get("requestBody", {}).get("content")
+    schema = content[JSON_TYPE]["schema"] if content else {}
+    known = schema.get("properties", {})
+    names = draw(st.lists(st.sampled_from([*known] or ["a", "tags", ""]), max_size=4))
+    names = [*schema.get("required", ()), *names]
+    sent = {name: draw(fuzz.values(known.get(name, {}))) for name in names}
+    if not draw(st.integers(0, 9)):
+        sent[draw(odd_texts)] = draw(anything)
+    if "{pk}" in where:
+        pk = str(draw(fuzz.values({"x-ajax": {"pk_of": where[1:].split("/{")[0]}})))
+        where = where.replace("{pk}", quote(pk, "", errors="surrogatepass"))
+    elif draw(st.booleans()):
+        where = where.replace("/create.json", ".json")
+    encode = draw(st.sampled_from([as_json, as_json, as_form, as_multipart]))
+    body, kind = encode(sent)
+    return Call(
+        where, body, kind, user=draw(st.sampled_from([*["ann"] * 3, "bob", None])),
+        world=draw(st.sampled_from([*fuzz.WORLDS])), is_atomic=draw(st.booleans()),
+        is_debug=draw(st.booleans()),
+    )  # fmt: skip
+
+
+@st.composite
+def broken_calls(draw, fuzz):
+    """Draw a call that is broken elsewhere than in its values."""
+    call, parts = draw(calls(fuzz)), ["path", "headers", "body", "type", "method"]
+    for part in draw(st.lists(st.sampled_from(parts), min_size=1, max_size=2)):
+        if part == "path":
+            place = call.path.removesuffix(".json").split("/")
+            ends = st.sampled_from([".json", ".json", "/x.json", "/.json", "/a/b.json"])
+            place[draw(st.integers(1, len(place) - 1))] = draw(pieces)
+            broken = "/".join(place) + draw(ends)
+        elif part == "headers":
+            broken = draw(st.dictionaries(st.sampled_from(HEADERS), ODD_HEADERS))
+            broken["wsgi.url_scheme"] = draw(st.sampled_from(["http", "https"]))
+        elif part == "body":
+            n, junk, body = draw(st.integers(0, 99)), draw(ODD_BODIES), call.body
+            broken = [body[:n], body[:n] + junk + body[n:], body * 2, junk, b"[" + body]
+            broken.append(body.decode(errors="replace").encode("utf-16"))
+            broken = draw(st.sampled_from(broken))
+        else:
+            broken = draw(ODD_TYPES if part == "type" else ODD_METHODS)
+        call = call._replace(**{part: broken})
+    return call
+
+
+class Fuzz(AjaxTestCase):
+    """Whatever is sent, some things hold. Each call is undone."""
+
+    #: How many calls; they are the same each time, but for `python test_ajax.py fuzz`.
+    EXAMPLES, IS_SAME = 600, True
+    MARK = uuid.uuid4().hex  # What nobody is to see.
+    has_written = False
+    MODELS = "article note specimen country supplier offer category crate".split()
+    #: What answers in its own way.
+    OTHERS = ["openapi", "shop/page", "shop/hand_list", "shop/article/publish"]
+    WORLDS = {
+        "usual": contextlib.nullcontext,
+        "naive": lambda: override_settings(USE_TZ=False),
+        "seen from Kiritimati": lambda: timezone.override("Pacific/Kiritimati"),
+    }
+    if connection.vendor == "sqlite":
+        WORLDS["kept elsewhere"] = lambda: database_in("Etc/GMT+10")
+    #: What is not left to chance.
+    ALWAYS = [
+        Call("/shop/hello.json", headers={"CONTENT_LENGTH": "-5"}),
+        Call("/shop/category/list.json", b'{"current_page": 9999999999999999999}'),
+        Call("/shop/specimen/create.json", b'{"time": "12:30:00.5", "binary": "aGk="}'),
+        Call("/shop/specimen/create.json", b'{"moment": "9999-12-31T09:59:59+10:00"}'),
+        Call("/shop/specimenform.json", b'{"address": "", "tags": ["a b", "A b"]}'),
+    ]
+
+    @classmethod
+    def setUpTestData(cls):
+        super().setUpTestData()
+        carl = User.objects.create_user("carl")
+        for user in (cls.user, cls.other, carl):
+            user.password = cls.MARK
+            user.save()
+        Article.objects.update(secret=cls.MARK)
+        Note.objects.create(owner=cls.user, article=cls.article, text="mine")
+        carls = Note.objects.create(owner=carl, text=cls.MARK)
+        private = Supplier.objects.create(name=cls.MARK, is_private=True)
+        for note, supplier in ((carls, private), (None, Supplier.objects.create())):
+            Offer.objects.create(article=cls.article, supplier=supplier, note=note)
+        country = Country.objects.create(code="de", name="Germany")
+        specimen = Specimen.objects.create(country=country, char="a", json={"key": 1})
+        specimen.keepers.add(cls.other)
+        specimen.tags.add("red")
+        Specimen.objects.create(twin=specimen, moment="2024-05-06T07:08:09Z")
+
+    def setUp(self):
+        with contextlib.ExitStack() as stack:
+            echo = mock.patch.object(ask, "answer", lambda r: r.data, create=True)
+            stack.enter_context(echo)
+            stack.enter_context(self.settings(SECRET_KEY=self.MARK))
+            self.cookies = {None: "csrftoken=" + "a" * 32}
+            for user in (self.user, self.other):
+                (client := Client()).force_login(user)
+                session = f"; sessionid={client.cookies['sessionid'].value}"
+                self.cookies[user.username] = self.cookies[None] + session
+            stack.enter_context(connection.execute_wrapper(self.note_writes))
+            self.addCleanup(stack.pop_all().close)
+        self.serve(Supplier, readonly_fields=["is_private"])
+        self.client = Client(enforce_csrf_checks=True, raise_request_exception=False)
+        self.specs, self.kept = {}, {}
+        for is_aware in (False, True):
+            with self.settings(DEBUG=True, USE_TZ=is_aware):
+                self.specs[is_aware] = self.client.get("/ajax/openapi.json").json()
+        described = {path: each["post"] for path, each in self.spec["paths"].items()}
+        every = [path for path in described if not self.is_other(path)]
+        who = {path: described[path]["x-ajax"]["who"] for path in every}
+        self.open_paths = {path for path in every if who[path][:6] != "Nobody"}
+        own = [path for path in every if path.split("/")[2] in self.MODELS]
+        own += [path for path in every if path.count("/") == 2]
+        values = re.compile("specimen.*(create|update|list|form)")
+        self.places = every + own * 2 + [*filter(values.search, own)] * 40
+        self.stored = self.rows()
+
+    def is_other(self, path):
+        return path[1:].removesuffix(".json") in self.OTHERS
+
+    @property
+    def spec(self):
+        return self.specs[settings.USE_TZ]
+
+    def keep(self, make, *key):
+        """Return what make(*key) returns, made once in a test."""
+        name = json.dumps([make.__name__, settings.USE_TZ, *key])
+        if name not in self.kept:
+            self.kept[name] = make(*key)
+        return self.kept[name]
+
+    # What is sent
+
+    def values(self, schema):
+        """Return what may be sent for a field: mostly what fits its description."""
+        fitting = self.keep(self.fitting_values, schema)
+        return st.integers(0, 6).flatmap(lambda n: fitting if n else anything)
+
+    def fitting_values(self, schema):
+        types, model = schema.get("type", []), schema.get("x-ajax", {}).get("pk_of")
+        if types == "array":
+            return st.lists(self.values(schema["items"]), max_size=3)
+        if model:
+            rows = apps.get_model(model.replace("/", "."))._base_manager
+            return st.sampled_from([*rows.values_list("pk", flat=True), 0])
+        if "oneOf" in schema:
+            return st.sampled_from([each["const"] for each in schema["oneOf"]])
+        kinds = [schema["format"]] if "format" in schema else types
+        kinds = [kinds] if isinstance(kinds, str) else kinds
+        return st.one_of([KINDS[each] for each in kinds if each in KINDS] or [anything])
+
+    # What is answered
+
+    def note_writes(self, execute, sql, *arguments):
+        self.has_written |= sql.startswith(("INSERT", "UPDATE", "DELETE"))
+        return execute(sql, *arguments)
+
+    def rows(self):
+        """Return all that is stored."""
+        found = {}
+        with connection.cursor() as cursor:
+            for table in connection.introspection.table_names(cursor):
+                cursor.execute(f"SELECT * FROM {table}")
+                found[table] = sorted(map(repr, cursor.fetchall()))
+        return found
+
+    def send(self, call):
+        """Make a call; return status and reply. Whatever is sent is no error of the
+        server's, and brings no secret to the light."""
+        headers = {"HTTP_COOKIE": self.cookies[call.user], "HTTP_X_CSRFTOKEN": "a" * 32}
+        sent = (call.method, f"/ajax{call.path}", call.body, call.type)
+        self.has_written = False
+        with mock.patch.object(logging.Logger, "handle") as log:
+            response = self.client.generic(*sent, **headers | call.headers)
+        said = [logging.Formatter().format(each.args[0]) for each in log.mock_calls]
+        said = "\n".join([*said, str(response.headers), response.content.decode()])
+        self.assertNotIn(self.MARK, said)
+        self.assertTrue(response.status_code < 500 or response.status_code == 503, said)
+        path = response.wsgi_request.path_info.removeprefix("/ajax")
+        if call.method == "HEAD" or self.is_other(path):
+            return response.status_code, None
+        self.assertEqual(response["Content-Type"], "application/json", said)
+        return response.status_code, json.loads(response.content)
+
+    def describe(self, path):
+        """Return the path as openapi.json has it."""
+        found = resolve(f"/ajax{unquote(path)}").kwargs
+        found = "/".join("{pk}" if key == "pk" else found[key] for key in found)
+        is_there = f"/{found}.json" in self.spec["paths"]
+        return f"/{found}.json" if is_there else f"/{found}/create.json"
+
+    def reply_validator(self, where):
+        """Return a validator of replies of a call, of failures for None."""
+        parts = self.spec["components"]
+        found = parts["responses"]["failure"]
+        if where:
+            found = self.spec["paths"][where]["post"]["responses"]["200"]
+        schema = found["content"][JSON_TYPE]["schema"] | {"components": parts}
+        checker = make_format_checker()
+        return jsonschema.Draft202012Validator(schema, format_checker=checker)
+
+    def check(self, call):
+        """Check what holds for each call, in its world; undo it."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.WORLDS[call.world]())
+            stack.enter_context(atomic_requests(call.is_atomic))
+            stack.enter_context(self.settings(DEBUG=call.is_debug))
+            stack.enter_context(transaction.atomic())
+            stack.callback(transaction.set_rollback, True)
+            status, reply = self.send(call)
+            if reply is None:
+                return
+            where = self.describe(call.path) if status == 200 else None
+            self.keep(self.reply_validator, where).validate(reply)
+            if status != 200:
+                self.assertEqual(reply["data"]["code"], status)
+                if self.has_written:
+                    self.assertEqual(self.rows(), self.stored)
+                return
+            connection.check_constraints()
+            if where.endswith(("form.json", "/create.json", "/update.json")):
+                self.check_kept(call, where, reply["data"])
+
+    def check_kept(self, call, where, data):
+        """Check that a record that was written is got, taken as it is, and listed."""
+        if not isinstance(data, dict) or len(data) < 2 or "pk" not in data:
+            return  # It is none, or one that is not shown.
+        model = re.sub(r"(form)?\.json|/(create|{pk}/update)\.json", "", where)
+        pk, is_as_got = quote(str(data["pk"])), not where.endswith("form.json")
+        for name in ("{pk}/get", "{pk}/update", "list"):
+            where, sent = f"{model}/{name}.json", {}
+            if where not in self.open_paths:
+                continue
+            if name != "list":  # Who has no members may be one that has to have some.
+                sent = {key: value for key, value in data.items() if value != []}
+            body = as_json(sent)[0]
+            again = Call(where.replace("{pk}", pk), body, user=call.user)
+            status, reply = self.send(again)
+            self.assertEqual(status, 200, (again, reply))
+            self.keep(self.reply_validator, where).validate(reply)
+            found = reply["data"]
+            if name == "list":
+                found = next(each for each in found if each["pk"] == data["pk"])
+            if is_as_got:
+                self.assertEqual(found, data)
+            data, is_as_got = found, True
+
+    def fuzz(self, made, examples):
+        options = {"deadline": None, "suppress_health_check": [*hypothesis.HealthCheck]}
+        options |= {"max_examples": examples, "derandomize": self.IS_SAME}
+
+        @hypothesis.settings(database=None, **options)
+        @hypothesis.given(made(self))
+        def check(call):
+            self.check(call)
+
+        for call in self.ALWAYS:
+            check = hypothesis.example(call)(check)
+        check()
+
+    def test_any_value(self):
+        self.fuzz(calls, self.EXAMPLES * 2 // 3)
+
+    def test_any_path_header_body_type_and_method(self):
+        self.fuzz(broken_calls, self.EXAMPLES // 3)
 
 
 # --- Matrix ---------------------------------------------------------------------------
@@ -4912,6 +5252,9 @@ class OpenAPI(AjaxTestCase):
             "kind": {"type": ["string", null], "oneOf": choices},
             "text": {"type": ["string", null], "x-ajax": {"multiline": True}},
             "big": {"type": ["integer", "string", null]},
+            "uuid": {"type": ["string", null], "format": "uuid"},
+            "binary": {"type": ["string", null], "format": "byte"},
+            "time": {"type": ["string", null], "format": "time-local"},
             "moment": {"type": ["string", null], "format": "date-time"},
             "file": {"type": ["string", null], "format": "binary"},
             "country": {"type": ["string", null], "x-ajax": {"pk_of": "shop/country"}},
@@ -6527,9 +6870,12 @@ def print_costs(client, article):
 
 
 def main(arguments):
-    """Run the benchmark, or the tests named, or all; return the exit status."""
+    """Run the benchmark, the fuzzer, tests by name, or all; return the exit status."""
     if arguments == ["bench"]:
         return bench()
+    if arguments[:1] == ["fuzz"]:
+        Fuzz.EXAMPLES, Fuzz.IS_SAME = int([*arguments, 2000][1]), False
+        arguments = ["Fuzz"]
     names = [f"test_ajax.{name.removeprefix('test_ajax.')}" for name in arguments]
     shuffle = int(os.environ.get("AJAX_SHUFFLE", 0)) or False
     runner = DiscoverRunner(shuffle=shuffle)
