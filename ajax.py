@@ -3318,7 +3318,7 @@ def serve(request, name="", **_mount):
 #: base that stands here: models and forms call theirs alike.
 _KINDS = {
     "BooleanField": "boolean", "FloatField": "number", "DecimalField": "string decimal",
-    "BigIntegerField": "integer|string", "IntegerField": "integer",
+    "IntegerField": "integer|string",  # SQLite's columns all hold 64 bits.
     "DateTimeField": "string date-time", "DateField": "string date",
     "TimeField": "string time-local", "DurationField": "string duration",
     "UUIDField": "string uuid", "EmailField": "string email", "CharField": "string",
