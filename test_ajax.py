@@ -4299,13 +4299,15 @@ KINDS = {
     "integer": st.integers(-9, 9) | st.integers(),
     "number": st.floats(allow_nan=False, allow_infinity=False),
     "date": st.dates().map(str), "time-local": st.times().map(str),
-    "date-time": moments.map(str), "duration": st.timedeltas().map(str),
-    "uuid": st.uuids().map(str),
+    "date-time": moments.map(str) | st.sampled_from([sent for sent, _within in ENDS]),
+    "duration": st.timedeltas().map(str), "uuid": st.uuids().map(str),
     "decimal": st.decimals("-999.99", "999.99", places=2).map(str),
     "email": st.sampled_from(["x@example.com", "'@a.example", '"a b"@[::1]']),
     "byte": st.sampled_from(["aGk=", "AAAAAA==", ""]), "binary": st.binary(max_size=4),
 }  # fmt: skip
-anything = st.one_of(st.sampled_from(ODD_VALUES), *KINDS.values())
+anything = st.booleans().flatmap(
+    lambda is_odd: st.sampled_from(ODD_VALUES) if is_odd else st.one_of(*KINDS.values())
+)
 
 #: How the formats of openapi.json that JSON Schema does not check itself are read.
 READERS = {
@@ -4334,6 +4336,8 @@ class Call(typing.NamedTuple):
     world: str = "usual"
     is_atomic: bool = False
     is_debug: bool = False
+    #: Whether somebody refuses what has been written.
+    is_refused: bool = False
 
 
 def as_json(sent):
@@ -4384,7 +4388,7 @@ def calls(draw, fuzz):
     return Call(
         where, body, kind, user=draw(st.sampled_from([*["ann"] * 3, "bob", None])),
         world=draw(st.sampled_from([*fuzz.WORLDS])), is_atomic=draw(st.booleans()),
-        is_debug=draw(st.booleans()),
+        is_debug=draw(st.booleans()), is_refused=not draw(st.integers(0, 4)),
     )  # fmt: skip
 
 
@@ -4429,6 +4433,8 @@ class Fuzz(AjaxTestCase):
     }
     if connection.vendor == "sqlite":
         WORLDS["kept elsewhere"] = lambda: database_in("Etc/GMT+10")
+    FILTERS = {"moment__date": "2024-05-06", "date__year": 1, "time__hour": [0, 23]}
+    FILTERS |= {"json__key": "a", "float__gt": 1e300, "duration__lte": "1"}
     #: What is not left to chance.
     ALWAYS = [
         Call("/shop/hello.json", headers={"CONTENT_LENGTH": "-5"}),
@@ -4436,6 +4442,8 @@ class Fuzz(AjaxTestCase):
         Call("/shop/specimen/create.json", b'{"time": "12:30:00.5", "binary": "aGk="}'),
         Call("/shop/specimen/create.json", b'{"moment": "9999-12-31T09:59:59+10:00"}'),
         Call("/shop/specimenform.json", b'{"address": "", "tags": ["a b", "A b"]}'),
+        Call("/shop/specimenform.json", b'{"integer": 9007199254740992}'),
+        Call("/shop/specimen/create.json", b'{"tags": "a"}', is_refused=True),
     ]
 
     @classmethod
@@ -4469,6 +4477,8 @@ class Fuzz(AjaxTestCase):
                 self.cookies[user.username] = self.cookies[None] + session
             stack.enter_context(connection.execute_wrapper(self.note_writes))
             self.addCleanup(stack.pop_all().close)
+        for written in (ajax.ajax_created, ajax.ajax_updated, ajax.ajax_deleted):
+            self.receive(written, self.refuse)
         self.serve(Supplier, readonly_fields=["is_private"])
         self.client = Client(enforce_csrf_checks=True, raise_request_exception=False)
         self.specs, self.kept = {}, {}
@@ -4504,7 +4514,7 @@ class Fuzz(AjaxTestCase):
     def values(self, schema):
         """Return what may be sent for a field: mostly what fits its description."""
         fitting = self.keep(self.fitting_values, schema)
-        return st.integers(0, 6).flatmap(lambda n: fitting if n else anything)
+        return st.integers(0, 4).flatmap(lambda n: fitting if n else anything)
 
     def fitting_values(self, schema):
         types, model = schema.get("type", []), schema.get("x-ajax", {}).get("pk_of")
@@ -4520,6 +4530,10 @@ class Fuzz(AjaxTestCase):
         return st.one_of([KINDS[each] for each in kinds if each in KINDS] or [anything])
 
     # What is answered
+
+    def refuse(self, **sent):
+        if self.is_refused:
+            raise exceptions.PermissionDenied
 
     def note_writes(self, execute, sql, *arguments):
         self.has_written |= sql.startswith(("INSERT", "UPDATE", "DELETE"))
@@ -4539,7 +4553,7 @@ class Fuzz(AjaxTestCase):
         server's, and brings no secret to the light."""
         headers = {"HTTP_COOKIE": self.cookies[call.user], "HTTP_X_CSRFTOKEN": "a" * 32}
         sent = (call.method, f"/ajax{call.path}", call.body, call.type)
-        self.has_written = False
+        self.has_written, self.is_refused = False, call.is_refused
         with mock.patch.object(logging.Logger, "handle") as log:
             response = self.client.generic(*sent, **headers | call.headers)
         said = [logging.Formatter().format(each.args[0]) for each in log.mock_calls]
@@ -4614,6 +4628,9 @@ class Fuzz(AjaxTestCase):
             if is_as_got:
                 self.assertEqual(found, data)
             data, is_as_got = found, True
+        if model == "/shop/specimen":  # It spoils no filter either.
+            path, sent = "/shop/specimen/list.json", as_json(self.FILTERS)[0]
+            self.assertEqual(self.send(Call(path, sent, user=call.user))[0], 200)
 
     def fuzz(self, made, examples):
         options = {"deadline": None, "suppress_health_check": [*hypothesis.HealthCheck]}
