@@ -4466,29 +4466,29 @@ class Fuzz(AjaxTestCase):
         Specimen.objects.create(twin=specimen, moment="2024-05-06T07:08:09Z")
 
     def setUp(self):
-        with contextlib.ExitStack() as stack:
-            echo = mock.patch.object(ask, "answer", lambda r: r.data, create=True)
-            stack.enter_context(echo)
-            stack.enter_context(self.settings(SECRET_KEY=self.MARK))
-            self.cookies = {None: "csrftoken=" + "a" * 32}
-            for user in (self.user, self.other):
-                (client := Client()).force_login(user)
-                session = f"; sessionid={client.cookies['sessionid'].value}"
-                self.cookies[user.username] = self.cookies[None] + session
-            stack.enter_context(connection.execute_wrapper(self.note_writes))
-            self.addCleanup(stack.pop_all().close)
+        stack = contextlib.ExitStack()
+        self.addCleanup(stack.close)
+        echo = mock.patch.object(ask, "answer", lambda r: r.data, create=True)
+        note = connection.execute_wrapper(self.note_writes)
+        for patch in (echo, note, self.settings(SECRET_KEY=self.MARK)):
+            stack.enter_context(patch)
         for written in (ajax.ajax_created, ajax.ajax_updated, ajax.ajax_deleted):
             self.receive(written, self.refuse)
         self.serve(Supplier, readonly_fields=["is_private"])
+        self.cookies = {None: "csrftoken=" + "a" * 32}
+        for user in (self.user, self.other):
+            (client := Client()).force_login(user)
+            session = f"; sessionid={client.cookies['sessionid'].value}"
+            self.cookies[user.username] = self.cookies[None] + session
         self.client = Client(enforce_csrf_checks=True, raise_request_exception=False)
         self.specs, self.kept = {}, {}
         for is_aware in (False, True):
             with self.settings(DEBUG=True, USE_TZ=is_aware):
                 self.specs[is_aware] = self.client.get("/ajax/openapi.json").json()
-        described = {path: each["post"] for path, each in self.spec["paths"].items()}
-        every = [path for path in described if not self.is_other(path)]
-        who = {path: described[path]["x-ajax"]["who"] for path in every}
-        self.open_paths = {path for path in every if who[path][:6] != "Nobody"}
+        paths = {path: each["post"] for path, each in self.spec["paths"].items()}
+        every = [path for path in paths if not self.is_other(path)]
+        closed = {path for path in every if "Nobody" in paths[path]["x-ajax"]["who"]}
+        self.open_paths = {*every} - closed
         own = [path for path in every if path.split("/")[2] in self.MODELS]
         own += [path for path in every if path.count("/") == 2]
         values = re.compile("specimen.*(create|update|list|form)")
@@ -4617,8 +4617,8 @@ class Fuzz(AjaxTestCase):
                 continue
             if name != "list":  # Who has no members may be one that has to have some.
                 sent = {key: value for key, value in data.items() if value != []}
-            body = as_json(sent)[0]
-            again = Call(where.replace("{pk}", pk), body, user=call.user)
+            path = where.replace("{pk}", pk)
+            again = Call(path, as_json(sent)[0], user=call.user)
             status, reply = self.send(again)
             self.assertEqual(status, 200, (again, reply))
             self.keep(self.reply_validator, where).validate(reply)
