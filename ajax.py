@@ -3027,7 +3027,8 @@ function find(text) {
 /** Say what a schema takes. */
 function words(schema) {
   const {items, format, maxLength} = schema, {pk_of: model} = own(schema), [type, ...more] = types(schema);
-  const kinds = {string: "text", integer: "whole number", boolean: "true or false", binary: "file", byte: "base64", "time-local": "time"};
+  const formats = {binary: "file", byte: "base64", "time-local": "time"};
+  const kinds = {string: "text", integer: "whole number", boolean: "true or false", ...formats};
   const what = model ? `pk of ${model}` : items ? `list of ${words(items)}` : kinds[format] ?? format ?? kinds[type];
   return `${what ?? type}${more.includes("null") ? " or null" : ""}${maxLength ? `, at most ${maxLength}` : ""}`;
 }
@@ -3719,9 +3720,8 @@ if __name__ != "__main__":
     # As os.path does it: `from ajax.exceptions import AJAXError` is this module again.
     # Django finds AjaxConfig through `.apps`; `.models` there are none.
     sys.modules[f"{__name__}.apps"] = sys.modules[__name__]
-    for _name in (
-        "authentication decorators encoders endpoints exceptions signals urls views"
-    ).split():
+    _old = "authentication decorators encoders endpoints exceptions signals urls views"
+    for _name in _old.split():
         globals()[_name] = sys.modules[f"{__name__}.{_name}"] = sys.modules[__name__]
 
 
