@@ -3296,8 +3296,7 @@ _TEXTS = {
 def serve(request, name="", **_mount):
     """Serve client.js to everybody, the explorer in DEBUG and to active staff."""
     user, is_client = getattr(request, "user", None), name == "client.js"
-    is_staff = user is not None and user.is_active and user.is_staff
-    if not (is_client or settings.DEBUG or is_staff):
+    if not (is_client or settings.DEBUG or user and user.is_active and user.is_staff):
         raise Http404
     own = {"CSRF_TOKEN": get_token(request)}  # Its cookie is sent, too.
     own |= {"csrftoken": settings.CSRF_COOKIE_NAME, "X-CSRFToken": _get_header_name()}

@@ -5325,8 +5325,12 @@ class OpenAPI(AjaxTestCase):
 
 
 def be_strict(get_response):
+    """Set a policy; and as all threads share the tests' connection, one at a time."""
+    lock = threading.Lock()
+
     def answer(request):
-        response = get_response(request)
+        with lock:
+            response = get_response(request)
         response["Content-Security-Policy"] = "default-src 'self'"
         return response
 
