@@ -2831,7 +2831,7 @@ def _missing(message, sent, names=None):
     if names is None:
         served = [each[1:] for each in endpoint._paths]
         names = ["/".join(each) for each in (*_discovery.functions, *served)]
-    close = settings.DEBUG and _find_close(sent.lower(), names)
+    close = settings.DEBUG and _find_close(sent.lower(), names, 0.75)
     known = ", ".join(sorted(names)[:_MAX_UNKNOWN_KEYS]) or "nothing"
     hint = f"Did you mean {close}?" if close else f"There is: {known}."
     return AJAXError(404, message, **_hint(hint))

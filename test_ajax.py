@@ -6426,8 +6426,10 @@ class Readme(ProjectTestCase):
     """The README's blocks of Python that name their file are a site, which runs."""
 
     def test_its_site_runs_and_answers_as_it_says(self):
-        self.add("settings.py", "INSTALLED_APPS += ['taggit', 'ajax']")
-        self.write({"blog/models.py": "", "urls.py": ""})
+        settings = "INSTALLED_APPS += ['taggit', 'ajax']; ROOT_URLCONF = 'mysite.urls'"
+        self.add("settings.py", settings)
+        urls = "from django.urls import path\nurlpatterns = []"
+        self.write({"blog/models.py": "", "mysite/urls.py": urls})
         for block in readme_blocks("python"):
             compile(block, block, "exec")
         self.add_readme("python")
@@ -6472,7 +6474,10 @@ class Recipes(ProjectTestCase):
             TEMPLATES = [{"BACKEND": BACKEND, "OPTIONS": {"loaders": LOADERS}}]
             PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
             """,
-        "urls.py": "",
+        "mysite/urls.py": """
+            from django.urls import path
+            urlpatterns = []
+            """,
         "pages.py": f"""
             from django.contrib.auth.views import LoginView
             from django.http import HttpResponse
@@ -6481,7 +6486,7 @@ class Recipes(ProjectTestCase):
             from django.views.generic import TemplateView
             from blog.forms import PostForm
             from blog.models import Post
-            from urls import urlpatterns
+            from mysite.urls import urlpatterns
             def edit(request, pk):
                 post = Post.objects.get(pk=pk)
                 return {readme_code("render(")}
