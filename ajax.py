@@ -3523,11 +3523,12 @@ def _describe_api(request):
     cookie = {"type": "apiKey", "in": "cookie"}
     schemes = {
         "session": cookie | {"name": settings.SESSION_COOKIE_NAME},
-        "csrfCookie": cookie | {"name": settings.CSRF_COOKIE_NAME},
         "csrf": cookie | {"in": "header", "name": _get_header_name()},
     }
-    if settings.CSRF_USE_SESSIONS:
-        del schemes["csrfCookie"]
+    if not settings.CSRF_USE_SESSIONS:
+        schemes["csrfCookie"] = cookie | {"name": settings.CSRF_COOKIE_NAME}
+    user = getattr(request, "user", None)
+    you = user if user and user.is_authenticated else "not logged in"
     error = _describe_object({"code": _NUMBER, "message": _TEXT})
     failure = _describe_object({"success": {"const": False}, "data": error})
     failure = {"description": "Failure.", "content": {_JSON_TYPE: {"schema": failure}}}
@@ -3538,7 +3539,7 @@ def _describe_api(request):
         "servers": [{"url": request.path.removesuffix("/openapi.json") or "/"}],
         "paths": calls,
         "components": {"schemas": schemas} | parts,
-        "x-ajax": {"you": f"You are {getattr(request, 'user', 'nobody')}."},
+        "x-ajax": {"you": f"You are {you}."},
     }
 
 

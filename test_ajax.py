@@ -5234,6 +5234,14 @@ class OpenAPI(AjaxTestCase):
                         kept = [response[name] for name in names]
                         self.assertEqual(kept, ["no-store", "DENY", "Cookie"])
 
+    def test_it_says_who_asks(self):
+        for user, said in (
+            (self.user, "You are ann."),
+            (None, "You are not logged in."),
+        ):
+            self.client.force_login(user) if user else self.client.logout()
+            self.assertEqual(self.described()["x-ajax"]["you"], said)
+
     def test_it_names_what_is_served_and_nothing_else(self):
         paths = self.described()["paths"]
         article = {each.split("/", 3)[3] for each in paths if "/article/" in each}
