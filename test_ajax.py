@@ -1658,6 +1658,7 @@ SEVERAL = [  # field, sent, how, stored
     ("keepers", "[7001, 7002]", FORM, [7001, 7002]),
     ("keepers", "keepers[]=7001&keepers[]=7002", QUERY, [7001, 7002]),
     ("keepers", "keepers[]=7002", QUERY, [7002]), ("keepers", "keepers[]=", QUERY, []),
+    ("keepers", [7002] * 1000, JSON, [7002]),
     ("keepers", [], JSON, []), ("keepers", "", FORM, []), ("keepers", "[]", FORM, []),
     ("tags", ["b", "a", "b"], JSON, ["a", "b"]), ("tags", "a, b", JSON, ["a", "b"]),
     ("tags", [{"pk": 9, "name": "a", "slug": "z"}, "b"], JSON, ["a", "b"]),
@@ -1822,6 +1823,12 @@ class Fields(AjaxTestCase):
                 found = tags if field == "tags" else data["keepers"]
                 self.assertEqual(found, stored)
 
+    def test_a_pk_is_not_taken_for_the_value_of_another_field(self):
+        other = Country.objects.create(code="zz", name="fr")
+        keys = {"article": self.article, "origin": other, "maker": other}
+        pressing = Pressing.objects.create(**keys)
+        self.assertEqual(self.update(pressing, origin="fr")["origin"]["pk"], "fr")
+
     def test_files_are_uploaded_kept_cleared_and_replaced(self):
         url = self.update(self.crate, True, label=self.upload())["label"]
         self.assertRegex(url, r"^/media/labels/a.*\.txt$")
@@ -1836,16 +1843,24 @@ class Fields(AjaxTestCase):
             self.assertEqual(self.refused({"file": sent}, form=True), ["file"])
         self.assertEqual([*self.errors("shop/crate", {"payers": [7001]})], ["label"])
         # One is replaced by another of the same name.
-        url = self.update(self.specimen, True, file=self.upload("same.txt"))["file"]
-        sent = self.upload(url.rpartition("/")[2], b"new")
-        self.update(self.specimen, True, file=sent)
-        with Specimen.objects.get(pk=7001).file.open() as file:
-            self.assertEqual(file.read(), b"new")
+        field = Specimen._meta.get_field("file")
+        for folder in (field.upload_to, ""):
+            with mock.patch.object(field, "upload_to", folder):
+                sent = self.upload(f"same{folder}.txt".replace("/", ""))
+                url = self.update(self.specimen, True, file=sent)["file"]
+                sent = self.upload(url.rpartition("/")[2], b"new")
+                self.update(self.specimen, True, file=sent)
+            with Specimen.objects.get(pk=7001).file.open() as file:
+                self.assertEqual(file.read(), b"new")
 
     def test_a_json_value_of_another_type_is_a_change(self):
         for value in ({"n": 1}, {"n": True}, {"n": 1}, [0], [False]):
             self.update(self.specimen, json=value)
             self.assertEqual(self.stored("json"), repr(value))
+        # So is what a hook changes within one.
+        self.serve(Specimen, prepare_record=lambda *args: args[2].json.append("more"))
+        self.update(self.specimen)
+        self.assertEqual(self.stored("json"), "[False, 'more']")
 
     def test_date_times_at_the_ends_of_the_calendar(self):
         class WhenForm(forms.Form):
@@ -1953,6 +1968,13 @@ class Fields(AjaxTestCase):
                     self.assertFalse(Country.objects.filter(name="X").exists())
                 transaction.set_rollback(True)
             self.doCleanups()
+        # So is one that is a relation.
+        named = {"fields": ["pk", "country", "share"]}
+        for readonly, status in ((["pk"], 400), (["country"], 400), ([], 200)):
+            with self.subTest(readonly=readonly):
+                self.serve(Royalty, readonly_fields=readonly, **named)
+                self.post("shop/royalty", {"country": "fr"}, status=status)
+                self.doCleanups()
 
     def test_operations_lists_what_is_offered(self):
         names = ("get", "update", "publish", "delete", "tags/clear", "tags/similar")
@@ -2425,7 +2447,10 @@ class Writing(AjaxTestCase):
         seen, bad = [], {"bottles": "x", "winery": "x"}
         self.serve(Wine, can_update=may, can_create=may)
         for path_, data in self.writes:
-            self.assertEqual({*self.errors(path_, data | bad)}, {*bad})
+            errors = self.errors(path_, data | bad)
+            self.assertEqual(
+                {k: len(v) for k, v in errors.items()}, dict.fromkeys(bad, 1)
+            )
         old = [self.wine.pk, 100, self.winery.pk, "White"]
         self.assertEqual(seen, [[None, 100, None, "White"], old])
 
@@ -2473,6 +2498,15 @@ class Writing(AjaxTestCase):
         for path_, data in self.writes:
             with mock.patch.object(Wine, "full_clean", side_effect=error):
                 self.assertEqual(self.errors(path_, data), {"name": ["Not now."]})
+
+        # It validates all again for who calls it while saving.
+        def save_record(self, request, record, created):
+            record.name = "x" * 41
+            record.full_clean()
+
+        self.serve(Wine, save_record=save_record)
+        for path_, data in self.writes:
+            self.assertEqual({*self.errors(path_, data)}, {"name"})
 
     def test_what_clean_and_save_of_the_model_set_is_saved_and_answered(self):
         names = ("Old Hill", "New Hill")
@@ -2785,11 +2819,21 @@ class Races(TransactionTestCase):
             mock.patch.dict(connections.settings, replica=replica),
             override_settings(DATABASE_ROUTERS=[router]),
         ):
-            for write in ({"title": "New"}, {"author": self.other}):
-                Article.objects.using("default").update(**write)
-                status, _data = self.post(f"{self.path}/update", {"body": str(write)})
-                self.assertEqual(status, 403 if "author" in write else 200)
-            self.assertEqual(Article.objects.using("default").get().title, "New")
+            for hooks in ({}, {"get_queryset": lambda *_: Article.objects.all()}):
+                self.serve(Article, **hooks)
+                for write in ({"title": "New"}, {"author": self.other}):
+                    article = Article.objects.using("default")
+                    article.update(**{"author": self.user} | write)
+                    title = f"{write} {[*hooks]}"
+                    Category.objects.using("default").update(title=title)
+                    status, data = self.post(f"{self.path}/update", {"body": title})
+                    self.assertEqual(status, 403 if "author" in write else 200)
+                    if status == 200:
+                        self.assertEqual(data["body"], title)
+                        self.assertEqual(data["category"]["title"], title)
+                self.assertEqual(article.get().title, "New")
+                for name in ("delete", "tags/clear"):
+                    self.assertEqual(self.post(f"{self.path}/{name}")[0], 403)
             connections["replica"].close()
             del connections["replica"]
 
@@ -2820,6 +2864,12 @@ class Races(TransactionTestCase):
                     if begin:  # The session and the user may be read before.
                         self.assertLessEqual(found.index(begin), 2)
                         self.assertEqual(found[-1], "COMMIT")
+        with (
+            atomic_requests(), CaptureQueriesContext(connection) as queries,
+            mock.patch.object(ask, "answer", lambda request: 1, create=True),
+        ):  # fmt: skip
+            self.client.post("/plain/")
+        self.assertEqual(queries[0]["sql"], lock)
         with CaptureQueriesContext(connection) as queries, transaction.atomic():
             self.assertEqual(queries[0]["sql"], "BEGIN")
 
