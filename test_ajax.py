@@ -5302,6 +5302,11 @@ class OpenAPI(AjaxTestCase):
             self.client.force_login(user) if user else self.client.logout()
             self.assertEqual(self.described()["x-ajax"]["you"], said)
 
+    def test_it_says_what_a_failure_is(self):
+        failure = self.described()["components"]["responses"]["failure"]
+        schema = failure["content"]["application/json"]["schema"]
+        jsonschema.validate(self.post("shop/nothing", status=404), schema)
+
     def test_it_names_what_is_served_and_nothing_else(self):
         paths = self.described()["paths"]
         article = {each.split("/", 3)[3] for each in paths if "/article/" in each}
@@ -5312,6 +5317,10 @@ class OpenAPI(AjaxTestCase):
         expected |= {f"{{pk}}/tags/{name}.json" for name in commands}
         self.assertEqual(article, expected)
         self.assertLess({"/shop/hello.json", "/shop/contactform.json"}, paths.keys())
+        self.assertEqual(self.described()["servers"], [{"url": "/ajax"}])
+        with self.settings(DEBUG=True, ROOT_URLCONF="ajax"):
+            servers = self.client.get("/openapi.json").json()["servers"]
+        self.assertEqual(servers, [{"url": "/"}])
         self.serve(Article, operations=["get"], readonly_fields=["tags"])
         paths = [each for each in self.described()["paths"] if "/article/" in each]
         self.assertEqual(paths, ["/shop/article/{pk}/get.json"])
@@ -5354,10 +5363,44 @@ class OpenAPI(AjaxTestCase):
             taken, _kinds = self.body("/shop/specimen/create.json")
         self.assertEqual(taken["properties"]["moment"], {"type": ["string", null]})
         taken, _kinds = self.body("/shop/pollform.json")
-        self.assertEqual(taken["properties"]["hours"]["type"], "array")
+        day, hours = taken["properties"]["day"], taken["properties"]["hours"]
+        self.assertEqual(day, {"type": ["string"], "format": "date"})
+        self.assertEqual(hours["type"], "array")
+        self.assertEqual(hours["items"]["oneOf"][0], {"const": "am", "title": "a"})
         shown = self.described()["components"]["schemas"]["shop.article"]["properties"]
         read = {name for name, schema in shown.items() if schema.get("readOnly")}
         self.assertEqual(read, {"pk", "author"})
+
+    def test_it_says_what_a_list_takes(self):
+        taken, _kinds = self.body("/shop/article/list.json")
+        sized, text = {"items_per_page", "current_page"}, {"type": "string"}
+        asked = "category published created__gte readers tags search order_by".split()
+        self.assertEqual({*taken["properties"]}, {*asked, *sized})
+        self.assertEqual(taken["properties"]["created__gte"], text)
+        self.assertEqual(taken["properties"]["published"], {"type": ["boolean"]})
+        self.assertIn("category__title", taken["properties"]["order_by"]["description"])
+        taken, _kinds = self.body("/shop/supplier/list.json")
+        self.assertEqual({*taken["properties"]}, sized)
+
+    def test_it_says_what_a_tags_command_takes_and_what_is_asked_before(self):
+        paths = self.described()["paths"]
+        for name, taken, asks, hook in (
+            ("tags/add", ["tags"], None, "can_update"),
+            ("tags/clear", None, "Take all tags away?", "can_update"),
+            ("tags/similar", None, None, None), ("get", None, None, None),
+            ("delete", None, "Delete this record?", "can_delete"),
+        ):  # fmt: skip
+            with self.subTest(name):
+                call = paths[f"/shop/article/{{pk}}/{name}.json"]["post"]
+                who = "Logged-in users"
+                who += f", if ArticleEndpoint.{hook} allows." if hook else "."
+                said = {"who": who} | ({"asks": asks} if asks else {})
+                self.assertEqual(
+                    (call["x-ajax"], call["tags"]), (said, ["shop/article"])
+                )
+                body = call.get("requestBody", {"content": {"application/json": {}}})
+                schema = body["content"]["application/json"].get("schema", {})
+                self.assertEqual(schema.get("required"), taken)
 
     def test_it_says_who_may_call(self):
         def no_one(self, request, application, method):
