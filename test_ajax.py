@@ -670,7 +670,7 @@ class Urls(AjaxTestCase):
     def test_two_models_on_one_path_are_an_error_that_names_both(self):
         meta = type("Meta", (), {"app_label": "taggit"})
         same = type("Article", (models.Model,), {"__module__": __name__, "Meta": meta})
-        for name in ("taggit.Article", "shop.Article"):
+        for name in ("taggit.Article", "shop.Article", " shop/article.json"):
             with self.assertRaisesMessage(ajax.AlreadyRegistered, name):
                 ajax.endpoint.register(same, ArticleEndpoint)
         self.assertFalse(ajax.endpoint.is_registered(same))
@@ -777,11 +777,13 @@ class Urls(AjaxTestCase):
             ("import no_such_module", "no_such_module"),
             ("def hello(:", "invalid syntax"),
             ("raise SystemExit('on purpose')", "on purpose"),
+            ("__import__('fractions').Fraction('no')", "Invalid literal"),
         ]:
             source = f"def fine(request): pass\n{broken}\n"
             with self.subTest(broken), self.apps(zoo=source):
                 with contextlib.suppress(SystemExit):
                     self.client.post("/ajax/zoo/fine.json")
+                    self.assertNotIn("Exit", broken)  # That ends the process, once.
                 for path_ in ["shop/hello", "shop/category/list", "zoo/fine", "no"]:
                     with self.assertLogs("django.request") as logs:
                         self.post(path_, status=500)
@@ -873,6 +875,7 @@ class Requests(AjaxTestCase):
             ('{"a": 1}'.encode("utf-16"), "JSON"), (b"\xef\xbb\xbf{}", "JSON"),
             (b"NaN", "JSON"), (b'{"title": NaN}', key), (b'[{"title": 1e999}]', key),
             (b'{"title": [-Infinity]}', key), (b'{"title": 1, "title": 1}', key),
+            (b'{"a": 1, "title": 1, "title": 1}', '"title"'),
             (b'[{"b": {"title": 1, "t\\u0069tle": 2}}]', key),
             (b'{"a":' * 65 + b"1" + b"}" * 65, deep), (b"[" * 65 + b"]" * 65, deep),
             (b"[" * 100_000, deep), (b'{"a":' * 100_000, deep),
@@ -1014,6 +1017,14 @@ class Requests(AjaxTestCase):
                 with self.subTest(name, body=body):
                     status, _ = self.send(f"shop/article/{record.pk}/{name}", body)
                     self.assertEqual(status, 200)
+
+    def test_a_length_that_is_no_number_is_a_400(self):
+        for length, status in (
+            ("-5", 400), ("1.5", 400), ("1_0", 400), ("9" * 19, 400), ("9" * 18, 413),
+        ):  # fmt: skip
+            with self.subTest(length):
+                sent = self.send("shop/hello", b"{}", CONTENT_LENGTH=length)
+                self.assertEqual(sent[0], status)
 
     def test_what_is_too_large_is_a_413(self):
         files = {str(n): SimpleUploadedFile("a", b"") for n in range(4)}
@@ -1186,6 +1197,9 @@ class Responses(AjaxTestCase):
             (models.ProtectedError("secret", {self.news}), 409, mock.ANY),
             (models.RestrictedError("secret", {self.news}), 409, mock.ANY),
             (gone, 409, mock.ANY), (many("Many."), 413, "Many."),
+            (exceptions.TooManyFieldsSent("Much."), 413, "Much."),
+            (many(), 413, "The request is too large."),
+            (exceptions.SuspiciousFileOperation("secret"), 400, "Bad request."),
             (KeyError("secret"), 500, broken),
             (ajax.AJAXError(400, "No", **extra), 500, broken),
             (lambda r: ajax.EnvelopedResponse(1, extra), 500, broken),
@@ -1443,7 +1457,7 @@ EXPOSED = """
         @decorators.login_not_required
         def __call__(self, request): return 1
     lamp, door, of_an_imported_class = Lamp(), Door(), Base()
-    guarded_object = ajax.login_required(Lamp())
+    guarded_object, of_others = map(ajax.login_required, (Lamp(), Base()))
 """
 
 NOT_EXPOSED = """
@@ -1495,7 +1509,7 @@ class Functions(AjaxTestCase):
         expected = {
             "plain", "later", "guarded", "guarded_later", "redirecting", "permitted",
             "welcoming", "uncached", "given", "lamp", "door", "of_an_imported_class",
-            "shared", "guarded_object",
+            "shared", "guarded_object", "of_others",
         }  # fmt: skip
         User.objects.filter(pk=self.user.pk).update(is_superuser=True)
         self.assertEqual(self.exposed("tools"), expected)
@@ -2125,6 +2139,11 @@ class Permissions(AjaxTestCase):
                 transaction.set_rollback(True)
         pk = str(self.article.pk)
         self.assertEqual(hands, {(self.user, Article, pk, self.article)})
+        # There is no record while it is fetched.
+        rows = mock.Mock(side_effect=lambda record: Article.objects.all())
+        self.serve(Article, get_queryset=lambda self, request: rows(self.record))
+        self.post(f"{self.path}/update", {"title": "New"})
+        self.assertEqual(rows.call_args_list[0], mock.call(None))
 
     def test_old_signatures_of_hooks_work(self):
         for number, can_update in enumerate(SIGNATURES):
@@ -2172,7 +2191,9 @@ class Permissions(AjaxTestCase):
         path = f"shop/user/{self.other.pk}"
         self.serve(User, fields=["first_name"])
         for name, status in {"get": 200, "update": 403, "delete": 403}.items():
-            self.post(f"{path}/{name}", status=status)
+            reply = self.post(f"{path}/{name}", status=status)
+            if status == 403:
+                self.assertIn("is forbidden", reply["data"]["message"])
         self.serve(User, require_permissions=False)
         self.post(f"{path}/update", {"first_name": "Bob"})
 
@@ -2253,7 +2274,10 @@ class Permissions(AjaxTestCase):
                     ajax.endpoint.register(Group, wrong)
                 for word in (name, instead):
                     self.assertRegex(str(caught.exception), rf"\b{word}\b")
-        for served, name in ((User, "articles"), (Category, "article_set")):
+        for served, name in (
+            (User, "articles"), (Category, "article_set"), (Group, "user_set"),
+            (Track, "livetrack"),
+        ):  # fmt: skip
             with self.assertRaisesMessage(ImproperlyConfigured, name):
                 self.serve(served, fields=["pk", name])  # A reverse relation.
         with mock.patch.object(Group, "__exclude__", ["name"], create=True):
@@ -3912,6 +3936,24 @@ class Encoding(AjaxTestCase):
             note = Note.objects.create(owner=self.user, article=article, text="n")
             supplier = Supplier.objects.create(name="S")
             Offer.objects.create(article=article, supplier=supplier, note=note)
+
+    def test_a_joined_record_is_shown_as_it_is_alone(self):
+        winery = Winery.objects.create(name="Hill")
+        wine = Wine.objects.create(name="Red", winery=winery)
+        self.assertEqual(self.shown(wine)["winery"], self.shown(winery))
+
+    def test_what_a_field_makes_of_its_value_is_what_is_shown(self):
+        class Loud:
+            def __get__(self, record, model=None):
+                return self if record is None else vars(record)["name"].upper()
+
+            def __set__(self, record, value):
+                vars(record)["name"] = value
+
+        france = Country.objects.create(code="fr", name="France")
+        with mock.patch.object(Country, "name", Loud()):
+            self.serve(Country)
+            self.assertEqual(self.shown(france)["name"], "FRANCE")
 
     def test_queries_do_not_grow_with_rows(self):
         def count(way):
@@ -5797,7 +5839,9 @@ class Checks(AjaxTestCase):
             }),
             (User, {"fields": ["id", "username", "get_full_name"], "expand": 2}),
             (Article, {"fields": "__all__", "expand": True, "ordering": ["?"]}),
-            (Specimen, {"list_filter": ["json__key", "json__isnull", "tags__name"]}),
+            (Specimen, {
+                "list_filter": ["json__key__gt", "json__isnull", "tags__name"],
+            }),
         ]:  # fmt: skip
             with self.subTest(attributes):
                 self.assertEqual(self.said("ajax.E002", served, **attributes), [])
@@ -5808,7 +5852,10 @@ class Checks(AjaxTestCase):
             with self.subTest(operations), self.apps(zoo="def group(request): pass"):
                 self.post("zoo/group")
                 zoo = {"__module__": "zoo.endpoints", "operations": operations}
-                self.assertEqual(len(self.said("ajax.E003", Group, **zoo)), is_told)
+                found = self.said("ajax.E003", Group, **zoo)
+                self.assertEqual(
+                    ["zoo/group" in each for each in found], [True] * is_told
+                )
         self.serve(form_named("Category"))
         (message,) = self.messages("ajax.E003", "shop.Category")
         self.assertIn("shop/category", message)
@@ -5836,6 +5883,11 @@ class Checks(AjaxTestCase):
         self.assertEqual(self.said("ajax.W001", Permission), [])
         self.speak(ContentType, ajax.ExcludeEncoder(exclude=[]))
         self.assertEqual(self.said("ajax.W001", Permission), [])
+
+    def test_so_is_one_behind_a_model_that_can_get_guards(self):
+        self.serve(WEB[1], can_get=yes)
+        (message,) = self.said("ajax.W001", WEB[0], expand=["to_b__to_c"])
+        self.assertIn("Webc", message)
 
     def test_a_list_that_counts_what_can_get_refuses_is_w003(self):
         both = {"can_get": yes, "can_list": yes}
