@@ -1185,6 +1185,7 @@ class Responses(AjaxTestCase):
         later, extra = ajax.AJAXError(503, "Later."), {"more": object()}
         big, many = exceptions.RequestDataTooBig, exceptions.TooManyFilesSent
         denied, broken = exceptions.PermissionDenied, "Internal server error."
+        used = "The record conflicts with another one, is in use, or is gone."
         for answer, status, message in [
             (Http404("No such cup."), 404, "No such cup."),
             (Resolver404({"path": "secret", "tried": ["secret"]}), 404, mock.ANY),
@@ -1194,9 +1195,9 @@ class Responses(AjaxTestCase):
             (exceptions.DisallowedHost("Who?"), 400, "Who?"),
             (exceptions.BadRequest("What?"), 400, "What?"), (later, 503, "Later."),
             (ValidationError("Too hot."), 400, "Too hot."), (big("Big."), 413, "Big."),
-            (models.ProtectedError("secret", {self.news}), 409, mock.ANY),
-            (models.RestrictedError("secret", {self.news}), 409, mock.ANY),
-            (gone, 409, mock.ANY), (many("Many."), 413, "Many."),
+            (models.ProtectedError("secret", {self.news}), 409, used),
+            (models.RestrictedError("secret", {self.news}), 409, used),
+            (gone, 409, used), (many("Many."), 413, "Many."),
             (exceptions.TooManyFieldsSent("Much."), 413, "Much."),
             (many(), 413, "The request is too large."),
             (exceptions.SuspiciousFileOperation("secret"), 400, "Bad request."),
@@ -1326,8 +1327,9 @@ class Responses(AjaxTestCase):
             self.post("later/broken", status=500)
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
-                with mock.patch(load, side_effect=OperationalError):
-                    self.post("later/fine", status=500)
+                error = OperationalError("The database is locked.")
+                with mock.patch(load, side_effect=error):
+                    self.post("later/fine", status=503)
                 gc.collect()  # There may be a coroutine that nobody awaited.
         self.assertEqual([str(each.message) for each in warned], [])
 
@@ -3179,6 +3181,15 @@ class Lists(AjaxTestCase):
         self.serve(Specimen, list_filter=["char__in", "integer__in"])
         for sent in ({"char__in": ["beta", "x"]}, {"integer__in": 5}):
             self.assertEqual(self.words(sent), "two")
+
+    def test_what_is_too_much_is_told_how_much_may_be(self):
+        for key, value, most in (
+            ("char", ["x"] * 101, 100), ("text__icontains", "x" * 1001, 1000),
+            ("search", "a " * 11, 10), ("order_by", ["char"] * 11, 10),
+            ("tags", ["x"] * 101, 100),
+        ):  # fmt: skip
+            with self.subTest(key):
+                self.assertRegex(self.refuse(key, value), rf"\b{most}\b")
 
     def test_filters_by_form(self):
         for sent, found in (
