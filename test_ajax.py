@@ -1816,6 +1816,13 @@ class Fields(AjaxTestCase):
             with self.subTest(field, form=form):
                 self.assertEqual(self.refused({field: sent}, record, form), [field])
 
+    def test_a_relation_is_asked_its_own_validators(self):
+        refuse = mock.Mock(side_effect=ValidationError("Not this one."))
+        category = Article._meta.get_field("category")
+        with mock.patch.dict(vars(category), validators=[refuse]):
+            sent = {"category": self.news.pk}
+            self.assertEqual(self.refused(sent, self.article), ["category"])
+
     def test_an_absent_key_takes_the_default_or_keeps_the_value(self):
         values = {"ticked": False, "boolean": True, "integer": 5}
         Specimen.objects.filter(pk=7001).update(**values)
@@ -2898,6 +2905,15 @@ class Races(TransactionTestCase):
         self.assertEqual(queries[0]["sql"], lock)
         with CaptureQueriesContext(connection) as queries, transaction.atomic():
             self.assertEqual(queries[0]["sql"], "BEGIN")
+
+    @unittest.skipUnless(connection.vendor == "sqlite", "Wants to see the BEGIN.")
+    def test_so_does_the_first_one_on_a_connection(self):
+        seen = mock.Mock(side_effect=lambda execute, *arguments: execute(*arguments))
+        self.serve(Category, authenticate=yes, can_create=yes)
+        connection.close()
+        with connection.execute_wrapper(seen):
+            Client().post("/ajax/shop/category.json", {"title": "A"})
+        self.assertEqual(seen.call_args_list[0].args[1], "BEGIN IMMEDIATE")
 
     def test_writers_wait_for_each_other_and_lose_nothing(self):
         def save(record, **options):
