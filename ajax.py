@@ -31,6 +31,7 @@ queries that read it, come from one `_Plan`, kept until something is registered.
 Read down for definitions, up to follow a request.
 """
 
+import binascii
 import contextlib
 import contextvars
 import copy
@@ -1335,10 +1336,8 @@ def _read_several(sent):
     if sent == [""]:
         return []
     if isinstance(sent, _FormValue) and len(sent) == 1 and str(sent[0])[:1] == "[":
-        try:
+        with contextlib.suppress(TypeError, ValueError):
             sent = _parse_json(sent[0])
-        except (TypeError, ValueError):
-            raise _invalid_value() from None
     if not isinstance(sent, list):
         raise ValidationError(_("This key takes a list."))
     return sent
@@ -1611,8 +1610,9 @@ _STATUSES = (
     ((core_exceptions.SuspiciousOperation, core_exceptions.BadRequest), 400, True),
     ((MultiPartParserError, UnreadablePostError), 400, True),
     (IntegrityError, 409, False),
-    # SQLite's driver raises OverflowError for a number beyond its columns.
-    ((DataError, OverflowError), 400, False),
+    # SQLite's driver raises OverflowError for a number beyond its columns, a form's
+    # BinaryField what is no base64.
+    ((DataError, OverflowError, binascii.Error), 400, False),
     (getattr(core_exceptions, "ObjectNotUpdated", ()), 409, False),
 )
 #: How databases say that somebody else held a lock for too long.
@@ -2500,8 +2500,7 @@ def _make_form_data(form_class, request):
             values = value if isinstance(value, list) else [value]
             texts = [each for each in values if not isinstance(each, File)]
             texts = [each if isinstance(each, str) else _dump(each) for each in texts]
-            if texts or not values:
-                data.setlist(key, texts)
+            data.setlist(key, texts)
     most = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
     if most is not None and sum(len(values) for _key, values in data.lists()) > most:
         raise core_exceptions.TooManyFieldsSent(_("It has too many values."))
@@ -2698,7 +2697,6 @@ class _Discovery:
                 self.functions |= _import_functions(config)
         except BaseException as error:
             self.error = (where, error)
-            self.functions = {}
             for registry, state in zip(registries, before, strict=True):
                 vars(registry).update(state)
                 registry._change()
@@ -2712,8 +2710,9 @@ class _Discovery:
         last = [*frames, *(f for f in frames if f.filename.endswith("endpoints.py"))][
             -1
         ]
-        file = getattr(error, "filename", None) or last.filename
-        line = getattr(error, "lineno", None) or last.lineno
+        file, line = last.filename, last.lineno
+        if isinstance(error, SyntaxError):
+            file, line = error.filename, error.lineno
         what = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
         return f"{where} cannot be imported: {what} ({file}, line {line})."
 

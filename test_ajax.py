@@ -4571,6 +4571,7 @@ class Fuzz(AjaxTestCase):
         Call("/shop/specimen.json", LAST, world="far east"),
         Call("/shop/specimenform.json", b'{"address": "", "tags": ["a b", "A b"]}'),
         Call("/shop/specimenform.json", b'{"integer": 9007199254740992}'),
+        Call("/shop/specimenform.json", b'{"binary": "aGk"}'),
         Call("/shop/specimen/create.json", b'{"tags": "a"}', is_refused=True),
     ]
 
