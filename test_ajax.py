@@ -778,6 +778,8 @@ class Urls(AjaxTestCase):
             ("def hello(:", "invalid syntax"),
             ("raise SystemExit('on purpose')", "on purpose"),
             ("__import__('fractions').Fraction('no')", "Invalid literal"),
+            ("__import__('json').loads('no')", "Expecting value"),
+            ("open('/nowhere/settings.json')", "No such file"),
         ]:
             source = f"def fine(request): pass\n{broken}\n"
             with self.subTest(broken), self.apps(zoo=source):
