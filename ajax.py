@@ -1611,8 +1611,8 @@ _STATUSES = (
     ((MultiPartParserError, UnreadablePostError), 400, True),
     (IntegrityError, 409, False),
     # SQLite's driver raises OverflowError for a number beyond its columns, a form's
-    # BinaryField what is no base64.
-    ((DataError, OverflowError, binascii.Error), 400, False),
+    # BinaryField the others for what is no base64.
+    ((DataError, OverflowError, binascii.Error, UnicodeEncodeError), 400, False),
     (getattr(core_exceptions, "ObjectNotUpdated", ()), 409, False),
 )
 #: How databases say that somebody else held a lock for too long.
@@ -1654,7 +1654,7 @@ def _error_response(request, error):
         response = answer.get_response()
     except Exception as unexpected:
         return _report(request, unexpected)
-    if isinstance(error, (DatabaseError, OverflowError)):
+    if isinstance(error, (DatabaseError, OverflowError, ValueError)):
         # As an argument the text is escaped: it may quote what a client sent.
         said = (response.reason_phrase, request.path, str(error))
         log_response("%s: %s: %s", *said, response=response, request=request)

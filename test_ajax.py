@@ -4574,6 +4574,7 @@ class Fuzz(AjaxTestCase):
         Call("/shop/specimenform.json", b'{"address": "", "tags": ["a b", "A b"]}'),
         Call("/shop/specimenform.json", b'{"integer": 9007199254740992}'),
         Call("/shop/specimenform.json", b'{"binary": "aGk"}'),
+        Call("/shop/specimenform.json", b'{"binary": "\\u0080"}'),
         Call("/shop/specimen/create.json", b'{"tags": "a"}', is_refused=True),
     ]
 
