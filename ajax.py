@@ -1634,8 +1634,8 @@ def _as_ajax_error(error):
             return AJAXError(code, text or _MESSAGES[code])
     if isinstance(error, OperationalError):
         code = getattr(error.__cause__, "sqlstate", None) or str(error)
-        # A text beyond PostgreSQL's index, or MariaDB's character set.
-        if re.match(r"54000|\(1366,|\(1267,", code):
+        # What is beyond PostgreSQL's index, or MariaDB's character set and UUIDs.
+        if re.match(r"54000|\((1267|1292|1366),", code):
             return AJAXError(400, _MESSAGES[400])
         if _LOCKED.search(str(error)):
             return AJAXError(503, _("The database is busy; try again."))
