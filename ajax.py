@@ -1451,9 +1451,6 @@ def _end_of_path(model, name):
     return field, rest
 
 
-#: What `list` always takes.
-_PARAMETERS = ("order_by", "items_per_page", "current_page")
-
 #: Lookups that compare with a value as the field itself has it.
 _COMPARISONS = {"exact", "gt", "gte", "lt", "lte"}
 _DATE_PARTS = {
@@ -1610,9 +1607,8 @@ _STATUSES = (
     ((core_exceptions.SuspiciousOperation, core_exceptions.BadRequest), 400, True),
     ((MultiPartParserError, UnreadablePostError), 400, True),
     (IntegrityError, 409, False),
-    # SQLite's driver raises OverflowError for a number beyond its columns, a form's
-    # BinaryField the others for what is no base64.
-    ((DataError, OverflowError, binascii.Error, UnicodeEncodeError), 400, False),
+    # SQLite's driver raises OverflowError for a number beyond its columns.
+    ((DataError, OverflowError), 400, False),
     (getattr(core_exceptions, "ObjectNotUpdated", ()), 409, False),
 )
 #: How databases say that somebody else held a lock for too long.
@@ -1654,7 +1650,7 @@ def _error_response(request, error):
         response = answer.get_response()
     except Exception as unexpected:
         return _report(request, unexpected)
-    if isinstance(error, (DatabaseError, OverflowError, ValueError)):
+    if isinstance(error, (DatabaseError, OverflowError)):
         # As an argument the text is escaped: it may quote what a client sent.
         said = (response.reason_phrase, request.path, str(error))
         log_response("%s: %s: %s", *said, response=response, request=request)
@@ -2348,8 +2344,8 @@ class ModelEndpoint(_ServedEndpoint):
         managers = {p.name: p for p in self._plan.parts if isinstance(p, _Tags)}
         if key in managers:
             return self._filter_by_tags(managers[key], value)
-        names = [*self.list_filter, *managers, *_PARAMETERS]
-        names += ["search"] * bool(self.search_fields)
+        names = [*self.list_filter, *managers, *["search"] * bool(self.search_fields)]
+        names += ["order_by", "items_per_page", "current_page"]
         raise ValidationError(_unknown(key, names))
 
     def _search(self, value):
@@ -2455,7 +2451,11 @@ class FormEndpoint(_ServedEndpoint):
         form = self.model(**kwargs)
         for field in form.fields.values():
             field.clean = functools.partial(_clean, field.clean, field)
-        if not form.is_valid():
+        try:
+            is_valid = form.is_valid()
+        except (binascii.Error, UnicodeEncodeError):  # Of BinaryField on Django 5.2.
+            raise _invalid_value() from None
+        if not is_valid:
             raise _invalid(form.errors)
         if hasattr(form, "instance"):
             _insert_first(form.instance)
