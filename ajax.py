@@ -1310,9 +1310,8 @@ def _read_keys(request):
 def _unknown(key, names):
     """Return the error for a key that is not shown, with what may have been meant."""
     close = _find_close(key, names)
-    return [
-        _('Unknown key. Did you mean "%s"?') % close if close else _("Unknown key.")
-    ]
+    said = _('Unknown key. Did you mean "%s"?') % close if close else _("Unknown key.")
+    return [said]
 
 
 def _invalid_value():
@@ -2542,9 +2541,8 @@ class Endpoints(_Registry):
         for each in paths:
             if each in self._paths:
                 both = f"{_label(model)} and {_label(self._paths[each])}"
-                raise AlreadyRegistered(
-                    f"{both} are both at {'/'.join(each[1:])}.json."
-                )
+                where = "/".join(each[1:])
+                raise AlreadyRegistered(f"{both} are both at {where}.json.")
         self._registry[model] = endpoint_class
         self._paths |= dict.fromkeys(paths, model)
         self._change()
@@ -2630,10 +2628,9 @@ def _refuse_reverse_relations(model, endpoint_class):
         if field.one_to_many or field.auto_created and not field.concrete:
             accessor = getattr(field, "get_accessor_name", lambda: None)()
             for name in named & {field.name, accessor}:
-                what = (
-                    f"{endpoint_class.__name__}.fields names {name}, a reverse relation"
-                )
-                raise ImproperlyConfigured(f"{what}: name a method that lists it.")
+                what = f"{endpoint_class.__name__}.fields names {name}"
+                advice = "a reverse relation: name a method that lists it."
+                raise ImproperlyConfigured(f"{what}, {advice}")
 
 
 def _label(model):
@@ -2707,10 +2704,8 @@ class _Discovery:
         """Return a sentence about an endpoints.py that fails, with file and line."""
         where, error = self.error
         frames = traceback.extract_tb(error.__traceback__)
-        last = [*frames, *(f for f in frames if f.filename.endswith("endpoints.py"))][
-            -1
-        ]
-        file, line = last.filename, last.lineno
+        own = [each for each in frames if each.filename.endswith("endpoints.py")]
+        file, line, *_rest = (own or frames)[-1]
         if isinstance(error, SyntaxError):
             file, line = error.filename, error.lineno
         what = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
@@ -3649,10 +3644,8 @@ def _check_expansions(model, endpoint_class):
     for each in dict.fromkeys(_Plan(model, endpoint_class, True).budget["models"]):
         is_said = encoder.find(each) or endpoint.find(each) is not ModelEndpoint
         if not (is_said or _is_user_model(each)):
-            hint = (
-                'Register an endpoint (fields = "__all__" says yes, all) or an encoder'
-            )
-            hint += f" for {each.__name__}, or leave it out of `expand`."
+            hint = f"Register an endpoint or encoder for {each.__name__} (fields = "
+            hint += '"__all__" says yes, all), or leave it out of `expand`.'
             yield "W001", f"{endpoint_class.__name__} shows {_label(each)} whole.", hint
 
 
@@ -3662,10 +3655,8 @@ def _check_totals(model, endpoint_class):
     is_listed = "list" in (endpoint_class.operations or ["list"])
     hides = overrides("can_get") and not overrides("get_queryset")
     if is_listed and overrides("can_list") and hides:
-        what = (
-            f"{endpoint_class.__name__} overrides can_get, not get_queryset: what it "
-        )
-        what += "refuses still shows in totals, of searches and filters too."
+        what = f"{endpoint_class.__name__} overrides can_get, not get_queryset: what "
+        what += "it refuses still shows in totals, of searches and filters too."
         yield "W003", what, "Refuse it in get_queryset, or `list` in operations."
 
 
@@ -3805,10 +3796,7 @@ def _fill_demo():
 def _demo_settings(folder):
     auth = ["django.contrib.contenttypes", "django.contrib.auth"]
     taggit = ["taggit"] if importlib.util.find_spec("taggit") else []
-    database = {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": f"{folder}/demo.sqlite3",
-    }
+    engine = "django.db.backends.sqlite3"
     common = "django.middleware.common.CommonMiddleware"  # It checks the host.
     urls = types.ModuleType("demo_urls")
     to_explorer = RedirectView.as_view(pattern_name="ajax:explorer")
@@ -3819,7 +3807,7 @@ def _demo_settings(folder):
         "ROOT_URLCONF": urls,
         "MIDDLEWARE": [common, f"{__name__}._log_in_demo"],
         "INSTALLED_APPS": [*auth, *taggit, __name__, "demo"],
-        "DATABASES": {"default": database},
+        "DATABASES": {"default": {"ENGINE": engine, "NAME": f"{folder}/demo.sqlite3"}},
     }
 
 
