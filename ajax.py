@@ -251,10 +251,16 @@ _CONVERSIONS = {
 }
 
 
+#: The classes of the values that are plain already.
+_PLAIN = {str, bool, type(None)}
+
+
 def _to_plain(value, encode=None):
     """Return what an endpoint gave as dicts, lists and scalars that JSON knows, records
     by `encode` or _encode_records(); raise TypeError for what is none."""
     exact = type(value)
+    if exact in _PLAIN:
+        return value
     for kind in exact.__mro__ if exact not in (dict, list) else ():
         if kind in _CONVERSIONS:
             return _CONVERSIONS[kind](value)
@@ -448,24 +454,28 @@ def _needs_instances(model):
 class _Batch:
     """The records of one model that are encoded together.
 
-    `columns` are the values of the plan's lookups; `converters` by position make of
-    them what fields have; `records` are the instances where somebody's code wants them;
-    `speaker` is the endpoint that speaks for the model; `found` was fetched beside.
+    `columns` are the values of the plan's lookups; `converted` by position those that
+    are to become what fields have; `records` are the instances where somebody's code
+    wants them; `speaker` is the endpoint that speaks for the model; `found` was fetched
+    beside.
     """
 
-    def __init__(self, columns, using, speaker=None, converters=None, records=None):
+    def __init__(self, columns, using, speaker=None, converted=(), records=None):
         self.columns = columns
         self.using = using
         self.speaker = speaker
-        self.converters = converters or {}
+        self.converted = dict(converted)
         self.records = records
         self.found = {}
 
     def column(self, position):
-        steps, expression, connection = self.converters.pop(position, ((), None, None))
-        for step in steps:
-            values = self.columns[position]
-            self.columns[position] = [step(v, expression, connection) for v in values]
+        if expression := self.converted.pop(position, None):
+            connection = connections[self.using]
+            steps = connection.ops.get_db_converters(expression)
+            for step in steps + expression.get_db_converters(connection):
+                values = self.columns[position]
+                values = [step(value, expression, connection) for value in values]
+                self.columns[position] = values
         return self.columns[position]
 
     def rows(self):
@@ -521,11 +531,7 @@ class _Statement:
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             columns = list(zip(*cursor.fetchall(), strict=True))
-        find, converters = connection.ops.get_db_converters, {}
-        for n, each in converted.items():
-            steps = find(each) + each.get_db_converters(connection)
-            converters[n] = steps, each, connection
-        return _Batch(columns, using, speaker, converters)
+        return _Batch(columns, using, speaker, converted)
 
 
 def _in_order(queryset, order):
@@ -601,9 +607,9 @@ class _Joined(_Part):
         keys, columns = batch.columns[start], batch.columns[start:stop]
         rows = dict(zip(keys, zip(*columns, strict=True), strict=True))
         rows.pop(None, None)
-        converters = {n - start: c for n, c in batch.converters.items() if n >= start}
+        converted = {n - start: c for n, c in batch.converted.items() if n >= start}
         columns = list(zip(*rows.values(), strict=True))
-        inner = _Batch(columns, batch.using, batch.speaker, converters)
+        inner = _Batch(columns, batch.using, batch.speaker, converted)
         found = dict(zip(rows, self.plan.encode(inner), strict=True))
         return [found.get(key, "null") for key in keys]
 
@@ -756,10 +762,6 @@ class _Extra(_Part):
                 shown |= {(model, pk): json.loads(text) for pk, text in texts.items()}
         keys = [(record._meta.model, record.pk) for record in records]
         return [shown.get(key, _to_plain(key[1])) for key in keys]
-
-
-#: The classes of the values that are plain already.
-_PLAIN = {str, bool, type(None)}
 
 
 class _Plan:
@@ -1563,19 +1565,25 @@ def _run_view(view, request, *args, **kwargs):
     return async_to_sync(finish)()
 
 
-_signature = functools.lru_cache(maxsize=256)(inspect.signature)
+@functools.lru_cache(maxsize=256)
+def _find_places(function, *names):
+    """Return how many arguments a function takes by place, None for any number, and
+    whether it takes these names as keywords."""
+    parameters = [*inspect.signature(function).parameters.values()]
+    takes_names = any(p.kind is p.VAR_KEYWORD or p.name in names for p in parameters)
+    places = sum(p.kind < p.VAR_POSITIONAL for p in parameters)
+    takes_all = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return None if takes_all else places, takes_names
 
 
 def _call(hook, *arguments, **named):
     """Call a hook with what it takes, what is `named` by keyword if it takes it so."""
     function = getattr(hook, "__func__", hook)
-    parameters = [*_signature(function).parameters.values()]
-    if not any(p.kind is p.VAR_KEYWORD or p.name in named for p in parameters):
+    places, takes_names = _find_places(function, *named)
+    if not takes_names:
         arguments, named = (*arguments, *named.values()), {}
-    if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        places = sum(p.kind < p.VAR_POSITIONAL for p in parameters)
-        arguments = arguments[: places - (function is not hook)]
-    return hook(*arguments, **named)
+    is_method = function is not hook
+    return hook(*arguments[: places and places - is_method], **named)
 
 
 def _takes_one(function, *before):
