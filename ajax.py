@@ -454,22 +454,21 @@ def _needs_instances(model):
 class _Batch:
     """The records of one model that are encoded together.
 
-    `columns` are the values of the plan's lookups; `converted` by position those that
-    are to become what fields have; `records` are the instances where somebody's code
-    wants them; `speaker` is the endpoint that speaks for the model; `found` was fetched
-    beside.
+    `columns` are the values of the plan's lookups; `pending` by position are yet to
+    become what fields have; `records` are the instances where somebody's code wants
+    them; `speaker` is the endpoint that speaks for the model; `found` was read beside.
     """
 
-    def __init__(self, columns, using, speaker=None, converted=(), records=None):
+    def __init__(self, columns, using, speaker=None, pending=(), records=None):
         self.columns = columns
         self.using = using
         self.speaker = speaker
-        self.converted = dict(converted)
+        self.pending = dict(pending)
         self.records = records
         self.found = {}
 
     def column(self, position):
-        if expression := self.converted.pop(position, None):
+        if expression := self.pending.pop(position, None):
             connection = connections[self.using]
             steps = connection.ops.get_db_converters(expression)
             for step in steps + expression.get_db_converters(connection):
@@ -493,8 +492,8 @@ _GIVEN = RawSQL("%s", [None])
 class _Statement:
     """A values_list() whose SQL is made once for each database, and kept.
 
-    Making it is half of the time of reading one record; columns are converted at once,
-    not value by value. Only here the query's compiler is used, which is private API.
+    Making it is half of the time of reading one record; columns are converted once they
+    are wanted. Only here the query's compiler is used, which is private API.
     """
 
     def __init__(self, make, *given):
@@ -510,14 +509,14 @@ class _Statement:
             compiler = self.make().query.get_compiler(using)
             sql, parameters = compiler.as_sql()
             selected = [each[0] for each in compiler.select]
-            converted = {n: selected[n] for n in compiler.get_converters(selected)}
-            self.made[using] = sql, parameters, converted
+            pending = {n: selected[n] for n in compiler.get_converters(selected)}
+            self.made[using] = sql, parameters, pending
         return self.made[using]
 
     def load(self, using, speaker=None, values=(), limits=None):
         connection = connections[using]
         try:
-            sql, parameters, converted = self.compile(using)
+            sql, parameters, pending = self.compile(using)
         except core_exceptions.EmptyResultSet:
             return _Batch([], using, speaker)
         if values:
@@ -531,7 +530,7 @@ class _Statement:
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             columns = list(zip(*cursor.fetchall(), strict=True))
-        return _Batch(columns, using, speaker, converted)
+        return _Batch(columns, using, speaker, pending)
 
 
 def _in_order(queryset, order):
@@ -607,9 +606,9 @@ class _Joined(_Part):
         keys, columns = batch.columns[start], batch.columns[start:stop]
         rows = dict(zip(keys, zip(*columns, strict=True), strict=True))
         rows.pop(None, None)
-        converted = {n - start: c for n, c in batch.converted.items() if n >= start}
+        pending = {n - start: c for n, c in batch.pending.items() if n >= start}
         columns = list(zip(*rows.values(), strict=True))
-        inner = _Batch(columns, batch.using, batch.speaker, converted)
+        inner = _Batch(columns, batch.using, batch.speaker, pending)
         found = dict(zip(rows, self.plan.encode(inner), strict=True))
         return [found.get(key, "null") for key in keys]
 
@@ -802,6 +801,7 @@ class _Plan:
         self.names = [part.name for part in self.parts]
         pairs = ",".join(f"{_dump(name)}:%s" for name in self.names)
         self.template = f"{{{pairs}}}"
+        self.managers = {p.name: p for p in self.parts if isinstance(p, _Tags)}
         self.joined = [part for part in self.parts if isinstance(part, _Joined)]
         self.joins = [join for part in self.joined for join in part.joins]
         self.own_lookups = [*self.lookups]
@@ -1225,7 +1225,8 @@ def _check_storable(value, texts=True):
             return
         level = [*filter(None, level)]
         dicts = _of_kind(dict, level)
-        held = [*map(dict.values, dicts), *_of_kind(list, level), *dicts * texts]
+        keys = dicts if texts else ()  # Iterated, a dict gives its keys.
+        held = [*map(dict.values, dicts), *_of_kind(list, level), *keys]
         level = [*itertools.chain.from_iterable(held)]
     raise ValueError(_("It is nested too deeply."))
 
@@ -1370,6 +1371,8 @@ def _read_value(field, sent):
             return field.formfield(required=not field.blank).clean(value)
         if hasattr(field, "base_field"):  # PostgreSQL's ArrayField.
             values = _parse_json(value) if isinstance(value, str) else value
+            if not isinstance(values, list):
+                raise _invalid_value()
             return [_read_value(field.base_field, each) for each in values]
         value = field.to_python(_text(value))
         if isinstance(value, datetime.datetime):
@@ -1567,13 +1570,13 @@ def _run_view(view, request, *args, **kwargs):
 
 @functools.lru_cache(maxsize=256)
 def _find_places(function, *names):
-    """Return how many arguments a function takes by place, None for any number, and
-    whether it takes these names as keywords."""
+    """Return how many arguments a function takes by place, and whether it takes these
+    names as keywords."""
     parameters = [*inspect.signature(function).parameters.values()]
     takes_names = any(p.kind is p.VAR_KEYWORD or p.name in names for p in parameters)
-    places = sum(p.kind < p.VAR_POSITIONAL for p in parameters)
     takes_all = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    return None if takes_all else places, takes_names
+    places = sum(p.kind < p.VAR_POSITIONAL for p in parameters)
+    return sys.maxsize if takes_all else places, takes_names
 
 
 def _call(hook, *arguments, **named):
@@ -1583,7 +1586,7 @@ def _call(hook, *arguments, **named):
     if not takes_names:
         arguments, named = (*arguments, *named.values()), {}
     is_method = function is not hook
-    return hook(*arguments[: places and places - is_method], **named)
+    return hook(*arguments[: places - is_method], **named)
 
 
 def _takes_one(function, *before):
@@ -1700,7 +1703,8 @@ def _transaction(using, locks=True):
 
 
 class _EveryAlias(set):
-    """Aliases for which Django opens no transaction: all; nobody does for its own."""
+    """Aliases for which Django opens no transaction: all. It holds, iterated, those for
+    which the view wants none at all."""
 
     def __contains__(self, alias):
         return True
@@ -1751,9 +1755,14 @@ class _Function(BaseEndpoint):
         self.is_exempt = any(not getattr(e, "login_required", True) for e in marked)
         self._non_atomic_requests = getattr(view, "_non_atomic_requests", ())
 
+    @property
+    def wants_login(self):
+        """Whether LoginRequiredMiddleware wants a login."""
+        return not self.is_exempt and _has_login_middleware(tuple(settings.MIDDLEWARE))
+
     def authorize(self, request):
-        """Want a login where LoginRequiredMiddleware does."""
-        if not self.is_exempt and _has_login_middleware(tuple(settings.MIDDLEWARE)):
+        """Raise AJAXError 403 for who has to log in."""
+        if self.wants_login:
             _require_login(request)
 
     def run(self, request):
@@ -1823,7 +1832,8 @@ class _ServedEndpoint(BaseEndpoint):
         return AJAXError(403, message, **extra, **hint)
 
 
-#: The operations every ModelEndpoint has, and whether each is on a record.
+#: The operations every ModelEndpoint has, and whether each is on a record. One more is
+#: a method, its hook, that in _ASKED too, and a line in _describe_model.
 _OPERATIONS = {"create": False, "list": False}
 _OPERATIONS |= {"get": True, "update": True, "delete": True}
 #: The commands on a TaggableManager, and whether each changes the record.
@@ -1960,18 +1970,19 @@ class ModelEndpoint(_ServedEndpoint):
     def find_operation(self):
         """Return the method's name, or raise AJAXError 404 (400 without a record)."""
         name, found = self.method, _operations(type(self))
-        if self.offers(name):
-            if self.command:
-                is_change, part = _COMMANDS.get(self.command), self._tags_part
-                if is_change is not None and isinstance(part, _Tags):
-                    if name in self._writable or not is_change:
-                        return "tags" if is_change else "_similar"
-            elif found.get(name) and self.pk is None:
+        managers = self._plan.managers
+        is_tags = self.command and name in managers and self.offers(name)
+        if is_tags and self.command in _COMMANDS:
+            is_change = _COMMANDS[self.command]
+            if name in self._plan.writable or not is_change:
+                return "tags" if is_change else "_similar"
+        elif not self.command and self.offers(name):
+            if found.get(name) and self.pk is None:
                 raise AJAXError(400, _("Invalid request for record."))
-            elif name in found and found[name] in (None, self.pk is not None):
+            if name in found and found[name] in (None, self.pk is not None):
                 return name
-        offered = _COMMANDS if self.command else self.operations or found
-        raise _missing(_("Invalid method."), self.command or name, offered)
+        offered = _COMMANDS if is_tags else self.operations or {*found, *managers}
+        raise _missing(_("Invalid method."), self.command if is_tags else name, offered)
 
     def run(self, request):
         """Return what the operation returns; a custom one wants `can_get` to allow."""
@@ -2065,7 +2076,8 @@ class ModelEndpoint(_ServedEndpoint):
             names = () if is_clear else self._read_names(request)
             run = getattr(getattr(record, self.method), self.command)
             run(names) if self.command == "set" else run(*names)
-            return json.loads(self._tags_part.encode_tags([record.pk], self._using)[0])
+            part = self._plan.managers[self.method]
+            return json.loads(part.encode_tags([record.pk], self._using)[0])
 
     # Records and querysets
 
@@ -2143,7 +2155,7 @@ class ModelEndpoint(_ServedEndpoint):
 
     def _similar(self, request):
         """Return records that share tags with this one, most shared first."""
-        record, tags = self._get_visible_record(), self._tags_part
+        record, tags = self._get_visible_record(), self._plan.managers[self.method]
         using = self.get_queryset(request).db
         items = tags.through._base_manager.using(using).filter(**tags.get_conditions())
         mine = items.filter(**{tags.key: record.pk}).values("tag_id")
@@ -2163,26 +2175,18 @@ class ModelEndpoint(_ServedEndpoint):
     def _plan(self):
         return _get_plan(self.model, type(self), True)
 
-    @property
-    def _tags_part(self):
-        return next((p for p in self._plan.parts if p.name == self.method), None)
-
-    @property
-    def _writable(self):
-        return self._plan.writable
-
     def _read(self, body, request, record):
         """Read a body onto a record, holding the errors, and what is saved later."""
         for key, value in body.values.items():
-            field = self._writable.get(key)
+            field = self._plan.writable.get(key)
             if field is None or field.primary_key and not record._state.adding:
                 continue
             try:
                 self._read_field(request, record, field, value, body)
             except ValidationError as error:
                 body.errors[key] = error.messages
-        shown = [*self._plan.names, *self._writable]
-        body.refuse_unknown([*shown, *(_pk_names(self.model) - {*shown})])
+        shown = {*self._plan.names, *self._plan.writable, *_pk_names(self.model)}
+        body.refuse_unknown(shown)
 
     def _read_field(self, request, record, field, value, body):
         if _is_tags_manager(field):
@@ -2271,9 +2275,10 @@ class ModelEndpoint(_ServedEndpoint):
         except Exception as error:
             # What a record without a relation that it has to have raises is both.
             kinds = (AttributeError, core_exceptions.ObjectDoesNotExist)
-            if body.errors or all(isinstance(error, kind) for kind in kinds):
-                raise AJAXError(403, _MESSAGES[403]) from error
-            raise
+            is_absent = all(isinstance(error, kind) for kind in kinds)
+            if getattr(error, "code", None) == 403 or not (body.errors or is_absent):
+                raise
+            raise AJAXError(403, _MESSAGES[403]) from error
 
     def _validate(self, record, body, stored=None):
         """Raise AJAXError 400 with what full_clean() has against a record; fields as
@@ -2348,7 +2353,7 @@ class ModelEndpoint(_ServedEndpoint):
             return self._search(value)
         if key in self.list_filter:
             return self._filter_by(key, value)
-        managers = {p.name: p for p in self._plan.parts if isinstance(p, _Tags)}
+        managers = self._plan.managers
         if key in managers:
             return self._filter_by_tags(managers[key], value)
         names = [*self.list_filter, *managers, *["search"] * bool(self.search_fields)]
@@ -2468,9 +2473,9 @@ class FormEndpoint(_ServedEndpoint):
             _insert_first(form.instance)
         if hasattr(form, "save"):
             return form.save()
-        for name, field in form.fields.items():
-            if isinstance(field, forms.ModelChoiceField):
-                form.cleaned_data[name] = field.prepare_value(form.cleaned_data[name])
+        for name, value in form.cleaned_data.items():
+            if isinstance(form.fields.get(name), forms.ModelChoiceField):
+                form.cleaned_data[name] = form.fields[name].prepare_value(value)
         return form.cleaned_data
 
 
@@ -2488,7 +2493,7 @@ def _clean(clean, field, value, *initial):
 
 
 def _check_times(value):
-    """Return date-times, in lists and ranges too, as USE_TZ wants them."""
+    """Return date-times, in lists too, as USE_TZ wants them; check those of ranges."""
     if isinstance(value, datetime.datetime):
         return _read_datetime(value)
     if hasattr(value, "lower_inc"):
@@ -2531,7 +2536,7 @@ class Endpoints(_Registry):
     def register(self, model, endpoint_class=None) -> None:
         """Serve a model or form, or several, by a class; skip a swapped model.
         Raise AlreadyRegistered, or ImproperlyConfigured for what cannot be served."""
-        if isinstance(model, (list, tuple, set)):
+        if model and isinstance(model, (list, tuple, set)):
             for each in model:
                 self.register(each, endpoint_class)
             return
@@ -3386,7 +3391,7 @@ def _describe_record(plan, writable=None):
     for part in plan.parts:
         schema = _describe_field(part.field) if part.field else {}
         if isinstance(part, (_Joined, _Fetched)):
-            pk, schema = schema["type"], _describe_record(part.plan)
+            pk, schema = schema.get("type", ["string"]), _describe_record(part.plan)
             may_be_pk = part.plan.asks or part.plan.is_narrowed
             schema["type"] = [*dict.fromkeys(("object", *pk * may_be_pk, "null"))]
         is_read = writable is not None and part.name not in writable
@@ -3437,9 +3442,9 @@ def _describe_who(speaker, hook=None, action=None):
     return f"{who}."
 
 
-def _describe_parameters(speaker, managers):
+def _describe_parameters(speaker):
     """Return what `list` takes."""
-    found = dict.fromkeys(managers, _describe_list(_TEXT))
+    found = dict.fromkeys(speaker._plan.managers, _describe_list(_TEXT))
     for name in speaker.list_filter:
         field, lookups = _end_of_path(speaker.model, name.removesuffix("__in"))
         found[name] = dict(_TEXT) if lookups else _describe_field(field)
@@ -3452,9 +3457,8 @@ def _describe_parameters(speaker, managers):
 
 def _describe_model(path, speaker):
     """Yield the calls of a model."""
-    model, plan, writable = speaker.model, speaker._plan, speaker._writable
-    managers = [part.name for part in plan.parts if isinstance(part, _Tags)]
-    fields = {name: field for name, field in writable.items() if name != "pk"}
+    model, plan = speaker.model, speaker._plan
+    fields = {name: field for name, field in plan.writable.items() if name != "pk"}
     body = {name: _describe_field(field, True) for name, field in fields.items()}
     given = (name for name, f in fields.items() if not (f.blank or f.many_to_many))
     required = [name for name in given if not fields[name].has_default()]
@@ -3465,7 +3469,7 @@ def _describe_model(path, speaker):
     pages = ("total", "total_pages", "current_page", "items_per_page")
     known = {
         "create": ("add", body, required, written),
-        "list": (None, _describe_parameters(speaker, managers), (),
+        "list": (None, _describe_parameters(speaker), (),
                  rows | dict.fromkeys(pages, _NUMBER)),
         "get": (None, None, (), {"data": record}),
         "update": ("change", body, (), written),
@@ -3480,8 +3484,9 @@ def _describe_model(path, speaker):
                 who, doc = _describe_who(speaker, hook, action), getattr(speaker, name)
                 where = f"{path}{where}/{name}"
                 yield _describe_call(where, doc.__doc__, who, *shape, **asks)
-    for name, (command, is_change) in itertools.product(managers, _COMMANDS.items()):
-        if speaker.offers(name) and (name in writable or not is_change):
+    commands = itertools.product(plan.managers, _COMMANDS.items())
+    for name, (command, is_change) in commands:
+        if speaker.offers(name) and (name in plan.writable or not is_change):
             takes = {"tags": _describe_list(_TEXT)} if command != "clear" else None
             shape = (takes, takes or (), {"data": _describe_list(_TAG)})
             shape = shape if is_change else (None, (), rows)
@@ -3494,7 +3499,7 @@ def _describe_model(path, speaker):
 def _describe_calls(request, schemas):
     """Yield all calls by their paths; put the schemas of models where others are."""
     for (label, name), found in _discovery.functions.items():
-        is_guarded = getattr(found.view, "wants_login", False)
+        is_guarded = getattr(found.view, "wants_login", found.wants_login)
         who = "Logged-in users." if is_guarded else "Everybody."
         yield _describe_call(f"{label}/{name}", found.view.__doc__, who, {})
     for (base, label, name), served in endpoint._paths.items():
@@ -3507,7 +3512,7 @@ def _describe_calls(request, schemas):
             required = [name for name, field in fields if field.required]
             yield _describe_call(path, served.__doc__, who, body, required)
             continue
-        record = _describe_record(speaker._plan, speaker._writable)
+        record = _describe_record(speaker._plan, speaker._plan.writable)
         schemas[served._meta.label_lower] = record
         pk = {"name": "pk", "in": "path", "required": True}
         pk = [pk | {"schema": _describe_field(_root_key(served))}]

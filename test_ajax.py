@@ -714,6 +714,7 @@ class Urls(AjaxTestCase):
             (form_named("BerthForm"), ajax.ModelEndpoint, "FormEndpoint"),
             (form_named("LostForm", "nowhere"), ajax.FormEndpoint, "LostForm"),
             ("Vehicle", ajax.ModelEndpoint, "'Vehicle'"),
+            ((), ajax.ModelEndpoint, "neither a model nor a form"),
         ]:
             with self.subTest(word):
                 with self.assertRaisesMessage(ImproperlyConfigured, word):
@@ -1162,6 +1163,10 @@ class Responses(AjaxTestCase):
                     self.assertNotIn("login_url", reply)
                     hint = f"{hook} of ArticleEndpoint returned False"
                     self.assertRegex(reply.get("hint", ""), hint if debug else "^$")
+                    if hook in ("can_create", "can_update") and "tags" not in path:
+                        # So they are, with a value that cannot be read.
+                        bad = self.post(path, sent | {"author": "x"}, status=403)
+                        self.assertEqual(bad, reply)
 
     @override_settings(LOGIN_URL="/come/in/")
     def test_who_is_not_logged_in_is_told_where(self):
@@ -1317,6 +1322,8 @@ class Responses(AjaxTestCase):
             ("shop/article/lst", "Did you mean .*list"),
             (f"{self.path}/publsh", "Did you mean .*publish"), ("shop/zzzzzz", "."),
             ("shop/article/zzzzzz", "list.*publish|publish.*list"),
+            (f"{self.path}/tgs/add", r"Did you mean tags\?"),
+            (f"{self.path}/tags/ad", r"Did you mean add\?"),
         ]:  # fmt: skip
             for debug in (True, False):
                 with self.subTest(path, debug=debug), self.settings(DEBUG=debug):
@@ -3274,6 +3281,8 @@ class Lists(AjaxTestCase):
         # A range is shown, not written.
         made = self.post("shop/ruler", {"marks": [3], "span": "x"})["data"]
         self.assertEqual((made["marks"], made["span"]), ([3], None))
+        for odd in ({"3": 1}, "3", '"34"', 3, [[3]]):
+            self.post("shop/ruler", {"marks": odd}, status=400)
         values = (None, 1, "x", "1", "[1]", "{1}", "[1,5)", [1], [[1]], {}, 2**70, "")
         self.bear_each("shop/ruler/list", keys, values)
         # They take no plain text.
@@ -3439,6 +3448,9 @@ class Forms(AjaxTestCase):
             with self.subTest(sent):
                 data = self.post("shop/pollform", self.poll | sent)["data"]
                 self.assertEqual(data, data | self.poll | clean)
+        with mock.patch.object(PollForm, "clean", lambda self: {"seats": 1}):
+            data = self.post("shop/pollform", self.poll)["data"]
+        self.assertEqual(data, {"seats": 1})
         plan = {"plan": SimpleUploadedFile("p.txt", b"x"), "json": '{"a": [1]}'}
         data = self.post("shop/pollform", self.poll | plan, form=True)["data"]
         self.assertEqual(data, data | {"plan": "p.txt", "json": {"a": [1]}})
@@ -5448,6 +5460,17 @@ class OpenAPI(AjaxTestCase):
         read = {name for name, schema in shown.items() if schema.get("readOnly")}
         self.assertEqual(read, {"pk", "author"})
 
+    @isolate_apps("test_ajax")
+    def test_a_key_of_a_kind_of_its_own_is_text(self):
+        ULIDField = type("ULIDField", (models.Field,), {"db_type": lambda *_: "text"})
+        Badge = make_model("Badge", code=ULIDField(primary_key=True))
+        Guard = make_model("Guard", badge=models.ForeignKey(Badge, models.CASCADE))
+        self.serve(Badge, can_get=no)
+        self.serve(Guard)
+        schema = self.described()["components"]["schemas"]["shop.guard"]
+        kinds = schema["properties"]["badge"]["type"]
+        self.assertEqual(kinds, ["object", "string", "null"])
+
     def test_it_says_what_a_list_takes(self):
         taken, _kinds = self.body("/shop/article/list.json")
         sized, text = {"items_per_page", "current_page"}, {"type": "string"}
@@ -5501,6 +5524,10 @@ class OpenAPI(AjaxTestCase):
             self.assertEqual(call["x-ajax"]["who"], who)
             is_open = who[0] in "EW"
             self.assertIs("session" in call["security"][0], not is_open)
+        guard = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+        with self.modify_settings(MIDDLEWARE={"append": guard}):
+            call = self.described()["paths"]["/shop/hello.json"]["post"]
+        self.assertEqual(call["x-ajax"]["who"], "Logged-in users.")
         with self.settings(AJAX_AUTHENTICATION="test_ajax.Nobody"):
             call = self.described()["paths"]["/shop/note/list.json"]["post"]
         self.assertIn("AJAX_AUTHENTICATION", call["x-ajax"]["who"])
