@@ -1414,8 +1414,6 @@ def _read_file(field, sent):
     """Return the upload, False to clear the file, or None to leave it as it is."""
     value = sent[0] if isinstance(sent, _FormValue) and len(sent) == 1 else sent
     if value is None or value == "null":
-        if not field.blank:
-            raise ValidationError(field.error_messages["null"])
         return False
     if isinstance(value, File):
         return field.formfield(required=False).clean(value, None)
@@ -2709,7 +2707,6 @@ class _Discovery:
             self.error = (where, error)
             for registry, state in zip(registries, before, strict=True):
                 vars(registry).update(state)
-                registry._change()
             if not isinstance(error, Exception):
                 raise
 

@@ -686,7 +686,8 @@ class Urls(AjaxTestCase):
             path_ = f"shop/{served.__name__.lower()}"
             with self.subTest(served, classes=classes):
                 registry.register(served, *classes)
-                with self.assertRaisesMessage(ajax.AlreadyRegistered, named):
+                said = f"{named} is registered already"
+                with self.assertRaisesMessage(ajax.AlreadyRegistered, said):
                     registry.register(served)
                 self.assertTrue(registry.is_registered(served))
                 self.post(path_)
