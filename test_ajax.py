@@ -1576,6 +1576,10 @@ class Functions(AjaxTestCase):
 # --- Fields ---------------------------------------------------------------------------
 
 
+class Duchy(Country):
+    motto = models.CharField(max_length=20)
+
+
 class Crate(models.Model):
     """What a client may not just write, or not leave empty."""
 
@@ -2002,7 +2006,11 @@ class Fields(AjaxTestCase):
                     self.assertFalse(Country.objects.filter(name="X").exists())
                 transaction.set_rollback(True)
             self.doCleanups()
-        # So is one that is a relation.
+        # So is a parent's, and one that is a relation.
+        self.serve(Duchy, fields=["code", "name", "motto"])
+        for key, code in (("pk", "du"), ("code", "dv")):
+            made = self.post("shop/duchy", {key: code, "name": key, "motto": "M"})
+            self.assertEqual(made["data"], {"pk": code, "name": key, "motto": "M"})
         named = {"fields": ["pk", "country", "share"]}
         for readonly, status in ((["pk"], 400), (["country"], 400), ([], 200)):
             with self.subTest(readonly=readonly):
@@ -6249,6 +6257,19 @@ class Imports(ProjectTestCase):
         for name in ("models", "nothing", "templatetags"):
             with self.subTest(name), self.assertRaises(ModuleNotFoundError):
                 importlib.import_module(f"ajax.{name}")
+
+    def test_records_are_encoded_as_endpoints_say_before_any_request_too(self):
+        endpoints = """
+            import ajax
+            from .models import Category
+            @ajax.register(Category)
+            class CategoryEndpoint(ajax.ModelEndpoint):
+                exclude = ["bar"]
+            """
+        self.add("blog/endpoints.py", endpoints)
+        start = "import ajax\nfrom blog.models import Category"
+        call = "ajax.DefaultEncoder().to_dict(Category(foo='f', bar='secret'))"
+        self.assert_calls(start, (call, {"pk": None, "foo": "f", "baz": "z"}))
 
     #: The old package's documented examples, and an attribute that a check refuses.
     EXAMPLES = """
