@@ -4038,6 +4038,10 @@ class Encoding(AjaxTestCase):
                     self.assertEqual(len(listed()["data"]), model.objects.count())
             counts.append([count(way) for way in others])
         self.assertEqual(counts[0], counts[1])
+        # Nor where somebody's query leaves fields for later.
+        rows = Article.objects.only("pk")
+        self.serve(Article, can_get=yes, get_queryset=lambda self, request: rows)
+        self.assertEqual(count(lambda: self.post("shop/article/list")), 2 + 2 + 2)
 
     def test_more_relations_than_a_database_joins(self):
         countries = [Country.objects.create(code=name, name=name) for name in "xyz"]
