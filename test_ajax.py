@@ -5473,6 +5473,10 @@ class OpenAPI(AjaxTestCase):
         read = {name for name, schema in shown.items() if schema.get("readOnly")}
         self.assertEqual(read, {"pk", "author"})
 
+    def test_it_says_what_a_form_wants(self):
+        required = self.body("/shop/pollform.json")[0]["required"]
+        self.assertEqual(required, ["day", "hours"])
+
     @isolate_apps("test_ajax")
     def test_a_key_of_a_kind_of_its_own_is_text(self):
         ULIDField = type("ULIDField", (models.Field,), {"db_type": lambda *_: "text"})
@@ -6262,7 +6266,7 @@ class Imports(ProjectTestCase):
             with self.subTest(name), self.assertRaises(ModuleNotFoundError):
                 importlib.import_module(f"ajax.{name}")
 
-    def test_records_are_encoded_as_endpoints_say_before_any_request_too(self):
+    def test_endpoints_are_found_before_any_call_too(self):
         endpoints = """
             import ajax
             from .models import Category
@@ -6271,9 +6275,13 @@ class Imports(ProjectTestCase):
                 exclude = ["bar"]
             """
         self.add("blog/endpoints.py", endpoints)
+        self.add("blog/endpoints.py", "def plain(request): 1")
+        self.add("settings.py", "DEBUG = True")
         start = "import ajax\nfrom blog.models import Category"
         call = "ajax.DefaultEncoder().to_dict(Category(foo='f', bar='secret'))"
         self.assert_calls(start, (call, {"pk": None, "foo": "f", "baz": "z"}))
+        call = "'/blog/plain.json' in client.get('/ajax/openapi.json').json()['paths']"
+        self.assert_calls("", (call, True))
 
     #: The old package's documented examples, and an attribute that a check refuses.
     EXAMPLES = """
