@@ -799,8 +799,7 @@ class _Plan:
         fields = _model_fields(model)
         self.parts += [self._make_part(name, fields.get(name)) for name in names]
         self.names = [part.name for part in self.parts]
-        pairs = ",".join(f"{_dump(name)}:%s" for name in self.names)
-        self.template = f"{{{pairs}}}"
+        self.template = "{" + ",".join(f"{_dump(n)}:%s" for n in self.names) + "}"
         self.managers = {p.name: p for p in self.parts if isinstance(p, _Tags)}
         self.joined = [part for part in self.parts if isinstance(part, _Joined)]
         self.joins = [join for part in self.joined for join in part.joins]
