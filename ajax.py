@@ -1967,8 +1967,7 @@ class ModelEndpoint(_ServedEndpoint):
     def find_operation(self):
         """Return the method's name, or raise AJAXError 404 (400 without a record)."""
         name, found = self.method, _operations(type(self))
-        managers = self._plan.managers
-        is_tags = self.command and name in managers and self.offers(name)
+        is_tags = self.command and self.offers(name) and name in self._plan.managers
         if is_tags and self.command in _COMMANDS:
             is_change = _COMMANDS[self.command]
             if name in self._plan.writable or not is_change:
@@ -1978,8 +1977,10 @@ class ModelEndpoint(_ServedEndpoint):
                 raise AJAXError(400, _("Invalid request for record."))
             if name in found and found[name] in (None, self.pk is not None):
                 return name
-        offered = _COMMANDS if is_tags else self.operations or {*found, *managers}
-        raise _missing(_("Invalid method."), self.command if is_tags else name, offered)
+        if is_tags:
+            raise _missing(_("Invalid method."), self.command, _COMMANDS)
+        offered = self.operations or {*found, *self._plan.managers}
+        raise _missing(_("Invalid method."), name, offered)
 
     def run(self, request):
         """Return what the operation returns; a custom one wants `can_get` to allow."""
@@ -2273,7 +2274,8 @@ class ModelEndpoint(_ServedEndpoint):
             # What a record without a relation that it has to have raises is both.
             kinds = (AttributeError, core_exceptions.ObjectDoesNotExist)
             is_absent = all(isinstance(error, kind) for kind in kinds)
-            if getattr(error, "code", None) == 403 or not (body.errors or is_absent):
+            is_refusal = isinstance(error, AJAXError) and error.code == 403
+            if is_refusal or not (body.errors or is_absent):
                 raise
             raise AJAXError(403, _MESSAGES[403]) from error
 

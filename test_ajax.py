@@ -2491,6 +2491,13 @@ class Writing(AjaxTestCase):
                 with self.subTest(names, path=path_, sent=sent):
                     self.post(path_, data | sent, status=status)
 
+        # Another service's refusal is none of ours.
+        def ask_elsewhere(self, request, record, created):
+            raise HTTPError("http://elsewhere", 403, "Forbidden", {}, None)
+
+        self.serve(Wine, prepare_record=ask_elsewhere)
+        self.post("shop/wine", {"bottles": "x"}, status=403)
+
     def test_a_value_that_cannot_be_read_leaves_the_old_one_to_the_hooks(self):
         def may(self, user, *records):
             names = ("pk", "bottles", "winery_id", "name")
