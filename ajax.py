@@ -2867,433 +2867,6 @@ dispatch._non_atomic_requests = _EveryAlias()
 
 # --- For the page ---------------------------------------------------------------------
 
-_CLIENT = r"""/** Call the endpoints of ajax.py from a page.
- *
- *     import ajax from "/ajax/client.js";
- *     const post = await ajax("blog/post/1/update", {title: "Hello again"});
- *
- * The data is an object (files may be in it), a FormData or a <form>; a third argument
- * may hold a signal. A call that fails throws an AJAXError.
- */
-const COOKIE = "csrftoken", HEADER = "X-CSRFToken", INPUT = "csrfmiddlewaretoken";
-let fresh; // the token that a refusal came with: it changes at login
-
-/** Call; give the data of the reply. */
-export default async function ajax(path, data, options) {
-  return (await ajax.reply(path, data, options)).data;
-}
-
-/** Call; give the whole reply: of a list, `total` and the like stand beside `data`. */
-ajax.reply = async (path, data, options) => {
-  const response = await ajax.fetch(path, data, options);
-  const reply = await parsed(response, options?.signal);
-  if (reply?.success === true) return reply;
-  if (reply?.success === false)
-    throw new AJAXError(reply.data.message, {response, reply});
-  const type = response.headers.get("Content-Type") ?? "nothing";
-  const what = `${response.url} answered ${response.status} with ${type}`;
-  throw new AJAXError(`${what}, which is no reply of ajax.py.`, {response});
-};
-
-/** Call; give the Response as it came, for an endpoint that answers with a file. */
-ajax.fetch = async (path, data = {}, {signal} = {}) => {
-  const segments = path.split("/");
-  if (segments.some(each => ["", ".", ".."].includes(each)))
-    throw new TypeError(`"${path}" has a segment that is empty, . or ..`);
-  const url = new URL(`${segments.map(encodeURIComponent).join("/")}.json`, import.meta.url);
-  const body = encoded(data), json = {"Content-Type": "application/json"};
-  const send = () => {
-    const headers = {...typeof body === "string" && json, [HEADER]: token()};
-    return fetch(url, {method: "POST", headers, body, signal}).catch(lost(signal));
-  };
-  const response = await send();
-  const reply = response.status === 403 && await parsed(response, signal);
-  if (typeof reply?.csrf !== "string") return response;
-  fresh = reply.csrf;
-  return send();
-};
-
-/** Show the errors of a failed call at its form's inputs; give the text of all else. */
-ajax.showErrors = (form, {message, errors}) => {
-  const inputs = [...form.elements], rest = [];
-  const clear = () => inputs.forEach(input => input.setCustomValidity?.(""));
-  clear();
-  for (const [name, messages] of Object.entries(errors ?? {__all__: [message]})) {
-    const input = inputs.find(each => each.name === name && each.willValidate);
-    if (input) input.setCustomValidity(messages.join(" "));
-    else rest.push((name === "__all__" ? "" : `${name}: `) + messages.join(" "));
-  }
-  form.reportValidity();
-  // A click or key too, also outside of it: it could not be sent else.
-  for (const event of ["input", "click", "keydown"])
-    document.addEventListener(event, clear, {once: true, capture: true});
-  return rest.join("\n");
-};
-
-/** A failed call. Its code is the status, 0 where no answer came. */
-export class AJAXError extends Error {
-  constructor(message, {response, reply, cause} = {}) {
-    super(message, {cause});
-    const code = response?.status ?? 0, {errors, hint, login_url: login} = reply ?? {};
-    Object.assign(this, {name: "AJAXError", code, errors, hint, reply, response});
-    if (!login) return;
-    const url = new URL(login, location), {origin, href} = location;
-    const next = url.origin === origin ? href.slice(origin.length) : href;
-    url.searchParams.set("next", next);
-    this.loginUrl = url.href;
-  }
-}
-
-/** Of a call that fails: an abort may give any reason. */
-const lost = signal => cause => {
-  const what = signal?.aborted ? "The call was aborted." : "The server cannot be reached.";
-  throw new AJAXError(what, {cause});
-};
-
-/** Read JSON, leaving the response itself unread; give nothing for what is no JSON. */
-async function parsed(response, signal) {
-  const text = await response.clone().text().catch(lost(signal));
-  try { return JSON.parse(text); } catch { return undefined; }
-}
-
-/** Find the token; of several cookies of the name, Django takes the last. */
-function token() {
-  const cookies = document.cookie.split("; "), start = `${COOKIE}=`;
-  const cookie = cookies.findLast(each => each.startsWith(start))?.slice(start.length);
-  return fresh ?? cookie ?? document.querySelector(`[name=${INPUT}]`)?.value ?? "";
-}
-
-/** Turn data into JSON, or where it is a form or holds files, into FormData. */
-function encoded(data) {
-  const isForm = data instanceof HTMLFormElement, values = Object.values(data ?? {});
-  const body = new FormData(isForm ? data : undefined);
-  if (isForm) addEmpty(data, body);
-  else if (data instanceof FormData) for (const each of data) body.append(...each);
-  else if (values.flat().some(each => each instanceof Blob)) addValues(data, body);
-  else return JSON.stringify(data);
-  body.delete(INPUT); // it may be older than the cookie
-  return body;
-}
-
-/** Add what browsers leave out: boxes not ticked, lists with nothing chosen. */
-function addEmpty(form, body) {
-  const inputs = [...form.elements].filter(each => each.name && !each.matches(":disabled"));
-  for (const {name, type, value} of inputs) {
-    if (body.has(name) || !["checkbox", "select-multiple"].includes(type)) continue;
-    const isLone = inputs.filter(each => each.name === name).length === 1;
-    const isBoolean = type === "checkbox" && isLone && /^(on|true)$/i.test(value);
-    body.append(name, isBoolean ? "false" : "");
-  }
-}
-
-/** Add what JSON would hold: of a list each value, below a key that ends with []. */
-function addValues(data, body) {
-  for (const [name, value] of Object.entries(data)) {
-    const isList = Array.isArray(value) && value.length > 0;
-    for (const each of isList ? value : value === undefined ? [] : [value]) {
-      const plain = each?.toJSON?.() ?? (each?.length === 0 ? "" : each ?? "");
-      const isPlain = plain instanceof Blob || typeof plain === "string";
-      body.append(isList ? `${name}[]` : name, isPlain ? plain : JSON.stringify(plain));
-    }
-  }
-}
-"""  # noqa: E501
-
-_EXPLORER = r"""/** The explorer: shows what openapi.json says, and calls it by client.js. */
-import ajax, {AJAXError} from "./client.js";
-
-const api = await (await fetch(new URL("openapi.json", import.meta.url))).json();
-const $ = selector => document.querySelector(selector);
-const own = schema => schema["x-ajax"] ?? {};
-const types = schema => [schema.type ?? ["JSON"]].flat();
-
-/** Make an element; of its children what is no element becomes text, never HTML. */
-function make(tag, attributes, ...children) {
-  const element = document.createElement(tag);
-  Object.entries(attributes).forEach(each => each[1] !== false && element.setAttribute(...each));
-  element.append(...children.filter(Boolean));
-  return element;
-}
-
-const calls = Object.entries(api.paths ?? {}).map(([path, {post, parameters}]) => {
-  const name = path.slice(1).replace(/\.json$/, ""), group = post.tags[0];
-  const pattern = new RegExp(`(?:^|/)${name.replace("{pk}", "([^/]+)")}(?:\\.json)?$`);
-  return {...post, ...own(post), name, pattern, group, prefix: name.replace(/[^/]+$/, ""), pk: parameters?.[0].schema};
-});
-
-/** Find the call that a path or URL is of, and the pk in it. */
-function find(text) {
-  const found = calls.map(call => ({call, match: call.pattern.exec(text.trim())}));
-  const [first] = found.filter(each => each.match).sort((a, b) => a.match.index - b.match.index);
-  const pk = first?.match[1]?.replace(/^\{pk\}$/, "") ?? "";
-  try { return {...first, pk: decodeURIComponent(pk)}; } catch { return {...first, pk}; }
-}
-
-/** Say what a schema takes. */
-function words(schema) {
-  const {items, format, maxLength} = schema, {pk_of: model} = own(schema), [type, ...more] = types(schema);
-  const formats = {binary: "file", byte: "base64", "time-local": "time"};
-  const kinds = {string: "text", integer: "whole number", boolean: "true or false", ...formats};
-  const what = model ? `pk of ${model}` : items ? `list of ${words(items)}` : kinds[format] ?? format ?? kinds[type];
-  return `${what ?? type}${more.includes("null") ? " or null" : ""}${maxLength ? `, at most ${maxLength}` : ""}`;
-}
-
-/** Make a field: its name and type, its box, help, and a place for errors. */
-function field(call, name, schema, isRequired) {
-  const id = `${call.name}:${name}`, bad = make("span", {class: "bad"});
-  const box = makeBox(schema, {id, "aria-describedby": `${id}-type ${id}-help`, autocomplete: "off"});
-  const type = make("small", {id: `${id}-type`}, words(schema), isRequired && ", required");
-  const help = make("small", {id: `${id}-help`}, bad, schema.description);
-  return {name, schema, box, bad, row: make("div", {class: "field"},
-    make("div", {}, make("label", {for: id}, name), type), make("div", {}, box, help))};
-}
-
-function makeBox(schema, attributes) {
-  const inputs = {binary: "file", date: "date", "date-time": "datetime-local", "time-local": "time"};
-  const [type, ...more] = types(schema), states = [true, false, ...more.includes("null") ? [null] : []];
-  const choices = type === "boolean" ? states.map(each => ({const: each})) : schema.oneOf;
-  if (own(schema).multiline || type === "JSON") return make("textarea", attributes);
-  if (!choices) return make("input", {...attributes, type: inputs[schema.format] ?? "text"});
-  return make("select", attributes, make("option", {value: ""}, "not sent"), ...choices.map(each =>
-    make("option", {value: JSON.stringify(each.const)}, each.title ?? `${each.const}`)));
-}
-
-function read(schema, text) {
-  const [type, ...more] = types(schema);
-  if (text === "null" && more.includes("null")) return null;
-  if (type === "string") return text === '""' ? "" : text;
-  if (["integer", "number"].includes(type)) return String(Number(text)) === text ? Number(text) : text;
-  if (type === "array" && text[0] !== "[") return text.split(",").map(each => read(schema.items, each.trim()));
-  return JSON.parse(text);
-}
-
-/** Read all fields that hold something; what cannot be read is said at its box. */
-function collect(fields) {
-  const data = {};
-  for (const {name, schema, box} of fields) {
-    box.setCustomValidity("");
-    try {
-      const value = () => (box.options ? JSON.parse(box.value) : read(schema, box.value));
-      if (box.value) data[name] = box.files?.[0] ?? value();
-    } catch (error) { box.setCustomValidity(error.message); }
-  }
-  return fields[0]?.isBody ? data.body : data;
-}
-
-/** Put the errors of a reply beside their fields; give the text of all else. */
-function complain({message, errors = {}, hint}, fields) {
-  const rest = new Map(Object.entries(errors));
-  for (const {name, box, bad} of fields) {
-    bad.textContent = rest.get(name)?.join(" ") ?? "";
-    box.setAttribute("aria-invalid", rest.delete(name));
-  }
-  const lines = [...rest].map(([name, messages]) => `${name}: ${messages.join(" ")}`);
-  return [message, hint, ...lines].filter(Boolean).join("\n");
-}
-
-function javascript(call, path, data) {
-  const json = JSON.stringify(data, (name, each) => (each instanceof File ? "\0" : each), 1) ?? "{}";
-  const line = json.replace(/(,?)\n */g, (_, comma) => comma && ", ").replaceAll('"\\u0000"', "input.files[0]");
-  const literal = line.replace(/(?<=\{|, )"([a-z_$][\w$]*)":/gi, "$1:");
-  const method = call.name.endsWith("/list") ? "ajax.reply" : "ajax";
-  return `await ${method}(${JSON.stringify(path)}${literal === "{}" ? "" : `, ${literal}`});`;
-}
-
-function curl(call, path, data = {}) {
-  const {session, csrf, csrfCookie} = api.components.securitySchemes;
-  const token = csrfCookie ? "0".repeat(32) : $("[name=csrfmiddlewaretoken]").value;
-  const cookies = [csrfCookie && `${csrfCookie.name}=${token}`, call.security[0].session && `${session.name}=$SESSION`];
-  const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
-  const part = (name, each) => each instanceof File ? `-F ${quoted(`${name}=@${each.name}`)}`
-    : `--form-string ${quoted(`${name}=${Object(each) === each ? JSON.stringify(each) : each ?? ""}`)}`;
-  const parts = Object.entries(data ?? {}).flatMap(([name, value]) => [value].flat().map(each => part(name, each)));
-  return [
-    `curl ${new URL(path.split("/").map(encodeURIComponent).join("/"), import.meta.url)}.json`,
-    ...parts.some(each => each.startsWith("-F")) ? parts : [`--json ${quoted(JSON.stringify(data))}`],
-    `-H '${csrf.name}: ${token}'`, `-b "${cookies.filter(Boolean).join("; ")}"`, `-e ${location.origin}/`,
-  ].join(" \\\n  ");
-}
-
-/** Make a box of code with a button that copies it. */
-function sample(title, note) {
-  const code = make("pre", {}), said = make("small", {role: "status"});
-  const button = make("button", {type: "button", "aria-label": `Copy ${title}`}, "Copy");
-  const copy = () => navigator.clipboard.writeText(code.textContent);
-  button.addEventListener("click", () => copy().then(() => said.replaceChildren("Copied")));
-  const head = make("div", {class: "head"}, make("h3", {}, title), said, button);
-  return {code, box: make("div", {}, head, code, note && make("small", {}, note))};
-}
-
-function view(call, given) {
-  const {schema} = Object.values(call.requestBody?.content ?? {})[0] ?? {};
-  const fields = Object.entries(schema?.properties ?? {}).map(([name, each]) =>
-    field(call, name, each, schema.required.includes(name)));
-  if (schema && !schema.properties) fields.push({...field(call, "body", schema), isBody: true});
-  const pk = call.pk && field(call, "pk", call.pk, true);
-  if (pk) Object.assign(pk.box, {required: true, value: given || pks[call.group] || ""});
-  const hint = fields.length && 'An empty box is not sent; "" sends an empty text, null sends null.';
-  const form = make("form", {}, pk?.row, ...fields.map(each => each.row),
-    hint && make("small", {}, hint), make("button", {type: "submit"}, "Call"));
-  const js = sample("JavaScript"), shell = sample("curl", call.security[0].session &&
-    "SESSION is the cookie of your session, which scripts cannot read: see the browser’s tools.");
-  const status = make("div", {role: "status"});
-  const reply = make("pre", {class: "reply", tabindex: 0, role: "region", "aria-label": "Reply"});
-  const path = () => call.name.replace("{pk}", () => pk.box.value || "{pk}");
-  const show = () => {
-    pks[call.group] = pk?.box.value ?? pks[call.group];
-    const data = collect(fields);
-    js.code.textContent = javascript(call, path(), data);
-    shell.code.textContent = curl(call, path(), data);
-  };
-  form.addEventListener("input", show);
-  form.addEventListener("submit", async event => {
-    event.preventDefault();
-    if (call.asks && !confirm(`${call.asks}\n${path()}`)) return;
-    status.replaceChildren("Calling …");
-    const {line, text, error} = await answer(path(), collect(fields));
-    status.replaceChildren(make("strong", {}, line), make("span", {class: "bad"}, complain(error, fields)));
-    if (error.loginUrl) status.append(make("a", {href: error.loginUrl}, "Log in"));
-    reply.textContent = text;
-  });
-  show();
-  return make("article", {}, make("header", {}, make("h2", {tabindex: -1}, call.name),
-    make("p", {}, `${call.summary} ${call.description}`), make("p", {}, call.who)),
-    form, make("section", {}, status, reply, js.box, shell.box));
-}
-
-/** Make a call; give its status in a line, what came as text, and its error. */
-async function answer(path, data) {
-  const started = performance.now();
-  try {
-    const response = await ajax.fetch(path, data), blob = await response.blob();
-    const time = Math.round(performance.now() - started), size = blob.size.toLocaleString("en");
-    const line = `${response.status} ${response.statusText}, ${time} ms, ${size} bytes`;
-    const text = /^text|json/.test(blob.type) ? await blob.text() : blob.type;
-    if (!blob.type.includes("json")) return {line, text, error: {}};
-    const reply = JSON.parse(text), shown = {line, text: JSON.stringify(reply, null, 2), error: {}};
-    return reply?.success !== false ? shown : {...shown, error: new AJAXError(reply.data.message, {response, reply})};
-  } catch (error) { return {line: "No answer", text: "", error}; }
-}
-
-const intro = $("#intro"), pks = {}; // the last pk of each model
-
-/** List the calls that the filter lets through; give them. */
-function list() {
-  const text = $("#filter").value, {call: found} = find(text), {call: current} = find(location.hash.slice(1));
-  const has = call => `${call.name} ${call.summary}`.toLowerCase().includes(text.toLowerCase().trim());
-  const shown = calls.filter(call => (found ? call === found : has(call)));
-  const link = ({name, prefix}) => make("li", {},
-    make("a", {href: `#${name}`, "aria-current": name === current?.name && "page"}, name.slice(prefix.length)));
-  $("#calls").replaceChildren(...Object.values(Object.groupBy(shown, call => call.prefix)).flatMap(some => {
-    const [{group, prefix}] = some, rest = prefix.slice(group.length + 1);
-    const isFirst = shown.find(call => call.group === group) === some[0];
-    return [...isFirst ? [make("h2", {}, group)] : [], make("ul", {"aria-label": prefix},
-      rest && make("li", {}, make("code", {}, rest)), ...some.map(link))];
-  }));
-  return shown;
-}
-
-/** Show the call that the address names. */
-function open() {
-  const {call, pk} = find(location.hash.slice(1));
-  $("main").replaceChildren(call ? view(call, pk) : intro);
-  document.title = call ? `${call.name} – ajax.py` : "ajax.py";
-  list();
-  $("[aria-current]")?.scrollIntoView({block: "nearest"});
-}
-
-$("#you").textContent = own(api).you ?? "";
-$("#about").textContent = api.info?.description ?? api.data?.message ?? "";
-$("#filter").addEventListener("input", event => {
-  $("#found").textContent = `${list().length} of ${calls.length} calls`;
-  if (event.inputType === "insertFromPaste" && find(event.target.value).call) $("#find").requestSubmit();
-});
-$("#find").addEventListener("submit", event => {
-  event.preventDefault();
-  const {call = list()[0], pk} = find($("#filter").value);
-  if (call) location.hash = call.name.replace("{pk}", () => (pk ? encodeURIComponent(pk) : "{pk}"));
-});
-addEventListener("hashchange", () => { open(); $("main h2")?.focus(); scrollTo(0, 0); });
-open();
-"""  # noqa: E501
-
-_STYLE = """:root {
-  color-scheme: light dark;
-  --back: light-dark(#fff, #131615); --tint: light-dark(#f4f6f5, #1c201e);
-  --text: light-dark(#1a1e1c, #e3e7e5); --muted: light-dark(#5a625e, #9ca5a0);
-  --line: light-dark(#dde2df, #2d3330); --edge: light-dark(#838c87, #75807a);
-  --accent: light-dark(#0a6b4c, #5fcaa2); --bad: light-dark(#b3261e, #ff9c91);
-  font: .9375rem/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
-}
-* { box-sizing: border-box; margin: 0; padding: 0; }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-h1, h3 { font-size: 1em; }
-h2 { font-size: 1.25rem; outline: none; }
-small { display: block; color: var(--muted); font-size: .8125rem; }
-pre, code, h2, .field label { font-family: ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-pre { padding: .75rem; border-radius: 4px; background: var(--tint); font-size: .8125rem; white-space: pre-wrap; }
-input, select, textarea, button {
-  padding: .375rem .5rem; border: 1px solid var(--edge); border-radius: 4px;
-  color: inherit; background: var(--back); font: inherit;
-}
-input, select, textarea { width: 100%; min-height: 2.375rem; field-sizing: content; max-height: 20rem; }
-.bad, [aria-invalid=true] { display: block; color: var(--bad); border-color: var(--bad); white-space: pre-line; }
-.bad:empty, pre:empty { display: none; }
-#side, main { padding: 1.5rem; }
-#side header, nav ul, .field div:first-child, .head { display: flex; flex-wrap: wrap; gap: 0 .75rem; align-items: baseline; }
-#find, #intro, article, article form, section { display: grid; gap: 1.25rem 3rem; align-content: start; max-width: 42rem; }
-#find { gap: .25rem; margin: 1.25rem 0; }
-nav h2 { margin-top: 1.25rem; font-size: .875rem; }
-nav ul { list-style: none; line-height: 1.75rem; }
-a { display: inline-block; min-width: 1.5rem; color: var(--accent); }
-nav a { text-decoration: none; }
-nav [aria-current] { color: inherit; font-weight: 600; box-shadow: inset 0 -2px var(--accent); }
-.field { display: grid; gap: .25rem 1.5rem; }
-.field label { font-size: .875rem; font-weight: 600; }
-[type=submit] { width: 8rem; border-color: var(--accent); color: var(--back); background: var(--accent); }
-.reply { max-height: 60vh; overflow: auto; }
-.head button { padding: .125rem .5rem; margin: 0 0 .25rem auto; font-size: .8125rem; }
-@media (width < 52rem) {
-  body:has(article) nav, body:not(:has(article)) #side a[href="#"] { display: none; }
-}
-@media (width >= 52rem) {
-  body { display: grid; grid-template-columns: 20rem minmax(0, 1fr); }
-  #side { position: sticky; top: 0; height: 100vh; overflow: auto; border-right: 1px solid var(--line); }
-  #side a[href="#"] { display: none; }
-  .field { grid-template-columns: 10rem minmax(0, 1fr); }
-  .field div:first-child { display: block; }
-}
-@media (width >= 80rem) {
-  article { grid-template: auto 1fr / minmax(0, 36rem) minmax(0, 1fr); max-width: 90rem; }
-  section { grid-area: 1 / 2 / 3; max-width: none; }
-}
-"""  # noqa: E501
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>ajax.py</title>
-<link rel="stylesheet" href="explorer.css">
-<script type="module" src="explorer.js"></script>
-<input type="hidden" name="csrfmiddlewaretoken" value="CSRF_TOKEN">
-<div id="side">
-  <header><h1>ajax.py</h1> <small id="you"></small> <a href="#">All calls</a></header>
-  <nav aria-label="Calls">
-    <form id="find" role="search"><label for="filter">Find a call</label>
-      <input id="filter" type="search" autocomplete="off" aria-describedby="found">
-      <small id="found" role="status">By a word, or paste a path.</small></form>
-    <div id="calls"></div></nav></div>
-<main><div id="intro"><p>Choose a call to see what it takes, and try it.</p><pre id="about"></pre></div></main>
-"""  # noqa: E501
-
-#: What is served as it stands, but for the site's own names and token.
-_TEXTS = {
-    "": ("text/html", _PAGE), "explorer.css": ("text/css", _STYLE),
-    "explorer.js": ("text/javascript", _EXPLORER),
-    "client.js": ("text/javascript", _CLIENT),
-}  # fmt: skip
-
 
 @login_not_required
 @require_safe
@@ -3841,6 +3414,436 @@ def main():
         print(f"http://127.0.0.1:{port}/ shows what can be called. Or, in a terminal:")
         print(f"{send} http://127.0.0.1:{port}/ajax/demo/post/1/get.json", flush=True)
         call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
+
+
+# --- The page's texts -----------------------------------------------------------------
+
+_CLIENT = r"""/** Call the endpoints of ajax.py from a page.
+ *
+ *     import ajax from "/ajax/client.js";
+ *     const post = await ajax("blog/post/1/update", {title: "Hello again"});
+ *
+ * The data is an object (files may be in it), a FormData or a <form>; a third argument
+ * may hold a signal. A call that fails throws an AJAXError.
+ */
+const COOKIE = "csrftoken", HEADER = "X-CSRFToken", INPUT = "csrfmiddlewaretoken";
+let fresh; // the token that a refusal came with: it changes at login
+
+/** Call; give the data of the reply. */
+export default async function ajax(path, data, options) {
+  return (await ajax.reply(path, data, options)).data;
+}
+
+/** Call; give the whole reply: of a list, `total` and the like stand beside `data`. */
+ajax.reply = async (path, data, options) => {
+  const response = await ajax.fetch(path, data, options);
+  const reply = await parsed(response, options?.signal);
+  if (reply?.success === true) return reply;
+  if (reply?.success === false)
+    throw new AJAXError(reply.data.message, {response, reply});
+  const type = response.headers.get("Content-Type") ?? "nothing";
+  const what = `${response.url} answered ${response.status} with ${type}`;
+  throw new AJAXError(`${what}, which is no reply of ajax.py.`, {response});
+};
+
+/** Call; give the Response as it came, for an endpoint that answers with a file. */
+ajax.fetch = async (path, data = {}, {signal} = {}) => {
+  const segments = path.split("/");
+  if (segments.some(each => ["", ".", ".."].includes(each)))
+    throw new TypeError(`"${path}" has a segment that is empty, . or ..`);
+  const url = new URL(`${segments.map(encodeURIComponent).join("/")}.json`, import.meta.url);
+  const body = encoded(data), json = {"Content-Type": "application/json"};
+  const send = () => {
+    const headers = {...typeof body === "string" && json, [HEADER]: token()};
+    return fetch(url, {method: "POST", headers, body, signal}).catch(lost(signal));
+  };
+  const response = await send();
+  const reply = response.status === 403 && await parsed(response, signal);
+  if (typeof reply?.csrf !== "string") return response;
+  fresh = reply.csrf;
+  return send();
+};
+
+/** Show the errors of a failed call at its form's inputs; give the text of all else. */
+ajax.showErrors = (form, {message, errors}) => {
+  const inputs = [...form.elements], rest = [];
+  const clear = () => inputs.forEach(input => input.setCustomValidity?.(""));
+  clear();
+  for (const [name, messages] of Object.entries(errors ?? {__all__: [message]})) {
+    const input = inputs.find(each => each.name === name && each.willValidate);
+    if (input) input.setCustomValidity(messages.join(" "));
+    else rest.push((name === "__all__" ? "" : `${name}: `) + messages.join(" "));
+  }
+  form.reportValidity();
+  // A click or key too, also outside of it: it could not be sent else.
+  for (const event of ["input", "click", "keydown"])
+    document.addEventListener(event, clear, {once: true, capture: true});
+  return rest.join("\n");
+};
+
+/** A failed call. Its code is the status, 0 where no answer came. */
+export class AJAXError extends Error {
+  constructor(message, {response, reply, cause} = {}) {
+    super(message, {cause});
+    const code = response?.status ?? 0, {errors, hint, login_url: login} = reply ?? {};
+    Object.assign(this, {name: "AJAXError", code, errors, hint, reply, response});
+    if (!login) return;
+    const url = new URL(login, location), {origin, href} = location;
+    const next = url.origin === origin ? href.slice(origin.length) : href;
+    url.searchParams.set("next", next);
+    this.loginUrl = url.href;
+  }
+}
+
+/** Of a call that fails: an abort may give any reason. */
+const lost = signal => cause => {
+  const what = signal?.aborted ? "The call was aborted." : "The server cannot be reached.";
+  throw new AJAXError(what, {cause});
+};
+
+/** Read JSON, leaving the response itself unread; give nothing for what is no JSON. */
+async function parsed(response, signal) {
+  const text = await response.clone().text().catch(lost(signal));
+  try { return JSON.parse(text); } catch { return undefined; }
+}
+
+/** Find the token; of several cookies of the name, Django takes the last. */
+function token() {
+  const cookies = document.cookie.split("; "), start = `${COOKIE}=`;
+  const cookie = cookies.findLast(each => each.startsWith(start))?.slice(start.length);
+  return fresh ?? cookie ?? document.querySelector(`[name=${INPUT}]`)?.value ?? "";
+}
+
+/** Turn data into JSON, or where it is a form or holds files, into FormData. */
+function encoded(data) {
+  const isForm = data instanceof HTMLFormElement, values = Object.values(data ?? {});
+  const body = new FormData(isForm ? data : undefined);
+  if (isForm) addEmpty(data, body);
+  else if (data instanceof FormData) for (const each of data) body.append(...each);
+  else if (values.flat().some(each => each instanceof Blob)) addValues(data, body);
+  else return JSON.stringify(data);
+  body.delete(INPUT); // it may be older than the cookie
+  return body;
+}
+
+/** Add what browsers leave out: boxes not ticked, lists with nothing chosen. */
+function addEmpty(form, body) {
+  const inputs = [...form.elements].filter(each => each.name && !each.matches(":disabled"));
+  for (const {name, type, value} of inputs) {
+    if (body.has(name) || !["checkbox", "select-multiple"].includes(type)) continue;
+    const isLone = inputs.filter(each => each.name === name).length === 1;
+    const isBoolean = type === "checkbox" && isLone && /^(on|true)$/i.test(value);
+    body.append(name, isBoolean ? "false" : "");
+  }
+}
+
+/** Add what JSON would hold: of a list each value, below a key that ends with []. */
+function addValues(data, body) {
+  for (const [name, value] of Object.entries(data)) {
+    const isList = Array.isArray(value) && value.length > 0;
+    for (const each of isList ? value : value === undefined ? [] : [value]) {
+      const plain = each?.toJSON?.() ?? (each?.length === 0 ? "" : each ?? "");
+      const isPlain = plain instanceof Blob || typeof plain === "string";
+      body.append(isList ? `${name}[]` : name, isPlain ? plain : JSON.stringify(plain));
+    }
+  }
+}
+"""  # noqa: E501
+
+_EXPLORER = r"""/** The explorer: shows what openapi.json says, and calls it by client.js. */
+import ajax, {AJAXError} from "./client.js";
+
+const api = await (await fetch(new URL("openapi.json", import.meta.url))).json();
+const $ = selector => document.querySelector(selector);
+const own = schema => schema["x-ajax"] ?? {};
+const types = schema => [schema.type ?? ["JSON"]].flat();
+
+/** Make an element; of its children what is no element becomes text, never HTML. */
+function make(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  Object.entries(attributes).forEach(each => each[1] !== false && element.setAttribute(...each));
+  element.append(...children.filter(Boolean));
+  return element;
+}
+
+const calls = Object.entries(api.paths ?? {}).map(([path, {post, parameters}]) => {
+  const name = path.slice(1).replace(/\.json$/, ""), group = post.tags[0];
+  const pattern = new RegExp(`(?:^|/)${name.replace("{pk}", "([^/]+)")}(?:\\.json)?$`);
+  return {...post, ...own(post), name, pattern, group, prefix: name.replace(/[^/]+$/, ""), pk: parameters?.[0].schema};
+});
+
+/** Find the call that a path or URL is of, and the pk in it. */
+function find(text) {
+  const found = calls.map(call => ({call, match: call.pattern.exec(text.trim())}));
+  const [first] = found.filter(each => each.match).sort((a, b) => a.match.index - b.match.index);
+  const pk = first?.match[1]?.replace(/^\{pk\}$/, "") ?? "";
+  try { return {...first, pk: decodeURIComponent(pk)}; } catch { return {...first, pk}; }
+}
+
+/** Say what a schema takes. */
+function words(schema) {
+  const {items, format, maxLength} = schema, {pk_of: model} = own(schema), [type, ...more] = types(schema);
+  const formats = {binary: "file", byte: "base64", "time-local": "time"};
+  const kinds = {string: "text", integer: "whole number", boolean: "true or false", ...formats};
+  const what = model ? `pk of ${model}` : items ? `list of ${words(items)}` : kinds[format] ?? format ?? kinds[type];
+  return `${what ?? type}${more.includes("null") ? " or null" : ""}${maxLength ? `, at most ${maxLength}` : ""}`;
+}
+
+/** Make a field: its name and type, its box, help, and a place for errors. */
+function field(call, name, schema, isRequired) {
+  const id = `${call.name}:${name}`, bad = make("span", {class: "bad"});
+  const box = makeBox(schema, {id, "aria-describedby": `${id}-type ${id}-help`, autocomplete: "off"});
+  const type = make("small", {id: `${id}-type`}, words(schema), isRequired && ", required");
+  const help = make("small", {id: `${id}-help`}, bad, schema.description);
+  return {name, schema, box, bad, row: make("div", {class: "field"},
+    make("div", {}, make("label", {for: id}, name), type), make("div", {}, box, help))};
+}
+
+function makeBox(schema, attributes) {
+  const inputs = {binary: "file", date: "date", "date-time": "datetime-local", "time-local": "time"};
+  const [type, ...more] = types(schema), states = [true, false, ...more.includes("null") ? [null] : []];
+  const choices = type === "boolean" ? states.map(each => ({const: each})) : schema.oneOf;
+  if (own(schema).multiline || type === "JSON") return make("textarea", attributes);
+  if (!choices) return make("input", {...attributes, type: inputs[schema.format] ?? "text"});
+  return make("select", attributes, make("option", {value: ""}, "not sent"), ...choices.map(each =>
+    make("option", {value: JSON.stringify(each.const)}, each.title ?? `${each.const}`)));
+}
+
+function read(schema, text) {
+  const [type, ...more] = types(schema);
+  if (text === "null" && more.includes("null")) return null;
+  if (type === "string") return text === '""' ? "" : text;
+  if (["integer", "number"].includes(type)) return String(Number(text)) === text ? Number(text) : text;
+  if (type === "array" && text[0] !== "[") return text.split(",").map(each => read(schema.items, each.trim()));
+  return JSON.parse(text);
+}
+
+/** Read all fields that hold something; what cannot be read is said at its box. */
+function collect(fields) {
+  const data = {};
+  for (const {name, schema, box} of fields) {
+    box.setCustomValidity("");
+    try {
+      const value = () => (box.options ? JSON.parse(box.value) : read(schema, box.value));
+      if (box.value) data[name] = box.files?.[0] ?? value();
+    } catch (error) { box.setCustomValidity(error.message); }
+  }
+  return fields[0]?.isBody ? data.body : data;
+}
+
+/** Put the errors of a reply beside their fields; give the text of all else. */
+function complain({message, errors = {}, hint}, fields) {
+  const rest = new Map(Object.entries(errors));
+  for (const {name, box, bad} of fields) {
+    bad.textContent = rest.get(name)?.join(" ") ?? "";
+    box.setAttribute("aria-invalid", rest.delete(name));
+  }
+  const lines = [...rest].map(([name, messages]) => `${name}: ${messages.join(" ")}`);
+  return [message, hint, ...lines].filter(Boolean).join("\n");
+}
+
+function javascript(call, path, data) {
+  const json = JSON.stringify(data, (name, each) => (each instanceof File ? "\0" : each), 1) ?? "{}";
+  const line = json.replace(/(,?)\n */g, (_, comma) => comma && ", ").replaceAll('"\\u0000"', "input.files[0]");
+  const literal = line.replace(/(?<=\{|, )"([a-z_$][\w$]*)":/gi, "$1:");
+  const method = call.name.endsWith("/list") ? "ajax.reply" : "ajax";
+  return `await ${method}(${JSON.stringify(path)}${literal === "{}" ? "" : `, ${literal}`});`;
+}
+
+function curl(call, path, data = {}) {
+  const {session, csrf, csrfCookie} = api.components.securitySchemes;
+  const token = csrfCookie ? "0".repeat(32) : $("[name=csrfmiddlewaretoken]").value;
+  const cookies = [csrfCookie && `${csrfCookie.name}=${token}`, call.security[0].session && `${session.name}=$SESSION`];
+  const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
+  const part = (name, each) => each instanceof File ? `-F ${quoted(`${name}=@${each.name}`)}`
+    : `--form-string ${quoted(`${name}=${Object(each) === each ? JSON.stringify(each) : each ?? ""}`)}`;
+  const parts = Object.entries(data ?? {}).flatMap(([name, value]) => [value].flat().map(each => part(name, each)));
+  return [
+    `curl ${new URL(path.split("/").map(encodeURIComponent).join("/"), import.meta.url)}.json`,
+    ...parts.some(each => each.startsWith("-F")) ? parts : [`--json ${quoted(JSON.stringify(data))}`],
+    `-H '${csrf.name}: ${token}'`, `-b "${cookies.filter(Boolean).join("; ")}"`, `-e ${location.origin}/`,
+  ].join(" \\\n  ");
+}
+
+/** Make a box of code with a button that copies it. */
+function sample(title, note) {
+  const code = make("pre", {}), said = make("small", {role: "status"});
+  const button = make("button", {type: "button", "aria-label": `Copy ${title}`}, "Copy");
+  const copy = () => navigator.clipboard.writeText(code.textContent);
+  button.addEventListener("click", () => copy().then(() => said.replaceChildren("Copied")));
+  const head = make("div", {class: "head"}, make("h3", {}, title), said, button);
+  return {code, box: make("div", {}, head, code, note && make("small", {}, note))};
+}
+
+function view(call, given) {
+  const {schema} = Object.values(call.requestBody?.content ?? {})[0] ?? {};
+  const fields = Object.entries(schema?.properties ?? {}).map(([name, each]) =>
+    field(call, name, each, schema.required.includes(name)));
+  if (schema && !schema.properties) fields.push({...field(call, "body", schema), isBody: true});
+  const pk = call.pk && field(call, "pk", call.pk, true);
+  if (pk) Object.assign(pk.box, {required: true, value: given || pks[call.group] || ""});
+  const hint = fields.length && 'An empty box is not sent; "" sends an empty text, null sends null.';
+  const form = make("form", {}, pk?.row, ...fields.map(each => each.row),
+    hint && make("small", {}, hint), make("button", {type: "submit"}, "Call"));
+  const js = sample("JavaScript"), shell = sample("curl", call.security[0].session &&
+    "SESSION is the cookie of your session, which scripts cannot read: see the browser’s tools.");
+  const status = make("div", {role: "status"});
+  const reply = make("pre", {class: "reply", tabindex: 0, role: "region", "aria-label": "Reply"});
+  const path = () => call.name.replace("{pk}", () => pk.box.value || "{pk}");
+  const show = () => {
+    pks[call.group] = pk?.box.value ?? pks[call.group];
+    const data = collect(fields);
+    js.code.textContent = javascript(call, path(), data);
+    shell.code.textContent = curl(call, path(), data);
+  };
+  form.addEventListener("input", show);
+  form.addEventListener("submit", async event => {
+    event.preventDefault();
+    if (call.asks && !confirm(`${call.asks}\n${path()}`)) return;
+    status.replaceChildren("Calling …");
+    const {line, text, error} = await answer(path(), collect(fields));
+    status.replaceChildren(make("strong", {}, line), make("span", {class: "bad"}, complain(error, fields)));
+    if (error.loginUrl) status.append(make("a", {href: error.loginUrl}, "Log in"));
+    reply.textContent = text;
+  });
+  show();
+  return make("article", {}, make("header", {}, make("h2", {tabindex: -1}, call.name),
+    make("p", {}, `${call.summary} ${call.description}`), make("p", {}, call.who)),
+    form, make("section", {}, status, reply, js.box, shell.box));
+}
+
+/** Make a call; give its status in a line, what came as text, and its error. */
+async function answer(path, data) {
+  const started = performance.now();
+  try {
+    const response = await ajax.fetch(path, data), blob = await response.blob();
+    const time = Math.round(performance.now() - started), size = blob.size.toLocaleString("en");
+    const line = `${response.status} ${response.statusText}, ${time} ms, ${size} bytes`;
+    const text = /^text|json/.test(blob.type) ? await blob.text() : blob.type;
+    if (!blob.type.includes("json")) return {line, text, error: {}};
+    const reply = JSON.parse(text), shown = {line, text: JSON.stringify(reply, null, 2), error: {}};
+    return reply?.success !== false ? shown : {...shown, error: new AJAXError(reply.data.message, {response, reply})};
+  } catch (error) { return {line: "No answer", text: "", error}; }
+}
+
+const intro = $("#intro"), pks = {}; // the last pk of each model
+
+/** List the calls that the filter lets through; give them. */
+function list() {
+  const text = $("#filter").value, {call: found} = find(text), {call: current} = find(location.hash.slice(1));
+  const has = call => `${call.name} ${call.summary}`.toLowerCase().includes(text.toLowerCase().trim());
+  const shown = calls.filter(call => (found ? call === found : has(call)));
+  const link = ({name, prefix}) => make("li", {},
+    make("a", {href: `#${name}`, "aria-current": name === current?.name && "page"}, name.slice(prefix.length)));
+  $("#calls").replaceChildren(...Object.values(Object.groupBy(shown, call => call.prefix)).flatMap(some => {
+    const [{group, prefix}] = some, rest = prefix.slice(group.length + 1);
+    const isFirst = shown.find(call => call.group === group) === some[0];
+    return [...isFirst ? [make("h2", {}, group)] : [], make("ul", {"aria-label": prefix},
+      rest && make("li", {}, make("code", {}, rest)), ...some.map(link))];
+  }));
+  return shown;
+}
+
+/** Show the call that the address names. */
+function open() {
+  const {call, pk} = find(location.hash.slice(1));
+  $("main").replaceChildren(call ? view(call, pk) : intro);
+  document.title = call ? `${call.name} – ajax.py` : "ajax.py";
+  list();
+  $("[aria-current]")?.scrollIntoView({block: "nearest"});
+}
+
+$("#you").textContent = own(api).you ?? "";
+$("#about").textContent = api.info?.description ?? api.data?.message ?? "";
+$("#filter").addEventListener("input", event => {
+  $("#found").textContent = `${list().length} of ${calls.length} calls`;
+  if (event.inputType === "insertFromPaste" && find(event.target.value).call) $("#find").requestSubmit();
+});
+$("#find").addEventListener("submit", event => {
+  event.preventDefault();
+  const {call = list()[0], pk} = find($("#filter").value);
+  if (call) location.hash = call.name.replace("{pk}", () => (pk ? encodeURIComponent(pk) : "{pk}"));
+});
+addEventListener("hashchange", () => { open(); $("main h2")?.focus(); scrollTo(0, 0); });
+open();
+"""  # noqa: E501
+
+_STYLE = """:root {
+  color-scheme: light dark;
+  --back: light-dark(#fff, #131615); --tint: light-dark(#f4f6f5, #1c201e);
+  --text: light-dark(#1a1e1c, #e3e7e5); --muted: light-dark(#5a625e, #9ca5a0);
+  --line: light-dark(#dde2df, #2d3330); --edge: light-dark(#838c87, #75807a);
+  --accent: light-dark(#0a6b4c, #5fcaa2); --bad: light-dark(#b3261e, #ff9c91);
+  font: .9375rem/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
+}
+* { box-sizing: border-box; margin: 0; padding: 0; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+h1, h3 { font-size: 1em; }
+h2 { font-size: 1.25rem; outline: none; }
+small { display: block; color: var(--muted); font-size: .8125rem; }
+pre, code, h2, .field label { font-family: ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+pre { padding: .75rem; border-radius: 4px; background: var(--tint); font-size: .8125rem; white-space: pre-wrap; }
+input, select, textarea, button {
+  padding: .375rem .5rem; border: 1px solid var(--edge); border-radius: 4px;
+  color: inherit; background: var(--back); font: inherit;
+}
+input, select, textarea { width: 100%; min-height: 2.375rem; field-sizing: content; max-height: 20rem; }
+.bad, [aria-invalid=true] { display: block; color: var(--bad); border-color: var(--bad); white-space: pre-line; }
+.bad:empty, pre:empty { display: none; }
+#side, main { padding: 1.5rem; }
+#side header, nav ul, .field div:first-child, .head { display: flex; flex-wrap: wrap; gap: 0 .75rem; align-items: baseline; }
+#find, #intro, article, article form, section { display: grid; gap: 1.25rem 3rem; align-content: start; max-width: 42rem; }
+#find { gap: .25rem; margin: 1.25rem 0; }
+nav h2 { margin-top: 1.25rem; font-size: .875rem; }
+nav ul { list-style: none; line-height: 1.75rem; }
+a { display: inline-block; min-width: 1.5rem; color: var(--accent); }
+nav a { text-decoration: none; }
+nav [aria-current] { color: inherit; font-weight: 600; box-shadow: inset 0 -2px var(--accent); }
+.field { display: grid; gap: .25rem 1.5rem; }
+.field label { font-size: .875rem; font-weight: 600; }
+[type=submit] { width: 8rem; border-color: var(--accent); color: var(--back); background: var(--accent); }
+.reply { max-height: 60vh; overflow: auto; }
+.head button { padding: .125rem .5rem; margin: 0 0 .25rem auto; font-size: .8125rem; }
+@media (width < 52rem) {
+  body:has(article) nav, body:not(:has(article)) #side a[href="#"] { display: none; }
+}
+@media (width >= 52rem) {
+  body { display: grid; grid-template-columns: 20rem minmax(0, 1fr); }
+  #side { position: sticky; top: 0; height: 100vh; overflow: auto; border-right: 1px solid var(--line); }
+  #side a[href="#"] { display: none; }
+  .field { grid-template-columns: 10rem minmax(0, 1fr); }
+  .field div:first-child { display: block; }
+}
+@media (width >= 80rem) {
+  article { grid-template: auto 1fr / minmax(0, 36rem) minmax(0, 1fr); max-width: 90rem; }
+  section { grid-area: 1 / 2 / 3; max-width: none; }
+}
+"""  # noqa: E501
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>ajax.py</title>
+<link rel="stylesheet" href="explorer.css">
+<script type="module" src="explorer.js"></script>
+<input type="hidden" name="csrfmiddlewaretoken" value="CSRF_TOKEN">
+<div id="side">
+  <header><h1>ajax.py</h1> <small id="you"></small> <a href="#">All calls</a></header>
+  <nav aria-label="Calls">
+    <form id="find" role="search"><label for="filter">Find a call</label>
+      <input id="filter" type="search" autocomplete="off" aria-describedby="found">
+      <small id="found" role="status">By a word, or paste a path.</small></form>
+    <div id="calls"></div></nav></div>
+<main><div id="intro"><p>Choose a call to see what it takes, and try it.</p><pre id="about"></pre></div></main>
+"""  # noqa: E501
+
+#: What is served as it stands, but for the site's own names and token.
+_TEXTS = {
+    "": ("text/html", _PAGE), "explorer.css": ("text/css", _STYLE),
+    "explorer.js": ("text/javascript", _EXPLORER),
+    "client.js": ("text/javascript", _CLIENT),
+}  # fmt: skip
 
 
 if __name__ == "__main__":
