@@ -129,7 +129,7 @@ _MAX_JOINS = 40
 _MAX_SAFE_INTEGER = 2**53 - 1
 
 
-# --- Exceptions -----------------------------------------------------------------------
+# --- Errors ---------------------------------------------------------------------------
 
 
 class AlreadyRegistered(Exception):
@@ -190,6 +190,83 @@ def _find_close(name, known, likeness=0.6):
     # Comparing takes the square of the length.
     close = difflib.get_close_matches(name[:100], known, 1, likeness)
     return close[0] if close else None
+
+
+#: What other exceptions are answered as: kinds, status, whether clients see the text.
+_STATUSES = (
+    (core_exceptions.RequestDataTooBig, 413, True),
+    (core_exceptions.TooManyFieldsSent, 413, True),
+    (core_exceptions.TooManyFilesSent, 413, True),
+    (core_exceptions.SuspiciousFileOperation, 400, False),  # It tells the path.
+    (Http404, 404, True),
+    (core_exceptions.PermissionDenied, 403, True),
+    ((core_exceptions.SuspiciousOperation, core_exceptions.BadRequest), 400, True),
+    ((MultiPartParserError, UnreadablePostError), 400, True),
+    (IntegrityError, 409, False),
+    # SQLite's driver raises OverflowError for a number beyond its columns.
+    ((DataError, OverflowError), 400, False),
+    (getattr(core_exceptions, "ObjectNotUpdated", ()), 409, False),
+)
+#: How databases say that somebody else held a lock for too long.
+_LOCKED = re.compile(r"is locked|lock timeout|lock wait|deadlock|serialize", re.I)
+
+
+def _as_ajax_error(error):
+    """Return the AJAXError that an exception stands for, None if nobody expected it."""
+    if isinstance(error, AJAXError):
+        return error
+    if isinstance(error, ValidationError):
+        errors = ValidationError(error.update_error_dict({})).message_dict
+        return AJAXError(400, " ".join(error.messages), errors=errors)
+    for kinds, code, is_public in _STATUSES:
+        if isinstance(error, kinds):
+            # A Resolver404 carries the URLconf, which is nobody's business.
+            said = is_public and error.args and isinstance(error.args[0], str | Promise)
+            text = str(error) if said else ""
+            return AJAXError(code, text or _MESSAGES[code])
+    if isinstance(error, OperationalError):
+        code = getattr(error.__cause__, "sqlstate", None) or str(error)
+        # What is beyond PostgreSQL's index, or MariaDB's character set and UUIDs.
+        if re.match(r"54000|\((1267|1292|1366),", code):
+            return AJAXError(400, _MESSAGES[400])
+        if _LOCKED.search(str(error)):
+            return AJAXError(503, _("The database is busy; try again."))
+    if type(error) is DatabaseError and error.__cause__ is None:
+        # What Django 5.2 raises where later versions have ObjectNotUpdated.
+        return AJAXError(409, _MESSAGES[409])
+    return None
+
+
+def _error_response(request, error):
+    """Return any exception as a JSON response."""
+    try:
+        answer = _as_ajax_error(error)
+        if answer is None:
+            raise error
+        response = answer.get_response()
+    except Exception as unexpected:
+        return _report(request, unexpected)
+    if isinstance(error, (DatabaseError, OverflowError)):
+        # As an argument the text is escaped: it may quote what a client sent.
+        said = (response.reason_phrase, request.path, str(error))
+        log_response("%s: %s: %s", *said, response=response, request=request)
+    return response
+
+
+def _report(request, error):
+    """Return an unexpected exception as a response, told of as Django would."""
+    got_request_exception.send(sender=None, request=request)
+    message, extra = _("Internal server error."), {}
+    if settings.DEBUG:
+        frames = traceback.extract_tb(error.__traceback__)
+        keys = ("file", "line", "in", "code")
+        extra["traceback"] = [dict(zip(keys, each, strict=True)) for each in frames]
+        # Not str(): that may be what failed.
+        message = "".join(traceback.format_exception_only(error)).strip()
+    response = AJAXError(500, message, **extra).get_response()
+    said = {"response": response, "request": request, "exception": error}
+    log_response("%s: %s", response.reason_phrase, request.path, **said)
+    return response
 
 
 # --- Signals --------------------------------------------------------------------------
@@ -1599,85 +1676,6 @@ def _takes_request(function, *before):
     """Whether a function can be called with a request, named so, and nothing else."""
     name = [*inspect.signature(function).parameters, None, None][len(before)]
     return name == "request" and _takes_one(function, *before)
-
-
-# --- Errors as responses --------------------------------------------------------------
-
-#: What other exceptions are answered as: kinds, status, whether clients see the text.
-_STATUSES = (
-    (core_exceptions.RequestDataTooBig, 413, True),
-    (core_exceptions.TooManyFieldsSent, 413, True),
-    (core_exceptions.TooManyFilesSent, 413, True),
-    (core_exceptions.SuspiciousFileOperation, 400, False),  # It tells the path.
-    (Http404, 404, True),
-    (core_exceptions.PermissionDenied, 403, True),
-    ((core_exceptions.SuspiciousOperation, core_exceptions.BadRequest), 400, True),
-    ((MultiPartParserError, UnreadablePostError), 400, True),
-    (IntegrityError, 409, False),
-    # SQLite's driver raises OverflowError for a number beyond its columns.
-    ((DataError, OverflowError), 400, False),
-    (getattr(core_exceptions, "ObjectNotUpdated", ()), 409, False),
-)
-#: How databases say that somebody else held a lock for too long.
-_LOCKED = re.compile(r"is locked|lock timeout|lock wait|deadlock|serialize", re.I)
-
-
-def _as_ajax_error(error):
-    """Return the AJAXError that an exception stands for, None if nobody expected it."""
-    if isinstance(error, AJAXError):
-        return error
-    if isinstance(error, ValidationError):
-        errors = ValidationError(error.update_error_dict({})).message_dict
-        return AJAXError(400, " ".join(error.messages), errors=errors)
-    for kinds, code, is_public in _STATUSES:
-        if isinstance(error, kinds):
-            # A Resolver404 carries the URLconf, which is nobody's business.
-            said = is_public and error.args and isinstance(error.args[0], str | Promise)
-            text = str(error) if said else ""
-            return AJAXError(code, text or _MESSAGES[code])
-    if isinstance(error, OperationalError):
-        code = getattr(error.__cause__, "sqlstate", None) or str(error)
-        # What is beyond PostgreSQL's index, or MariaDB's character set and UUIDs.
-        if re.match(r"54000|\((1267|1292|1366),", code):
-            return AJAXError(400, _MESSAGES[400])
-        if _LOCKED.search(str(error)):
-            return AJAXError(503, _("The database is busy; try again."))
-    if type(error) is DatabaseError and error.__cause__ is None:
-        # What Django 5.2 raises where later versions have ObjectNotUpdated.
-        return AJAXError(409, _MESSAGES[409])
-    return None
-
-
-def _error_response(request, error):
-    """Return any exception as a JSON response."""
-    try:
-        answer = _as_ajax_error(error)
-        if answer is None:
-            raise error
-        response = answer.get_response()
-    except Exception as unexpected:
-        return _report(request, unexpected)
-    if isinstance(error, (DatabaseError, OverflowError)):
-        # As an argument the text is escaped: it may quote what a client sent.
-        said = (response.reason_phrase, request.path, str(error))
-        log_response("%s: %s: %s", *said, response=response, request=request)
-    return response
-
-
-def _report(request, error):
-    """Return an unexpected exception as a response, told of as Django would."""
-    got_request_exception.send(sender=None, request=request)
-    message, extra = _("Internal server error."), {}
-    if settings.DEBUG:
-        frames = traceback.extract_tb(error.__traceback__)
-        keys = ("file", "line", "in", "code")
-        extra["traceback"] = [dict(zip(keys, each, strict=True)) for each in frames]
-        # Not str(): that may be what failed.
-        message = "".join(traceback.format_exception_only(error)).strip()
-    response = AJAXError(500, message, **extra).get_response()
-    said = {"response": response, "request": request, "exception": error}
-    log_response("%s: %s", response.reason_phrase, request.path, **said)
-    return response
 
 
 # --- Transactions ---------------------------------------------------------------------
