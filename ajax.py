@@ -54,7 +54,7 @@ import types
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from asgiref.sync import async_to_sync
@@ -1717,6 +1717,42 @@ def _enter_atomic_requests(stack, view, locks=True):
 # --- Endpoints ------------------------------------------------------------------------
 
 
+class _Operation(NamedTuple):
+    """What is known of an operation besides its method; `on_record` is None for one
+    that is called with or without a record."""
+
+    method: str
+    on_record: bool | None
+    hook: str = "can_get"
+    permission: str = ""
+    reads: bool = False
+    asks: str = ""
+    is_custom: bool = False
+
+
+#: The operations of every model. One more is a method, and a line here.
+_OPERATIONS = {
+    "create": _Operation("create", False, "can_create", "add"),
+    "list": _Operation("list", False, "can_list", reads=True),
+    "get": _Operation("get", True, reads=True),
+    "update": _Operation("update", True, "can_update", "change"),
+    "delete": _Operation(
+        "delete", True, "can_delete", "delete", asks="Delete this record?"
+    ),
+}
+_CHANGE_TAGS = _Operation("tags", True, "can_update", "change")
+#: The commands on a TaggableManager.
+_COMMANDS = {
+    "add": _CHANGE_TAGS,
+    "remove": _CHANGE_TAGS,
+    "set": _CHANGE_TAGS,
+    "clear": _CHANGE_TAGS._replace(asks="Take all tags away?"),
+    "similar": _Operation("_similar", True, reads=True),
+}
+#: What is called by a function's or a form's name only.
+_CALL = _Operation("create", False)
+
+
 class BaseAuthentication:
     """Who may call models and forms: every user that is logged in and active."""
 
@@ -1742,6 +1778,8 @@ class BaseEndpoint:
 
 class _Function(BaseEndpoint):
     """An ad-hoc endpoint, as `dispatch` knows it."""
+
+    operation = _CALL
 
     def __init__(self, view):
         self.view = view
@@ -1779,7 +1817,7 @@ class _ServedEndpoint(BaseEndpoint):
     operation, or the tags manager), and `pk` and `command` as in the path, or None."""
 
     request: Any = None
-    operation = "create"
+    operation = _CALL
 
     def __init__(self, application, model, method, pk=None, command=None):
         self.application = application
@@ -1798,8 +1836,8 @@ class _ServedEndpoint(BaseEndpoint):
         return AnonymousUser()
 
     def find_operation(self):
-        """Return the name of the method that answers."""
-        return "create"
+        """Return the operation that the path names."""
+        return _CALL
 
     def authenticate(self, request, application, method) -> bool:
         """Return whether the user may call at all; by default the setting says."""
@@ -1819,20 +1857,12 @@ class _ServedEndpoint(BaseEndpoint):
 
     def run(self, request):
         """Return what the operation returns."""
-        return _run_view(getattr(self, self.operation), request)
+        return _run_view(getattr(self, self.operation.method), request)
 
     def _refuse(self, hook, message=_MESSAGES[403], **extra):
         """Return the AJAXError 403 for a hook that said no."""
         hint = _hint(f"{hook} of {type(self).__name__} returned False")
         return AJAXError(403, message, **extra, **hint)
-
-
-#: The operations every ModelEndpoint has, and whether each is on a record. One more is
-#: a method, its hook, that in _ASKED too, and a line in _describe_model.
-_OPERATIONS = {"create": False, "list": False}
-_OPERATIONS |= {"get": True, "update": True, "delete": True}
-#: The commands on a TaggableManager, and whether each changes the record.
-_COMMANDS = {"add": True, "remove": True, "set": True, "clear": True, "similar": False}
 
 
 def _is_writable(field, is_named):
@@ -1879,7 +1909,7 @@ def _insert_first(record):
 
 @functools.cache
 def _operations(endpoint_class):
-    """Return by name of each operation whether it is on a record, None for either."""
+    """Return all operations of an endpoint class by name."""
     found = dict(_OPERATIONS)
     for base in endpoint_class.__mro__:
         for name, value in vars(base).items():
@@ -1888,7 +1918,7 @@ def _operations(endpoint_class):
             is_last = is_new and getattr(endpoint_class, name) is value
             if is_last and inspect.isfunction(value):
                 if _takes_request(inspect.unwrap(value), "self"):
-                    found[name] = None
+                    found[name] = _Operation(name, None, is_custom=True)
     return found
 
 
@@ -1963,27 +1993,34 @@ class ModelEndpoint(_ServedEndpoint):
         return self.operations is None or name in self.operations
 
     def find_operation(self):
-        """Return the method's name, or raise AJAXError 404 (400 without a record)."""
-        name, found = self.method, _operations(type(self))
-        is_tags = self.command and self.offers(name) and name in self._plan.managers
-        if is_tags and self.command in _COMMANDS:
-            is_change = _COMMANDS[self.command]
-            if name in self._plan.writable or not is_change:
-                return "tags" if is_change else "_similar"
-        elif not self.command and self.offers(name):
-            if found.get(name) and self.pk is None:
-                raise AJAXError(400, _("Invalid request for record."))
-            if name in found and found[name] in (None, self.pk is not None):
-                return name
-        if is_tags:
-            raise _missing(_("Invalid method."), self.command, _COMMANDS)
-        offered = self.operations or {*found, *self._plan.managers}
-        raise _missing(_("Invalid method."), name, offered)
+        """Return the operation that the path names, or raise AJAXError 404 (400 for one
+        that wants a record, without one)."""
+        if self.command:
+            return self._find_command()
+        known = _operations(type(self))
+        found = known.get(self.method) if self.offers(self.method) else None
+        if found and found.on_record and self.pk is None:
+            raise AJAXError(400, _("Invalid request for record."))
+        if found and found.on_record in (None, self.pk is not None):
+            return found
+        raise self._no_operation()
+
+    def _find_command(self):
+        """Return the operation of a tags command; a read-only manager has `similar`."""
+        if not self.offers(self.method) or self.method not in self._plan.managers:
+            raise self._no_operation()
+        found = _COMMANDS.get(self.command)
+        if found and (found.reads or self.method in self._plan.writable):
+            return found
+        raise _missing(_("Invalid method."), self.command, _COMMANDS)
+
+    def _no_operation(self):
+        known = self.operations or {*_operations(type(self)), *self._plan.managers}
+        return _missing(_("Invalid method."), self.method, known)
 
     def run(self, request):
         """Return what the operation returns; a custom one wants `can_get` to allow."""
-        is_ours = self.operation in (*_OPERATIONS, "tags", "_similar")
-        if self.pk is not None and not is_ours:
+        if self.operation.is_custom and self.pk is not None:
             self._get_visible_record()
         return super().run(request)
 
@@ -1997,7 +2034,7 @@ class ModelEndpoint(_ServedEndpoint):
             self._read(body, request, record)
             with self._refuse_first(body):
                 self.prepare_record(request, record, True)
-                self._permit("can_create", "add", record)
+                self._permit("create", record)
             self._validate(record, body)
             _insert_first(record)
             self.save_record(request, record, True)
@@ -2025,7 +2062,7 @@ class ModelEndpoint(_ServedEndpoint):
             self._read(body, request, modified)
             with self._refuse_first(body):
                 self.prepare_record(request, modified, False)
-                self._permit("can_update", "change", stored, modified=modified)
+                self._permit("update", stored, modified=modified)
             self._validate(modified, body, stored)
             fields = stored._meta.concrete_fields
             is_same = all(_is_same(each, stored, modified) for each in fields)
@@ -2041,7 +2078,7 @@ class ModelEndpoint(_ServedEndpoint):
         """Delete the record; return {"pk": ...}."""
         with _transaction(self._using):
             record = self._get_record(locked=True)
-            self._permit("can_delete", "delete", record)
+            self._permit("delete", record)
             payload = {"pk": record.pk}
             self.delete_record(request, record)
             sent = {"instance": record, "payload": payload, "request": request}
@@ -2067,7 +2104,7 @@ class ModelEndpoint(_ServedEndpoint):
         """Run a tags command that changes the record; return all tags."""
         with _transaction(self._using):
             record = self._get_visible_record(locked=True)
-            self._permit("can_update", "change", record, modified=record)
+            self._permit("update", record, modified=record)
             is_clear = self.command == "clear"
             names = () if is_clear else self._read_names(request)
             run = getattr(getattr(record, self.method), self.command)
@@ -2426,13 +2463,16 @@ class ModelEndpoint(_ServedEndpoint):
         wanted = self.require_permissions
         return _is_user_model(self.model) if wanted is None else wanted
 
-    def _permit(self, hook, action, *records, **modified):
-        """Raise AJAXError 403 unless a hook, and permissions if wanted, allow."""
-        if not _call(getattr(self, hook), self.user, *records, **modified):
-            raise self._refuse(hook)
+    def _permit(self, name, *records, **modified):
+        """Raise AJAXError 403 unless the hook of an operation, and the permission if
+        it is wanted, allow it."""
+        operation = _OPERATIONS[name]
+        hook = getattr(self, operation.hook)
+        if not _call(hook, self.user, *records, **modified):
+            raise self._refuse(operation.hook)
         if self._wants_permissions:
             opts = self.model._meta
-            codename = get_permission_codename(action, opts)
+            codename = get_permission_codename(operation.permission, opts)
             if not self.user.has_perm(f"{opts.app_label}.{codename}"):
                 hint = _hint(f"the user lacks {opts.app_label}.{codename}")
                 raise AJAXError(403, _MESSAGES[403], **hint)
@@ -2824,7 +2864,7 @@ def _resolve(
     method = tags or operation or "create"
     found = endpoint._registry[served](app, served, method, pk, command)
     found.operation = found.find_operation()
-    if getattr(getattr(found, found.operation), "csrf_exempt", False):
+    if getattr(getattr(found, found.operation.method), "csrf_exempt", False):
         found.csrf_exempt = True
     return found
 
@@ -2852,8 +2892,7 @@ def dispatch(request, **segments):
         found.authorize(request)
         _read_body(request)
         with contextlib.ExitStack() as stack:
-            reads = getattr(found, "operation", None) in ("get", "list", "_similar")
-            _enter_atomic_requests(stack, found, not reads)
+            _enter_atomic_requests(stack, found, not found.operation.reads)
             response = _success_response(found.run(request), request)
     except Exception as error:
         response = _error_response(request, error)
@@ -2968,7 +3007,7 @@ def _describe_record(plan, writable=None):
     return {"type": "object"} if plan.is_custom else _describe_object(found)
 
 
-def _describe_call(path, doc, who, body=None, required=(), reply=None, **more):
+def _describe_call(path, doc, who, body=None, required=(), reply=None, asks=""):
     """Return an operation of OpenAPI by its path."""
     summary, _line, rest = inspect.cleandoc(doc or "").partition("\n")
     schemes = ["csrf"] + ["csrfCookie"] * (not settings.CSRF_USE_SESSIONS)
@@ -2985,7 +3024,7 @@ def _describe_call(path, doc, who, body=None, required=(), reply=None, **more):
             "200": {"description": "Success.", "content": content},
             "default": {"$ref": "#/components/responses/failure"},
         },
-        "x-ajax": {"who": who, **more},
+        "x-ajax": {"who": who} | ({"asks": asks} if asks else {}),
     }
     if body is not None:
         has_file = any(each.get("format") == "binary" for each in body.values())
@@ -2995,7 +3034,7 @@ def _describe_call(path, doc, who, body=None, required=(), reply=None, **more):
     return f"/{path}.json", {"post": call}
 
 
-def _describe_who(speaker, hook=None, action=None):
+def _describe_who(speaker, hook=None, permission=""):
     """Say in a sentence who may call, and which hook decides."""
     cls, name, who = type(speaker), type(speaker).__name__, "Logged-in users"
     if hook == "can_list" and not _overrides(cls, hook):
@@ -3006,8 +3045,8 @@ def _describe_who(speaker, hook=None, action=None):
         who = "Whom AJAX_AUTHENTICATION lets in"
     if hook and _overrides(cls, hook):
         who += f", if {name}.{hook} allows"
-    if action and speaker._wants_permissions:
-        who += f", with the permission to {action}"
+    if permission and speaker._wants_permissions:
+        who += f", with the permission to {permission}"
     return f"{who}."
 
 
@@ -3036,33 +3075,34 @@ def _describe_model(path, speaker):
     is_sure = not (plan.asks or plan.is_narrowed)
     written = {"data": record if is_sure else {"anyOf": [record, only_pk]}}
     pages = ("total", "total_pages", "current_page", "items_per_page")
-    known = {
-        "create": ("add", body, required, written),
-        "list": (None, _describe_parameters(speaker), (),
-                 rows | dict.fromkeys(pages, _NUMBER)),
-        "get": (None, None, (), {"data": record}),
-        "update": ("change", body, (), written),
-        "delete": ("delete", None, (), {"data": only_pk}),
-    }  # fmt: skip
-    for name, is_on_record in _operations(type(speaker)).items():
-        action, *shape = known.get(name, (None, {}, (), None))
-        asks = {"asks": "Delete this record?"} if action == "delete" else {}
-        for where in ("", "/{pk}"):
-            if is_on_record in (None, bool(where)) and speaker.offers(name):
-                hook = f"can_{name}" if name in known else where and "can_get"
-                who, doc = _describe_who(speaker, hook, action), getattr(speaker, name)
-                where = f"{path}{where}/{name}"
-                yield _describe_call(where, doc.__doc__, who, *shape, **asks)
-    commands = itertools.product(plan.managers, _COMMANDS.items())
-    for name, (command, is_change) in commands:
-        if speaker.offers(name) and (name in plan.writable or not is_change):
+    shapes = {
+        "create": (body, required, written),
+        "list": (
+            _describe_parameters(speaker),
+            (),
+            rows | dict.fromkeys(pages, _NUMBER),
+        ),
+        "get": (None, (), {"data": record}),
+        "update": (body, (), written),
+        "delete": (None, (), {"data": only_pk}),
+    }
+    for name, operation in _operations(type(speaker)).items():
+        shape, doc = shapes.get(name, ({}, (), None)), getattr(speaker, name).__doc__
+        for is_on_record in (False, True) if speaker.offers(name) else ():
+            if operation.on_record in (None, is_on_record):
+                where = f"{path}/{{pk}}/{name}" if is_on_record else f"{path}/{name}"
+                hook = operation.hook if is_on_record or name in shapes else None
+                who = _describe_who(speaker, hook, operation.permission)
+                yield _describe_call(where, doc, who, *shape, asks=operation.asks)
+    for name, command in itertools.product(plan.managers, _COMMANDS):
+        operation = _COMMANDS[command]
+        if speaker.offers(name) and (operation.reads or name in plan.writable):
             takes = {"tags": _describe_list(_TEXT)} if command != "clear" else None
             shape = (takes, takes or (), {"data": _describe_list(_TAG)})
-            shape = shape if is_change else (None, (), rows)
-            asks = {"asks": "Take all tags away?"} if command == "clear" else {}
-            who = _describe_who(speaker, "can_update" if is_change else "can_get")
-            where = f"{path}/{{pk}}/{name}/{command}"
-            yield _describe_call(where, f"Tags: {command}.", who, *shape, **asks)
+            shape = (None, (), rows) if operation.reads else shape
+            who = _describe_who(speaker, operation.hook, operation.permission)
+            where, doc = f"{path}/{{pk}}/{name}/{command}", f"Tags: {command}."
+            yield _describe_call(where, doc, who, *shape, asks=operation.asks)
 
 
 def _describe_calls(request, schemas):
