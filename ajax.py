@@ -54,6 +54,7 @@ import types
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -408,7 +409,7 @@ def _success_response(result, request):
         if isinstance(result, _Page) and "data" not in vars(result):
             return _json_response(f"{before}[{','.join(result.texts)}]{after}")
         result = result.data
-    encode = functools.partial(_encode_records, request=request)
+    encode = partial(_encode_records, request=request)
     return _json_response(f"{before}{_dump(_to_plain(result, encode))}{after}")
 
 
@@ -638,7 +639,7 @@ class _Column(_Part):
     def encode(self, batch):
         values = batch.column(self.position)
         if isinstance(self.field, models.FileField):
-            make = functools.partial(self.field.attr_class, None, self.field)
+            make = partial(self.field.attr_class, None, self.field)
             values = [v if isinstance(v, FieldFile) else make(v) for v in values]
         return self.dump(values)
 
@@ -813,12 +814,12 @@ class _Extra(_Part):
 
     def __init__(self, plan, name):
         super().__init__(plan, name, None)
-        self.find_plan = functools.cache(functools.partial(plan.find_plan, name, False))
+        self.find_plan = functools.cache(partial(plan.find_plan, name, False))
         self.of_endpoint = _defines(plan.endpoint_class, name)
 
     def encode(self, batch):
         values = [self.get_value(each, batch.speaker) for each in batch.records]
-        return self.dump(_to_plain(values, functools.partial(self.expand, batch)))
+        return self.dump(_to_plain(values, partial(self.expand, batch)))
 
     def get_value(self, record, speaker):
         value = getattr(speaker if self.of_endpoint else record, self.name)
@@ -1024,7 +1025,7 @@ class _Plan:
         names = [field.attname for field in model._meta.concrete_fields]
         every, pk = model._default_manager.order_by, model._meta.pk
         counted = models.Func(template="COUNT(*)", output_field=models.IntegerField())
-        locked = functools.partial(every().select_for_update().filter, pk=_GIVEN)
+        locked = partial(every().select_for_update().filter, pk=_GIVEN)
         self._locking = _Statement(lambda: locked().values_list(*names), pk)
         self._count = _Statement(lambda: every().values_list(counted))
         self._by_pk = _Statement(lambda: self._rows.order_by().filter(pk=_GIVEN), pk)
@@ -1059,7 +1060,7 @@ class _Plan:
         """Return a batch without the records that the user may not get."""
         if not self.asks:
             return batch
-        may_get = functools.partial(batch.speaker.can_get, batch.speaker.user)
+        may_get = partial(batch.speaker.can_get, batch.speaker.user)
         records = [*filter(may_get, batch.records)]
         return self.make_batch(records, batch.using, batch.speaker)
 
@@ -1261,7 +1262,7 @@ class Encoders(_Registry):
         items = [*record]
         if all(isinstance(item, models.Model) for item in items):
             return _encode_records(items, encoder, html_escape)
-        plain = _to_plain(items, functools.partial(_encode_records, chosen=encoder))
+        plain = _to_plain(items, partial(_encode_records, chosen=encoder))
         return _escape_texts(plain) if html_escape else plain
 
     def _make(self, encoder):
@@ -1555,32 +1556,143 @@ def _is_offered(field, lookups):
     return last in _LOOKUPS and _DATE_PARTS.issuperset(parts)
 
 
-def _filter_condition(model, entry, value):
-    """Return the condition that an entry of `list_filter` has one value."""
-    # A list means any of its values, one by one.
-    entry = entry.removesuffix("__in")
-    field, lookups = _end_of_path(model, entry)
-    if lookups == ["isnull"]:
-        return Q((entry, _read_value(models.BooleanField(), value)))
-    is_text = isinstance(field, _TEXT_FIELDS)
-    if not lookups and (value is None or value == "null" and not is_text):
-        return Q((f"{entry}__isnull", True))
-    if field.is_relation and lookups in ([], ["exact"]):
-        entry = entry.removesuffix("__exact") + "__pk"
-        return Q((entry, _read_pk(field.related_model, value)))
-    if not lookups or len(lookups) == 1 and lookups[0] in _COMPARISONS:
-        value = _read_value(field, value)
-    elif not isinstance(value, (str, int, float)) or not _is_offered(field, lookups):
-        raise _invalid_value()
-    if isinstance(value, str) and len(value) > _MAX_FILTER_LENGTH:
-        raise ValidationError(_("At most %s characters.") % _MAX_FILTER_LENGTH)
-    return Q((entry, value))
-
-
 def _whole_number(sent, default):
     text = str(sent[0] if isinstance(sent, _FormValue) else sent)
     is_number = re.fullmatch("-?[0-9]+", text)
     return min(int(text[:30]), _MAX_SAFE_INTEGER) if is_number else default
+
+
+class _ListOptions:
+    """What an endpoint lets the clients of `list` ask for, and how that is read."""
+
+    def __init__(self, speaker):
+        self.speaker = speaker
+        self.model = speaker.model
+
+    @cached_property
+    def conditions(self):
+        """What turns a value into a condition, by the key it is sent under."""
+        managers = self.speaker._plan.managers.items()
+        found = {name: partial(self.match_tags, part) for name, part in managers}
+        for entry in self.speaker.list_filter:
+            found[entry] = partial(self.match_any, entry)
+        if self.speaker.search_fields:
+            found["search"] = self.search
+        return found
+
+    def read(self, sent):
+        """Return the order and the conditions that were sent, for order_by() and
+        filter(); raise AJAXError 400 with an error for each key that will not do."""
+        order, conditions, errors = self.speaker.ordering, [], {}
+        for key, value in sent.items():
+            try:
+                if key == "order_by":
+                    order = self.read_order(value) or order
+                elif key in self.conditions:
+                    conditions.append(self.conditions[key](value))
+                else:
+                    known = [*self.conditions, "order_by", "items_per_page"]
+                    raise ValidationError(_unknown(key, [*known, "current_page"]))
+            except ValidationError as error:
+                errors[key] = error.messages
+            except (ArithmeticError, LookupError, TypeError, ValueError):
+                errors[key] = _invalid_value().messages
+            if len(errors) == _MAX_UNKNOWN_KEYS:
+                break
+        if errors:
+            raise AJAXError(400, _("Invalid parameters."), errors=errors)
+        return order, conditions
+
+    def read_order(self, value):
+        """Return the names to order by, of a list or of text with commas."""
+        texts = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise _invalid_value()
+        keys = [key.strip() for text in texts for key in text.split(",") if key.strip()]
+        if len(keys) > _MAX_SORT_KEYS:
+            raise ValidationError(_("At most %s names.") % _MAX_SORT_KEYS)
+        for key in keys:
+            if key.removeprefix("-") not in self.speaker.sortable_by:
+                raise ValidationError(_unknown(key, self.speaker.sortable_by))
+        return keys
+
+    def search(self, value):
+        """Return the condition that the admin's search finds a record."""
+        from django.contrib import admin
+
+        text = value[0] if isinstance(value, _FormValue) and len(value) == 1 else value
+        if not isinstance(text, str) or len(text) > _MAX_FILTER_LENGTH:
+            raise _invalid_value()
+        if len(text.split()) > _MAX_SEARCH_WORDS:
+            raise ValidationError(_("At most %s words.") % _MAX_SEARCH_WORDS)
+        searching = admin.ModelAdmin(self.model, admin.site)
+        searching.search_fields = self.speaker.search_fields
+        rows = self.model._base_manager.all()
+        rows = searching.get_search_results(self.speaker.request, rows, text)[0]
+        return Q(pk__in=rows.values("pk"))
+
+    def match_any(self, entry, value):
+        """Return the condition that an entry of `list_filter` has one of the values."""
+        from django.contrib.admin.utils import lookup_spawns_duplicates
+
+        values = value if isinstance(value, list) else [value]
+        if len(values) > _MAX_FILTER_VALUES:
+            raise ValidationError(_("At most %s values.") % _MAX_FILTER_VALUES)
+        found = [self.match(entry.removesuffix("__in"), each) for each in values]
+        found = Q.create([Q(pk__in=[]), *found], connector=Q.OR)
+        rows = self.model._base_manager.filter(found)
+        with contextlib.suppress(core_exceptions.EmptyResultSet):
+            # Raises what cannot be: a year 10000.
+            _Statement(lambda: rows).compile(rows.db)
+        if lookup_spawns_duplicates(self.model._meta, entry):
+            return Q(pk__in=rows.values("pk"))
+        return found
+
+    def match(self, entry, value):
+        """Return the condition that an entry has one value."""
+        field, lookups = _end_of_path(self.model, entry)
+        if lookups == ["isnull"]:
+            return Q((entry, _read_value(models.BooleanField(), value)))
+        is_text = isinstance(field, _TEXT_FIELDS)
+        if not lookups and (value is None or value == "null" and not is_text):
+            return Q((f"{entry}__isnull", True))
+        if field.is_relation and lookups in ([], ["exact"]):
+            entry = entry.removesuffix("__exact") + "__pk"
+            return Q((entry, _read_pk(field.related_model, value)))
+        if not lookups or len(lookups) == 1 and lookups[0] in _COMPARISONS:
+            value = _read_value(field, value)
+        elif not isinstance(value, (str, int, float)) or not _is_offered(
+            field, lookups
+        ):
+            raise _invalid_value()
+        if isinstance(value, str) and len(value) > _MAX_FILTER_LENGTH:
+            raise ValidationError(_("At most %s characters.") % _MAX_FILTER_LENGTH)
+        return Q((entry, value))
+
+    def match_tags(self, part, value):
+        """Return the condition that a record has any of some tags."""
+        any_case = getattr(settings, "TAGGIT_CASE_INSENSITIVE", False)
+        lookup = f"tag__name__{'iexact' if any_case else 'exact'}"
+        names = [(lookup, name) for name in _read_tags(part.field, value)]
+        if not names:
+            return Q(pk__in=[])
+        any_name = Q.create(names, connector=Q.OR)
+        items = part.through._base_manager.filter(any_name, **part.get_conditions())
+        return Q(pk__in=items.values_list(part.record_pk))
+
+    def describe(self):
+        """Return the schemas of all that may be sent, by key."""
+        found = dict.fromkeys(self.speaker._plan.managers, _describe_list(_TEXT))
+        for entry in self.speaker.list_filter:
+            field, lookups = _end_of_path(self.model, entry.removesuffix("__in"))
+            found[entry] = dict(_TEXT) if lookups else _describe_field(field)
+        found |= {"search": _TEXT} if self.speaker.search_fields else {}
+        if self.speaker.sortable_by:
+            names = ", ".join(self.speaker.sortable_by)
+            found["order_by"] = _TEXT | {
+                "description": f"{names}; a - turns one round."
+            }
+        return found | {"items_per_page": _NUMBER, "current_page": _NUMBER}
 
 
 # --- Decorators -----------------------------------------------------------------------
@@ -2093,7 +2205,7 @@ class ModelEndpoint(_ServedEndpoint):
         size = _whole_number(parameters.pop("items_per_page", None), default)
         page = max(1, _whole_number(parameters.pop("current_page", None), 1))
         size = min(max(1, size), most)
-        order, conditions = self._read_conditions(parameters)
+        order, conditions = _ListOptions(self).read(parameters)
         start = (page - 1) * size
         batch, total = self._plan.load_page(self, conditions, order, start, size)
         texts = self._plan.encode(self._plan.drop_refused(batch))
@@ -2143,6 +2255,12 @@ class ModelEndpoint(_ServedEndpoint):
     @cached_property
     def _using(self):
         return router.db_for_write(self.model)
+
+    def _get_sizes(self):
+        """Return the usual and the largest size of a page."""
+        most = self.max_per_page
+        most = getattr(settings, "AJAX_MAX_PER_PAGE", 100) if most is None else most
+        return min(self.list_per_page, most), most
 
     def _get_record(self, locked=False):
         """Return the record of the path, or raise AJAXError 400 or 404."""
@@ -2344,97 +2462,6 @@ class ModelEndpoint(_ServedEndpoint):
         for name, values in body.relations.items():
             getattr(record, name).set(values)
 
-    # Paging, order and search
-
-    def _get_sizes(self):
-        most = self.max_per_page
-        most = getattr(settings, "AJAX_MAX_PER_PAGE", 100) if most is None else most
-        return min(self.list_per_page, most), most
-
-    def _read_conditions(self, parameters):
-        """Return what was sent as for order_by() and filter()."""
-        order, conditions, errors = self.ordering, [], {}
-        for key, value in parameters.items():
-            try:
-                if key == "order_by":
-                    order = self._read_order(value) or order
-                else:
-                    conditions.append(self._make_condition(key, value))
-            except ValidationError as error:
-                errors[key] = error.messages
-            except (ArithmeticError, LookupError, TypeError, ValueError):
-                errors[key] = _invalid_value().messages
-            if len(errors) == _MAX_UNKNOWN_KEYS:
-                break
-        if errors:
-            raise AJAXError(400, _("Invalid parameters."), errors=errors)
-        return order, conditions
-
-    def _read_order(self, value):
-        texts = value if isinstance(value, list) else [value]
-        if not all(isinstance(text, str) for text in texts):
-            raise _invalid_value()
-        keys = [key.strip() for text in texts for key in text.split(",") if key.strip()]
-        if len(keys) > _MAX_SORT_KEYS:
-            raise ValidationError(_("At most %s names.") % _MAX_SORT_KEYS)
-        for key in keys:
-            if key.removeprefix("-") not in self.sortable_by:
-                raise ValidationError(_unknown(key, self.sortable_by))
-        return keys
-
-    def _make_condition(self, key, value):
-        if key == "search" and self.search_fields:
-            return self._search(value)
-        if key in self.list_filter:
-            return self._filter_by(key, value)
-        managers = self._plan.managers
-        if key in managers:
-            return self._filter_by_tags(managers[key], value)
-        names = [*self.list_filter, *managers, *["search"] * bool(self.search_fields)]
-        names += ["order_by", "items_per_page", "current_page"]
-        raise ValidationError(_unknown(key, names))
-
-    def _search(self, value):
-        from django.contrib import admin
-
-        text = value[0] if isinstance(value, _FormValue) and len(value) == 1 else value
-        if not isinstance(text, str) or len(text) > _MAX_FILTER_LENGTH:
-            raise _invalid_value()
-        if len(text.split()) > _MAX_SEARCH_WORDS:
-            raise ValidationError(_("At most %s words.") % _MAX_SEARCH_WORDS)
-        searching = admin.ModelAdmin(self.model, admin.site)
-        searching.search_fields = self.search_fields
-        rows = self.model._base_manager.all()
-        rows, _is_repeated = searching.get_search_results(self.request, rows, text)
-        return Q(pk__in=rows.values("pk"))
-
-    def _filter_by(self, entry, value):
-        from django.contrib.admin.utils import lookup_spawns_duplicates
-
-        values = value if isinstance(value, list) else [value]
-        if len(values) > _MAX_FILTER_VALUES:
-            raise ValidationError(_("At most %s values.") % _MAX_FILTER_VALUES)
-        found = [_filter_condition(self.model, entry, each) for each in values]
-        found = Q.create([Q(pk__in=[]), *found], connector=Q.OR)
-        rows = self.model._base_manager.filter(found)
-        with contextlib.suppress(core_exceptions.EmptyResultSet):
-            # Raises what cannot be: a year 10000.
-            _Statement(lambda: rows).compile(rows.db)
-        if lookup_spawns_duplicates(self.model._meta, entry):
-            return Q(pk__in=rows.values("pk"))
-        return found
-
-    def _filter_by_tags(self, part, value):
-        manager = self.model._meta.get_field(part.name)
-        any_case = getattr(settings, "TAGGIT_CASE_INSENSITIVE", False)
-        lookup = f"tag__name__{'iexact' if any_case else 'exact'}"
-        names = [(lookup, name) for name in _read_tags(manager, value)]
-        if not names:
-            return Q(pk__in=[])
-        any_name = Q.create(names, connector=Q.OR)
-        items = part.through._base_manager.filter(any_name, **part.get_conditions())
-        return Q(pk__in=items.values_list(part.record_pk))
-
     # Permissions
 
     def can_create(self, user, record: Any) -> bool:
@@ -2499,7 +2526,7 @@ class FormEndpoint(_ServedEndpoint):
         kwargs = {"data": data, "files": request.FILES, **self.get_form_kwargs(request)}
         form = self.model(**kwargs)
         for field in form.fields.values():
-            field.clean = functools.partial(_clean, field.clean, field)
+            field.clean = partial(_clean, field.clean, field)
         try:
             is_valid = form.is_valid()
         except (binascii.Error, UnicodeEncodeError):  # Of BinaryField on Django 5.2.
@@ -3050,19 +3077,6 @@ def _describe_who(speaker, hook=None, permission=""):
     return f"{who}."
 
 
-def _describe_parameters(speaker):
-    """Return what `list` takes."""
-    found = dict.fromkeys(speaker._plan.managers, _describe_list(_TEXT))
-    for name in speaker.list_filter:
-        field, lookups = _end_of_path(speaker.model, name.removesuffix("__in"))
-        found[name] = dict(_TEXT) if lookups else _describe_field(field)
-    found |= {"search": _TEXT} if speaker.search_fields else {}
-    if speaker.sortable_by:
-        names = ", ".join(speaker.sortable_by)
-        found["order_by"] = _TEXT | {"description": f"{names}; a - turns one round."}
-    return found | {"items_per_page": _NUMBER, "current_page": _NUMBER}
-
-
 def _describe_model(path, speaker):
     """Yield the calls of a model."""
     model, plan = speaker.model, speaker._plan
@@ -3078,7 +3092,7 @@ def _describe_model(path, speaker):
     shapes = {
         "create": (body, required, written),
         "list": (
-            _describe_parameters(speaker),
+            _ListOptions(speaker).describe(),
             (),
             rows | dict.fromkeys(pages, _NUMBER),
         ),
@@ -3221,7 +3235,7 @@ def _is_known(model, endpoint_class, attribute, name):
     extra = _defines(endpoint_class, text) or hasattr(model, text)
     field, rest = _end_of_path(model, text)
     is_key = isinstance(field, models.ForeignKey) and not rest
-    is_lookup = functools.partial(_is_lookup, model)
+    is_lookup = partial(_is_lookup, model)
     managers = {n for n, f in _model_fields(model).items() if _is_tags_manager(f)}
     return {
         "operations": text in managers | _operations(endpoint_class).keys(),
@@ -3273,7 +3287,7 @@ def _check_expansions(model, endpoint_class):
 
 def _check_totals(model, endpoint_class):
     """W003: records that can_get hides, but that still count in `total`."""
-    overrides = functools.partial(_overrides, endpoint_class)
+    overrides = partial(_overrides, endpoint_class)
     is_listed = "list" in (endpoint_class.operations or ["list"])
     hides = overrides("can_get") and not overrides("get_queryset")
     if is_listed and overrides("can_list") and hides:
