@@ -186,6 +186,11 @@ def _invalid(errors):
     return AJAXError(400, _("Could not save model."), errors=errors)
 
 
+def _errors_by_field(error):
+    """Return the messages of a ValidationError, whatever it was made of, by field."""
+    return ValidationError(error.update_error_dict({})).message_dict
+
+
 def _find_close(name, known, likeness=0.6):
     """Return the name that may have been meant, None if nothing is near."""
     # Comparing takes the square of the length.
@@ -217,7 +222,7 @@ def _as_ajax_error(error):
     if isinstance(error, AJAXError):
         return error
     if isinstance(error, ValidationError):
-        errors = ValidationError(error.update_error_dict({})).message_dict
+        errors = _errors_by_field(error)
         return AJAXError(400, " ".join(error.messages), errors=errors)
     for kinds, code, is_public in _STATUSES:
         if isinstance(error, kinds):
@@ -1394,6 +1399,12 @@ def _unknown(key, names):
     return [said]
 
 
+def _refuse_unknown(sent, shown):
+    """Return an error for each key, up to a number, that is not one of those shown."""
+    unknown = [key for key in sent if key not in shown]
+    return {key: _unknown(key, shown) for key in unknown[:_MAX_UNKNOWN_KEYS]}
+
+
 def _invalid_value():
     return ValidationError(_("This value cannot be read."))
 
@@ -1826,6 +1837,201 @@ def _enter_atomic_requests(stack, view, locks=True):
             stack.enter_context(_transaction(alias, locks))
 
 
+# --- Writing a record -----------------------------------------------------------------
+
+
+def _copy(record):
+    copied = copy.copy(record)
+    for name, value in vars(copied).items():
+        if isinstance(value, (dict, list)):
+            setattr(copied, name, copy.deepcopy(value))
+    return copied
+
+
+def _is_same(field, stored, modified):
+    """Whether two instances have the same value, as the field stores it."""
+    before, after = vars(stored).get(field.attname), vars(modified).get(field.attname)
+    if before is after:
+        return True
+    if isinstance(after, File) and not getattr(after, "_committed", False):
+        return False  # A new upload, whatever its name.
+    if isinstance(field, models.JSONField):
+        before, after = repr(before), repr(after)  # To Python True is 1.
+    return before == after
+
+
+def _insert_first(record):
+    """Let the first save() of a new record insert: given a key, Django would first try
+    to update whoever has it. A model's `def save(self)` takes no `force_insert`, and
+    looking whether the key is taken leaves a moment in which it may be."""
+
+    def insert(**options):
+        del record.save_base
+        record.save_base(**options | {"force_insert": (models.Model,)})
+
+    if record._state.adding and record.pk is not None:
+        record.save_base = insert
+
+
+class _Draft:
+    """A record that is written: what was sent is read into it, validated, and saved.
+
+    `stored` is the record as it is, None for a new one. What is wrong with a key waits
+    in `errors` until the user is known to be allowed to write; many-to-many values and
+    tags wait in `relations` until the record is saved.
+    """
+
+    def __init__(self, speaker):
+        self.speaker = speaker
+        self.plan = speaker._plan
+        self.request = speaker.request
+        self.sent = _read_keys(speaker.request)
+        self.errors = {}
+        self.relations = {}
+        #: By foreign key the value that was found to refer to something.
+        self.found = {}
+
+    def read_into(self, record, stored=None):
+        """Read what was sent into a record; return it."""
+        self.record, self.stored = record, stored
+        for key, value in self.sent.items():
+            field = self.plan.writable.get(key)
+            if field is None or field.primary_key and stored is not None:
+                continue
+            try:
+                self._read_field(field, value)
+            except ValidationError as error:
+                self.errors[key] = error.messages
+        pk_names = _pk_names(self.plan.model)
+        shown = {*self.plan.names, *self.plan.writable, *pk_names}
+        self.errors |= _refuse_unknown(self.sent, shown)
+        return record
+
+    def _read_field(self, field, value):
+        if _is_tags_manager(field):
+            self.relations[field.name] = _read_tags(field, value)
+        elif field.many_to_many:
+            self.relations[field.name] = self._read_members(field, value)
+        elif isinstance(field, models.ForeignKey):
+            self._read_foreign_key(field, value)
+        elif isinstance(field, models.FileField):
+            field.save_form_data(self.record, _read_file(field, value))
+        else:
+            setattr(self.record, field.attname, _read_value(field, value))
+
+    def _read_foreign_key(self, field, value):
+        record, value = self.record, _read_single(field, value)
+        if value is None:
+            setattr(record, field.name, None)
+            return
+        pk = _read_pk(field.remote_field.model, value)
+        is_pk = field.target_field.primary_key and self.stored is not None
+        if is_pk and pk == getattr(record, field.attname):
+            return  # What is there already may stay: a record can be sent back whole.
+        if self._can_refer(field, pk):
+            setattr(record, field.attname, pk)
+        else:
+            setattr(record, field.name, self._find_related(field, [pk])[pk])
+        field.run_validators(getattr(record, field.attname))
+        self.found[field] = getattr(record, field.attname)
+
+    def _read_members(self, field, value):
+        values = _read_several(value)
+        if not values and not field.blank:
+            raise ValidationError(field.error_messages["blank"])
+        if len(values) > _MAX_MEMBERS:
+            raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
+        pks = {_read_pk(field.remote_field.model, each) for each in values}
+        # What is there already may stay: a record can be sent back whole.
+        there = ()
+        if self.stored is not None:
+            there = getattr(self.stored, field.name).values_list("pk", flat=True)
+        self._find_related(field, pks.difference(there))
+        return pks
+
+    def _can_refer(self, field, pk):
+        """Whether a record may be referred to, asked by the plan's own quick query;
+        False too where it takes a query of somebody's."""
+        overridden = _overrides(type(self.speaker), "get_field_queryset")
+        if overridden or field.get_limit_choices_to():
+            return False
+        plan = _get_plan(field.remote_field.model, None, True)
+        if plan.is_unspoken or not field.target_field.primary_key:
+            return False
+        using = router.db_for_write(plan.model)
+        found = plan.load_one(pk, plan.make_speaker(self.request), using)
+        return bool(plan.drop_refused(found).pks)
+
+    def _find_related(self, field, pks):
+        """Return by pk the records that may be referred to; raise ValidationError for
+        one that may not."""
+        related = field.remote_field.model
+        speaker = endpoint.find(related).for_model(related, self.request)
+        rows = self.speaker.get_field_queryset(self.request, field).filter(pk__in=pks)
+        rows = rows.complex_filter(field.get_limit_choices_to()) if pks else ()
+        found = {each.pk: each for each in rows if speaker.can_get(speaker.user, each)}
+        for pk in pks:
+            if pk not in found:
+                message = _("%(model)s with pk %(pk)s does not exist.")
+                what = {"model": related._meta.verbose_name, "pk": pk}
+                raise ValidationError(message, params=what)
+        return found
+
+    @contextlib.contextmanager
+    def refusing_first(self):
+        """Take for a refusal what hooks raise that meet a value that is not there."""
+        try:
+            yield
+        except Exception as error:
+            # What a record without a relation that it has to have raises is both.
+            kinds = (AttributeError, core_exceptions.ObjectDoesNotExist)
+            is_absent = all(isinstance(error, kind) for kind in kinds)
+            is_refusal = isinstance(error, AJAXError) and error.code == 403
+            if is_refusal or not (self.errors or is_absent):
+                raise
+            raise AJAXError(403, _MESSAGES[403]) from error
+
+    def find_same(self):
+        """Return the fields that still have the value that is stored."""
+        if self.stored is None:
+            return set()
+        fields = self.record._meta.concrete_fields
+        return {each for each in fields if _is_same(each, self.stored, self.record)}
+
+    def is_changed(self):
+        """Whether any column differs from what is stored."""
+        return len(self.find_same()) < len(self.record._meta.concrete_fields)
+
+    def validate(self):
+        """Raise AJAXError 400 with what full_clean() has against the record; fields as
+        they are `stored` may be wrong, the rest waits till each field is fine."""
+        record, names = self.record, self.plan.names
+        found = self.found.items()
+        found = {f.name for f, pk in found if pk == getattr(record, f.attname)}
+        skipped = {f.name for f in self.find_same()} | found | self.errors.keys()
+        errors = dict(self.errors)
+        try:
+            record.clean_fields(skipped)
+            if not errors:
+                record.clean_fields = lambda exclude=None: None  # Done.
+                record.full_clean()
+        except ValidationError as error:
+            for name, messages in _errors_by_field(error).items():
+                key = name if name in names else "pk"
+                if name not in {*names, *_pk_names(self.plan.model)}:
+                    key = core_exceptions.NON_FIELD_ERRORS
+                errors.setdefault(key, []).extend(messages)
+        finally:
+            vars(record).pop("clean_fields", None)
+        if errors:
+            raise _invalid(errors)
+
+    def save_relations(self):
+        """Save what can only be saved once the record is."""
+        for name, values in self.relations.items():
+            getattr(self.record, name).set(values)
+
+
 # --- Endpoints ------------------------------------------------------------------------
 
 
@@ -1986,39 +2192,6 @@ def _is_writable(field, is_named):
     return is_named or field.editable and not field.primary_key
 
 
-def _copy(record):
-    copied = copy.copy(record)
-    for name, value in vars(copied).items():
-        if isinstance(value, (dict, list)):
-            setattr(copied, name, copy.deepcopy(value))
-    return copied
-
-
-def _is_same(field, stored, modified):
-    """Whether two instances have the same value, as the field stores it."""
-    before, after = vars(stored).get(field.attname), vars(modified).get(field.attname)
-    if before is after:
-        return True
-    if isinstance(after, File) and not getattr(after, "_committed", False):
-        return False  # A new upload, whatever its name.
-    if isinstance(field, models.JSONField):
-        before, after = repr(before), repr(after)  # To Python True is 1.
-    return before == after
-
-
-def _insert_first(record):
-    """Let the first save() of a new record insert: given a key, Django would first try
-    to update whoever has it. A model's `def save(self)` takes no `force_insert`, and
-    looking whether the key is taken leaves a moment in which it may be."""
-
-    def insert(**options):
-        del record.save_base
-        record.save_base(**options | {"force_insert": (models.Model,)})
-
-    if record._state.adding and record.pk is not None:
-        record.save_base = insert
-
-
 @functools.cache
 def _operations(endpoint_class):
     """Return all operations of an endpoint class by name."""
@@ -2032,23 +2205,6 @@ def _operations(endpoint_class):
                 if _takes_request(inspect.unwrap(value), "self"):
                     found[name] = _Operation(name, None, is_custom=True)
     return found
-
-
-class _Body:
-    """What was read of a body, by key, and what is saved after the record."""
-
-    def __init__(self, request):
-        self.values = _read_keys(request)
-        self.errors = {}
-        self.relations = {}
-        #: By foreign key the value that was found to refer to something.
-        self.found = {}
-
-    def refuse_unknown(self, shown):
-        """Hold an error for each key that is not one of those shown."""
-        unknown = [key for key in self.values if key not in shown]
-        for key in unknown[:_MAX_UNKNOWN_KEYS]:
-            self.errors[key] = _unknown(key, shown)
 
 
 class ModelEndpoint(_ServedEndpoint):
@@ -2140,17 +2296,16 @@ class ModelEndpoint(_ServedEndpoint):
 
     def create(self, request):
         """Save a new record; return it as `get` would."""
-        body = _Body(request)
+        draft = _Draft(self)
         with _transaction(self._using):
-            self.record = record = self.model()
-            self._read(body, request, record)
-            with self._refuse_first(body):
+            self.record = record = draft.read_into(self.model())
+            with draft.refusing_first():
                 self.prepare_record(request, record, True)
                 self._permit("create", record)
-            self._validate(record, body)
+            draft.validate()
             _insert_first(record)
             self.save_record(request, record, True)
-            self._save_relations(record, body)
+            draft.save_relations()
             ajax_created.send(sender=self.model, instance=record, request=request)
             return self._show_written(record.pk)
 
@@ -2167,22 +2322,19 @@ class ModelEndpoint(_ServedEndpoint):
 
     def update(self, request):
         """Save what changed of the record; return it as `get` would."""
-        body = _Body(request)
+        draft = _Draft(self)
         with _transaction(self._using):
             stored = self._get_record(locked=True)
-            modified = _copy(stored)
-            self._read(body, request, modified)
-            with self._refuse_first(body):
+            modified = draft.read_into(_copy(stored), stored)
+            with draft.refusing_first():
                 self.prepare_record(request, modified, False)
                 self._permit("update", stored, modified=modified)
-            self._validate(modified, body, stored)
-            fields = stored._meta.concrete_fields
-            is_same = all(_is_same(each, stored, modified) for each in fields)
-            if body.relations or not is_same:
+            draft.validate()
+            if draft.is_changed() or draft.relations:
                 self.record = modified
-                if not is_same:
+                if draft.is_changed():
                     self.save_record(request, modified, False)
-                self._save_relations(modified, body)
+                draft.save_relations()
                 ajax_updated.send(sender=self.model, instance=modified, request=request)
             return self._show_written(stored.pk)
 
@@ -2217,11 +2369,14 @@ class ModelEndpoint(_ServedEndpoint):
         with _transaction(self._using):
             record = self._get_visible_record(locked=True)
             self._permit("update", record, modified=record)
-            is_clear = self.command == "clear"
-            names = () if is_clear else self._read_names(request)
-            run = getattr(getattr(record, self.method), self.command)
-            run(names) if self.command == "set" else run(*names)
             part = self._plan.managers[self.method]
+            run = getattr(getattr(record, self.method), self.command)
+            if self.command == "clear":
+                run()
+            elif self.command == "set":
+                run(self._read_names(request, part.field))
+            else:
+                run(*self._read_names(request, part.field))
             return json.loads(part.encode_tags([record.pk], self._using)[0])
 
     # Records and querysets
@@ -2320,147 +2475,21 @@ class ModelEndpoint(_ServedEndpoint):
         texts = self._plan.encode(self._plan.drop_refused(batch))
         return [json.loads(text) for text in texts]
 
-    # Fields and reading
-
     @cached_property
     def _plan(self):
         return _get_plan(self.model, type(self), True)
 
-    def _read(self, body, request, record):
-        """Read a body onto a record, holding the errors, and what is saved later."""
-        for key, value in body.values.items():
-            field = self._plan.writable.get(key)
-            if field is None or field.primary_key and not record._state.adding:
-                continue
-            try:
-                self._read_field(request, record, field, value, body)
-            except ValidationError as error:
-                body.errors[key] = error.messages
-        shown = {*self._plan.names, *self._plan.writable, *_pk_names(self.model)}
-        body.refuse_unknown(shown)
-
-    def _read_field(self, request, record, field, value, body):
-        if _is_tags_manager(field):
-            body.relations[field.name] = _read_tags(field, value)
-        elif field.many_to_many:
-            pks = self._read_members(request, record, field, value)
-            body.relations[field.name] = pks
-        elif isinstance(field, models.ForeignKey):
-            self._read_foreign_key(request, record, field, value, body)
-        elif isinstance(field, models.FileField):
-            field.save_form_data(record, _read_file(field, value))
-        else:
-            setattr(record, field.attname, _read_value(field, value))
-
-    def _read_foreign_key(self, request, record, field, value, body):
-        value = _read_single(field, value)
-        if value is None:
-            setattr(record, field.name, None)
-            return
-        pk = _read_pk(field.remote_field.model, value)
-        is_pk = field.target_field.primary_key and not record._state.adding
-        if is_pk and pk == getattr(record, field.attname):
-            return  # What is there already may stay: a record can be sent back whole.
-        if self._can_refer(request, field, pk):
-            setattr(record, field.attname, pk)
-        else:
-            setattr(record, field.name, self._find_related(request, field, [pk])[pk])
-        field.run_validators(getattr(record, field.attname))
-        body.found[field] = getattr(record, field.attname)
-
-    def _read_members(self, request, record, field, value):
-        values = _read_several(value)
-        if not values and not field.blank:
-            raise ValidationError(field.error_messages["blank"])
-        if len(values) > _MAX_MEMBERS:
-            raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
-        pks = {_read_pk(field.remote_field.model, each) for each in values}
-        # What is there already may stay: a record can be sent back whole.
-        is_new = record._state.adding
-        there = () if is_new else getattr(record, field.name).values_list("pk")
-        self._find_related(request, field, pks.difference(pk for (pk,) in there))
-        return pks
-
-    def _can_refer(self, request, field, pk):
-        if _overrides(type(self), "get_field_queryset") or field.get_limit_choices_to():
-            return False
-        plan = _get_plan(field.remote_field.model, None, True)
-        if plan.is_unspoken or not field.target_field.primary_key:
-            return False
-        using = router.db_for_write(plan.model)
-        found = plan.load_one(pk, plan.make_speaker(request), using)
-        return bool(plan.drop_refused(found).pks)
-
-    def _find_related(self, request, field, pks):
-        related = field.remote_field.model
-        speaker = endpoint.find(related).for_model(related, request)
-        rows = self.get_field_queryset(request, field).filter(pk__in=pks)
-        rows = rows.complex_filter(field.get_limit_choices_to()) if pks else ()
-        found = {each.pk: each for each in rows if speaker.can_get(self.user, each)}
-        for pk in pks:
-            if pk not in found:
-                message = _("%(model)s with pk %(pk)s does not exist.")
-                what = {"model": related._meta.verbose_name, "pk": pk}
-                raise ValidationError(message, params=what)
-        return found
-
-    def _read_names(self, request):
-        body = _Body(request)
-        body.refuse_unknown(["tags"])
+    def _read_names(self, request, manager):
+        """Return the names of the tags that were sent."""
+        sent = _read_keys(request)
+        errors = _refuse_unknown(sent, ["tags"])
         try:
-            manager = self.model._meta.get_field(self.method)
-            names = _read_tags(manager, body.values.get("tags"))
+            names = _read_tags(manager, sent.get("tags"))
         except ValidationError as error:
-            body.errors["tags"] = error.messages
-        if body.errors:
-            raise _invalid(body.errors)
-        return names
-
-    # Validation and saving
-
-    @contextlib.contextmanager
-    def _refuse_first(self, body):
-        """Take for a refusal what hooks raise that meet a value that is not there."""
-        try:
-            yield
-        except Exception as error:
-            # What a record without a relation that it has to have raises is both.
-            kinds = (AttributeError, core_exceptions.ObjectDoesNotExist)
-            is_absent = all(isinstance(error, kind) for kind in kinds)
-            is_refusal = isinstance(error, AJAXError) and error.code == 403
-            if is_refusal or not (body.errors or is_absent):
-                raise
-            raise AJAXError(403, _MESSAGES[403]) from error
-
-    def _validate(self, record, body, stored=None):
-        """Raise AJAXError 400 with what full_clean() has against a record; fields as
-        they are `stored` may be wrong, the rest waits till each field is fine."""
-        fields = () if stored is None else record._meta.concrete_fields
-        same = {each.name for each in fields if _is_same(each, stored, record)}
-        found = body.found.items()
-        found = {f.name for f, pk in found if pk == getattr(record, f.attname)}
-        skipped = same | found | body.errors.keys()
-        errors = dict(body.errors)
-        try:
-            record.clean_fields(skipped)
-            if not errors:
-                record.clean_fields = lambda exclude=None: None  # Done.
-                record.full_clean()
-        except ValidationError as error:
-            found = ValidationError(error.update_error_dict({})).message_dict
-            for name, messages in found.items():
-                key = name if name in self._plan.names else "pk"
-                if name not in {*self._plan.names, *_pk_names(self.model)}:
-                    key = core_exceptions.NON_FIELD_ERRORS
-                errors.setdefault(key, []).extend(messages)
-        finally:
-            vars(record).pop("clean_fields", None)
+            errors["tags"] = error.messages
         if errors:
             raise _invalid(errors)
-
-    def _save_relations(self, record, body):
-        for name, values in body.relations.items():
-            getattr(record, name).set(values)
+        return names
 
     # Permissions
 
