@@ -418,7 +418,7 @@ def _success_response(result, request):
     return _json_response(f"{before}{_dump(_to_plain(result, encode))}{after}")
 
 
-# --- How a model is read and written: the plan ----------------------------------------
+# --- Models and their fields ----------------------------------------------------------
 
 
 def _is_user_model(model):
@@ -535,23 +535,37 @@ def _needs_instances(model):
 
 
 class _Batch:
-    """The records of one model that are encoded together.
+    """Records of one model that are encoded together, column by column.
 
-    `columns` are the values of the plan's lookups; `pending` by position are yet to
-    become what fields have; `records` are the instances where somebody's code wants
-    them; `speaker` is the endpoint that speaks for the model; `found` was read beside.
+    `speaker` is the endpoint that speaks for the model; `found` is what one part has
+    read and others want too.
     """
 
-    def __init__(self, columns, using, speaker=None, pending=(), records=None):
-        self.columns = columns
+    def __init__(self, using, speaker=None):
         self.using = using
         self.speaker = speaker
-        self.pending = dict(pending)
-        self.records = records
         self.found = {}
 
+    @property
+    def pks(self):
+        return self.column(0)
+
+
+class _Rows(_Batch):
+    """Records as the rows of a query, turned into columns."""
+
+    def __init__(self, columns, using, speaker=None, unconverted=None):
+        """Keep columns; `unconverted` by position are those that still have to become
+        what their fields give: only those that are asked for will."""
+        super().__init__(using, speaker)
+        self.columns = columns
+        self.unconverted = unconverted or {}
+
     def column(self, position):
-        if expression := self.pending.pop(position, None):
+        """Return one column, as its field gives it."""
+        if not self.columns:
+            return []
+        if expression := self.unconverted.pop(position, None):
             connection = connections[self.using]
             steps = connection.ops.get_db_converters(expression)
             for step in steps + expression.get_db_converters(connection):
@@ -561,11 +575,49 @@ class _Batch:
         return self.columns[position]
 
     def rows(self):
+        """Return all rows as tuples."""
         return zip(*map(self.column, range(len(self.columns))), strict=True)
 
-    @property
-    def pks(self):
-        return self.column(0) if self.columns else []
+    def split(self, part):
+        """Return the key of each record's joined record, and those that are distinct:
+        their keys, and a batch of them."""
+        start, stop = part.start, part.start + len(part.lookups)
+        keys, columns = self.columns[start], self.columns[start:stop]
+        rows = dict(zip(keys, zip(*columns, strict=True), strict=True))
+        rows.pop(None, None)
+        within = [n for n in self.unconverted if start <= n < stop]
+        later = {n - start: self.unconverted[n] for n in within}
+        columns = list(zip(*rows.values(), strict=True))
+        return keys, rows, _Rows(columns, self.using, self.speaker, later)
+
+
+class _Instances(_Batch):
+    """Records as instances, where somebody's code wants them."""
+
+    def __init__(self, plan, records, using, speaker):
+        super().__init__(using, speaker)
+        self.plan = plan
+        self.records = records
+        self.columns = {}
+
+    def column(self, position):
+        """Return the values of one attribute."""
+        if position not in self.columns:
+            name = self.plan.lookups[position]
+            self.columns[position] = [_get_value(each, name) for each in self.records]
+        return self.columns[position]
+
+    def split(self, part):
+        """Return the same as `_Rows.split`, of the records that the user may get."""
+        related = [part.field.get_cached_value(each, None) for each in self.records]
+        distinct = {each.pk: each for each in related if each is not None}
+        inner = part.related.make_batch(
+            [*distinct.values()], self.using, self.speaker.request
+        )
+        inner = part.related.drop_refused(inner)
+        # Tuples, since the pk of one that is not saved is None, too.
+        keys = [None if each is None else (each.pk,) for each in related]
+        return keys, [(pk,) for pk in inner.pks], inner
 
 
 #: What a statement is given each time stands in its query as this.
@@ -575,8 +627,8 @@ _GIVEN = RawSQL("%s", [None])
 class _Statement:
     """A values_list() whose SQL is made once for each database, and kept.
 
-    Making it is half of the time of reading one record; columns are converted once they
-    are wanted. Only here the query's compiler is used, which is private API.
+    Making it is half of the time of reading one record. Only here the query's compiler
+    is used, which is private API.
     """
 
     def __init__(self, make, *given):
@@ -592,16 +644,17 @@ class _Statement:
             compiler = self.make().query.get_compiler(using)
             sql, parameters = compiler.as_sql()
             selected = [each[0] for each in compiler.select]
-            pending = {n: selected[n] for n in compiler.get_converters(selected)}
-            self.made[using] = sql, parameters, pending
+            unconverted = {n: selected[n] for n in compiler.get_converters(selected)}
+            self.made[using] = sql, parameters, unconverted
         return self.made[using]
 
     def load(self, using, speaker=None, values=(), limits=None):
+        """Run it with the given values; return the rows as a batch."""
         connection = connections[using]
         try:
-            sql, parameters, pending = self.compile(using)
+            sql, parameters, unconverted = self.compile(using)
         except core_exceptions.EmptyResultSet:
-            return _Batch([], using, speaker)
+            return _Rows([], using, speaker)
         if values:
             if more := len(values) - len(self.given):
                 before, _equals, after = sql.rpartition("= (%s)")
@@ -613,7 +666,7 @@ class _Statement:
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             columns = list(zip(*cursor.fetchall(), strict=True))
-        return _Batch(columns, using, speaker, pending)
+        return _Rows(columns, using, speaker, dict(unconverted))
 
 
 def _in_order(queryset, order):
@@ -622,112 +675,183 @@ def _in_order(queryset, order):
     return queryset.order_by(*(order or own), "pk")
 
 
-class _Part:
-    """One key of a record, and the model's field for it, if there is one."""
+# --- What a record is made of: its parts ----------------------------------------------
 
-    def __init__(self, plan, name, field):
+
+class _Part:
+    """One key of a record: how it is shown, described, and read of what was sent."""
+
+    #: The columns that it wants of a query, as for values_list(); the plan puts them
+    #: at the position `start`.
+    lookups = ()
+    start = None
+    #: Whether it wants instances.
+    needs_records = False
+
+    def __init__(self, plan, name, field=None):
+        self.plan = plan
         self.name = name
         self.field = field
-        self.dump = plan.dump
+
+    def encode(self, batch):
+        """Return the JSON text of the key for each record of a batch."""
+        raise NotImplementedError
+
+    def describe(self):
+        """Return the schema of what is shown."""
+        return _describe_field(self.field)
+
+    def read(self, draft, sent):
+        """Read what was sent into a draft; raise ValidationError if it will not do."""
+        raise NotImplementedError
 
 
 class _Column(_Part):
     """A key whose value stands in a column."""
 
-    def __init__(self, plan, name, field, lookup):
+    def __init__(self, plan, name, field, lookup=None):
         super().__init__(plan, name, field)
-        self.position = len(plan.lookups)
-        plan.lookups.append(lookup)
-        if isinstance(field, models.JSONField):
-            self.dump = plan.dump_plain
+        self.lookups = [lookup or field.attname]
 
     def encode(self, batch):
-        values = batch.column(self.position)
-        if isinstance(self.field, models.FileField):
-            make = partial(self.field.attr_class, None, self.field)
-            values = [v if isinstance(v, FieldFile) else make(v) for v in values]
-        return self.dump(values)
+        return self.plan.dump(batch.column(self.start))
+
+    def read(self, draft, sent):
+        setattr(draft.record, self.field.attname, _read_value(self.field, sent))
 
 
-class _Key(_Column):
+class _JSONColumn(_Column):
+    """A JSONField, which holds what needs no conversion."""
+
+    def encode(self, batch):
+        return self.plan.dump_plain(batch.column(self.start))
+
+
+class _FileColumn(_Column):
+    """A file, given as its URL."""
+
+    def encode(self, batch):
+        make = partial(self.field.attr_class, None, self.field)
+        values = batch.column(self.start)
+        files = [v if isinstance(v, FieldFile) else make(v) for v in values]
+        return self.plan.dump(files)
+
+    def read(self, draft, sent):
+        self.field.save_form_data(draft.record, _read_file(self.field, sent))
+
+
+class _ForeignKey(_Column):
     """A foreign key given as a pk, which is looked up if it refers to another field."""
 
     def __init__(self, plan, field):
-        super().__init__(plan, field.name, field, field.attname)
-        self.target = field.target_field.name
-        related = field.remote_field.model._base_manager
-        is_pk = field.target_field.primary_key
-        self.rows = None if is_pk else related.values_list(self.target, "pk")
+        super().__init__(plan, field.name, field)
+        self.target = field.target_field
 
     def find_pks(self, batch):
-        keys = batch.column(self.position)
-        if self.rows is None:
+        keys = batch.column(self.start)
+        if self.target.primary_key:
             return keys
         if self not in batch.found:
-            wanted = {f"{self.target}__in": {*keys} - {None}}
-            batch.found[self] = dict(self.rows.using(batch.using).filter(**wanted))
+            rows = self.field.remote_field.model._base_manager.using(batch.using)
+            rows = rows.filter(**{f"{self.target.name}__in": {*keys} - {None}})
+            batch.found[self] = dict(rows.values_list(self.target.name, "pk"))
         return [batch.found[self].get(key) for key in keys]
 
     def encode(self, batch):
-        return self.dump(self.find_pks(batch))
+        return self.plan.dump(self.find_pks(batch))
+
+    def read(self, draft, sent):
+        record, value = draft.record, _read_single(self.field, sent)
+        if value is None:
+            setattr(record, self.field.name, None)
+            return
+        pk = _read_pk(self.field.remote_field.model, value)
+        is_pk = self.target.primary_key and draft.stored is not None
+        if is_pk and pk == getattr(record, self.field.attname):
+            return  # What is there already may stay: a record can be sent back whole.
+        if self.can_refer(draft, pk):
+            setattr(record, self.field.attname, pk)
+        else:
+            found = draft.find_related(self.field, [pk])
+            setattr(record, self.field.name, found[pk])
+        self.field.run_validators(getattr(record, self.field.attname))
+        draft.found[self.field] = getattr(record, self.field.attname)
+
+    def can_refer(self, draft, pk):
+        """Whether the record with a pk may be referred to, asked by a kept statement;
+        False too where only a query of somebody's own can say."""
+        overridden = _overrides(type(draft.speaker), "get_field_queryset")
+        if overridden or self.field.get_limit_choices_to():
+            return False
+        plan = _get_plan(self.field.remote_field.model, None, True)
+        if plan.is_unspoken or not self.target.primary_key:
+            return False
+        using = router.db_for_write(plan.model)
+        found = plan.load_one(pk, plan.make_speaker(draft.request), using)
+        return bool(plan.drop_refused(found).pks)
 
 
-class _Joined(_Part):
-    """A foreign key shown as the whole record, read by a join."""
+class _ExpandedKey(_ForeignKey):
+    """A foreign key shown as the whole record, by the plan `related`."""
 
     def __init__(self, plan, field, related):
-        super().__init__(plan, field.name, field)
-        self.plan = related
-        inner = (f"{field.name}__{join}" for join in related.joins)
-        self.joins = (field.name, *inner)
+        super().__init__(plan, field)
+        self.related = related
+
+    def find_texts(self, batch):
+        """Return what is shown of each record's related one, None for none."""
+        raise NotImplementedError
 
     def encode(self, batch):
-        """Encode each distinct record once."""
-        if batch.records is not None:
-            return self.encode_instances(batch)
-        start, stop = self.start, self.start + len(self.plan.lookups)
-        keys, columns = batch.columns[start], batch.columns[start:stop]
-        rows = dict(zip(keys, zip(*columns, strict=True), strict=True))
-        rows.pop(None, None)
-        pending = {n - start: c for n, c in batch.pending.items() if n >= start}
-        columns = list(zip(*rows.values(), strict=True))
-        inner = _Batch(columns, batch.using, batch.speaker, pending)
-        found = dict(zip(rows, self.plan.encode(inner), strict=True))
-        return [found.get(key, "null") for key in keys]
+        texts = self.find_texts(batch)
+        if None not in texts:
+            return texts
+        if not self.related.hides:
+            return [text or "null" for text in texts]
+        # What is outside may exist: its pk is all that is shown of it.
+        pks = self.plan.dump(self.find_pks(batch))
+        return [text or pk for text, pk in zip(texts, pks, strict=True)]
 
-    def encode_instances(self, batch):
+    def describe(self):
+        types = _describe_field(self.field).get("type", ["string"])
+        schema = self.related.describe()
+        types = ("object", *(types if self.related.hides else ()), "null")
+        return schema | {"type": [*dict.fromkeys(types)]}
+
+
+class _JoinedKey(_ExpandedKey):
+    """One that is read by a join; a record that several refer to is encoded once."""
+
+    def __init__(self, plan, field, related):
+        super().__init__(plan, field, related)
+        self.lookups = [f"{field.name}__{each}" for each in related.lookups]
+        self.joins = (field.name, *(f"{field.name}__{each}" for each in related.joins))
+        self.needs_records = related.needs_records
+
+    def find_pks(self, batch):
         related = [self.field.get_cached_value(each, None) for each in batch.records]
-        distinct = {each.pk: each for each in related if each is not None}
-        speaker = self.plan.make_speaker(batch.speaker.request)
-        inner = self.plan.make_batch([*distinct.values()], batch.using, speaker)
-        # What may not be seen is given as its pk.
-        found = dict(zip(distinct, self.plan.dump([*distinct]), strict=True))
-        inner = self.plan.drop_refused(inner)
-        found |= zip(inner.pks, self.plan.encode(inner), strict=True)
-        return ["null" if each is None else found[each.pk] for each in related]
+        return [getattr(each, "pk", None) for each in related]
+
+    def find_texts(self, batch):
+        keys, distinct, related = batch.split(self)
+        found = dict(zip(distinct, self.related.encode(related), strict=True))
+        return [found.get(key) for key in keys]
 
 
-class _Fetched(_Part):
-    """A foreign key shown as the whole record, read by a query that it shares with its
-    `peers`, the keys to the same model that are expanded alike."""
+class _FetchedKey(_ExpandedKey):
+    """One whose record is read by a query that it shares with its `peers`, the keys to
+    the same model that are expanded alike."""
 
     def __init__(self, plan, field, related, peers):
-        super().__init__(plan, field.name, field)
-        self.key = _Key(plan, field)
-        self.plan = related
+        super().__init__(plan, field, related)
         self.peers = peers
-        peers.append(self.key)
+        peers.append(self)
 
-    def encode(self, batch):
-        if self.plan not in batch.found:
-            keys = {pk for key in self.peers for pk in key.find_pks(batch)}
-            batch.found[self.plan] = self.plan.fetch(keys - {None}, batch)
-        found, pks = batch.found[self.plan], self.key.find_pks(batch)
-        if not (self.plan.is_narrowed or self.plan.asks):
-            return [found.get(pk, "null") for pk in pks]
-        # What is outside may exist: its pk is all that is shown of it.
-        texts = self.key.encode(batch)
-        return [found.get(pk, text) for pk, text in zip(pks, texts, strict=True)]
+    def find_texts(self, batch):
+        if self.related not in batch.found:
+            pks = {pk for peer in self.peers for pk in peer.find_pks(batch)}
+            batch.found[self.related] = self.related.fetch(pks - {None}, batch)
+        return [batch.found[self.related].get(pk) for pk in self.find_pks(batch)]
 
 
 class _Members(_Part):
@@ -748,7 +872,21 @@ class _Members(_Part):
         rows = self.rows.using(batch.using).filter(**wanted)
         for pk, member in sorted(row for row in rows if None not in row):
             members[pk][member] = None
-        return self.dump([[*members[pk]] for pk in pks])
+        return self.plan.dump([[*members[pk]] for pk in pks])
+
+    def read(self, draft, sent):
+        values = _read_several(sent)
+        if not values and not self.field.blank:
+            raise ValidationError(self.field.error_messages["blank"])
+        if len(values) > _MAX_MEMBERS:
+            raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
+        pks = {_read_pk(self.field.remote_field.model, each) for each in values}
+        # What is there already may stay: a record can be sent back whole.
+        there = ()
+        if draft.stored is not None:
+            there = getattr(draft.stored, self.name).values_list("pk", flat=True)
+        draft.find_related(self.field, pks.difference(there))
+        draft.relations[self.name] = pks
 
 
 class _Tags(_Part):
@@ -797,16 +935,20 @@ class _Tags(_Part):
         return self.encode_tags(batch.pks, batch.using)
 
     def encode_tags(self, pks, using):
+        """Return the JSON text of the tags of each record."""
         pks = [self.clean(pk) for pk in pks]
         rows = self.load_rows({*pks} - {None}, using)
         known = {tag: (tag, name, slug) for _through, _pk, tag, name, slug in rows}
-        columns = [self.dump(values) for values in zip(*known.values(), strict=True)]
+        columns = [self.plan.dump(each) for each in zip(*known.values(), strict=True)]
         written = map(self.template.__mod__, zip(*columns, strict=True))
         texts = dict(zip(known, written, strict=True))
         tags = {pk: [] for pk in pks}
         for _through, pk, tag, _name, _slug in rows:
             tags[pk].append(texts[tag])
         return [f"[{','.join(tags[pk])}]" for pk in pks]
+
+    def read(self, draft, sent):
+        draft.relations[self.name] = _read_tags(self.field, sent)
 
 
 def _defines(endpoint_class, name):
@@ -817,20 +959,30 @@ def _defines(endpoint_class, name):
 class _Extra(_Part):
     """A property or method of the endpoint or the model that `fields` names."""
 
+    needs_records = True
+
     def __init__(self, plan, name):
-        super().__init__(plan, name, None)
-        self.find_plan = functools.cache(partial(plan.find_plan, name, False))
+        super().__init__(plan, name)
+        self.plans = {}
         self.of_endpoint = _defines(plan.endpoint_class, name)
 
     def encode(self, batch):
         values = [self.get_value(each, batch.speaker) for each in batch.records]
-        return self.dump(_to_plain(values, partial(self.expand, batch)))
+        return self.plan.dump(_to_plain(values, partial(self.expand, batch)))
+
+    def describe(self):
+        return {}
 
     def get_value(self, record, speaker):
         value = getattr(speaker if self.of_endpoint else record, self.name)
         if callable(value):
             value = value(record) if self.of_endpoint else value()
         return value
+
+    def find_plan(self, model):
+        if model not in self.plans:
+            self.plans[model] = self.plan.find_plan(self.name, False, model)
+        return self.plans[model]
 
     def expand(self, batch, records):
         """Return records that such a value gives as any expansion shows them."""
@@ -846,12 +998,15 @@ class _Extra(_Part):
         return [shown.get(key, _to_plain(key[1])) for key in keys]
 
 
+# --- How a model is read and written: the plan ----------------------------------------
+
+
 class _Plan:
     """How one model is read and encoded at one place of an answer.
 
-    `parts` each give the JSON text of one key for all records of a batch; `lookups` are
-    the columns they want, for `values_list()`; `joins` are the relations to select.
-    Rows are read as tuples unless somebody's code needs instances (`needs_records`).
+    Its `parts` each give the JSON text of one key; `lookups` are the columns they want,
+    and `joins` the relations to select. Rows are read as tuples unless somebody's code
+    needs instances (`needs_records`).
     """
 
     def __init__(
@@ -860,78 +1015,96 @@ class _Plan:
     ):  # fmt: skip
         autodiscover()
         self.model = model
-        self.endpoint_class = endpoint_class = endpoint_class or endpoint.find(model)
-        self.encoder = chosen = chosen or encoder.find(model)
+        self.endpoint_class = endpoint_class or endpoint.find(model)
+        self.encoder = chosen or encoder.find(model)
         self.has_user = has_user
-        self.is_custom = chosen is not None and chosen.is_custom
-        self.escapes = html_escape or getattr(chosen, "html_escape", False)
-        self.html_escape = self.escapes and not self.is_custom  # At the end, then.
-        self.levels = _levels(endpoint_class.expand) if levels is None else levels
-        ancestors = outer.ancestors if outer else ()
-        self.ancestors = (*ancestors, model._meta.concrete_model)
-        # With routers each relation is read where they say at that moment.
-        joins = 0 if settings.DATABASE_ROUTERS else _MAX_JOINS
-        self.budget = outer.budget if outer else {"joins": joins, "models": []}
-        self.asks = has_user and _overrides(endpoint_class, "can_get")
-        self.is_narrowed = _is_narrowed(model, endpoint_class)
+        # Who may see which records
+        self.asks = has_user and _overrides(self.endpoint_class, "can_get")
+        self.is_narrowed = _is_narrowed(model, self.endpoint_class)
+        self.hides = self.asks or self.is_narrowed
         self.is_unspoken = endpoint.is_unspoken(model)
-        self.is_spoken = endpoint_class is not ModelEndpoint or chosen is not None
-        self.lookups, self.peers = [], {}
-        self.parts = [_Column(self, "pk", model._meta.pk, "pk")]
-        names = _select_shown(model, endpoint_class, chosen)
-        fields = _model_fields(model)
+        has_encoder = self.encoder is not None
+        self.is_spoken = self.endpoint_class is not ModelEndpoint or has_encoder
+        # What is escaped: an encoder's own code gets the texts as they are.
+        self.is_custom = has_encoder and self.encoder.is_custom
+        self.escapes = html_escape or getattr(self.encoder, "html_escape", False)
+        self.html_escape = self.escapes and not self.is_custom
+        # What is expanded, below what
+        expand = self.endpoint_class.expand
+        self.levels = _levels(expand) if levels is None else levels
+        concrete = model._meta.concrete_model
+        self.ancestors = (*outer.ancestors, concrete) if outer else (concrete,)
+        #: The outermost plan counts the joins that are left, and what was expanded.
+        self.top = outer.top if outer else self
+        # With routers each relation is read where they say at that moment.
+        self.joins_left = 0 if settings.DATABASE_ROUTERS else _MAX_JOINS
+        self.expanded = []
+        self._make_parts()
+        self._keep_statements()
+
+    def _make_parts(self):
+        self.peers = {}
+        fields = _model_fields(self.model)
+        names = _select_shown(self.model, self.endpoint_class, self.encoder)
+        self.parts = [_Column(self, "pk", self.model._meta.pk, "pk")]
         self.parts += [self._make_part(name, fields.get(name)) for name in names]
         self.names = [part.name for part in self.parts]
         self.template = "{" + ",".join(f"{_dump(n)}:%s" for n in self.names) + "}"
         self.managers = {p.name: p for p in self.parts if isinstance(p, _Tags)}
-        self.joined = [part for part in self.parts if isinstance(part, _Joined)]
+        self.joined = [part for part in self.parts if isinstance(part, _JoinedKey)]
         self.joins = [join for part in self.joined for join in part.joins]
-        self.own_lookups = [*self.lookups]
-        for part in self.joined:
+        self.lookups = []
+        for part in self.parts:
             part.start = len(self.lookups)
-            self.lookups += [f"{part.name}__{n}" for n in part.plan.lookups]
-        self.needs_records = self.is_custom or self.asks or _needs_instances(model)
-        self.needs_records |= any(isinstance(part, _Extra) for part in self.parts)
-        self.needs_records |= any(part.plan.needs_records for part in self.joined)
-        self._keep_statements()
+            self.lookups += part.lookups
+        self.needs_records = (
+            self.is_custom
+            or self.asks
+            or _needs_instances(self.model)
+            or any(part.needs_records for part in self.parts)
+        )
 
     def _make_part(self, name, field):
         if field is None:
             return _Extra(self, name)
         if isinstance(field, models.ForeignKey):
-            return self._make_relation(field)
+            return self._make_key(field)
         if _is_tags_manager(field):
             return _Tags(self, field)
         if field.many_to_many:
             return _Members(self, field)
-        return _Column(self, name, field, field.attname)
+        if isinstance(field, models.FileField):
+            return _FileColumn(self, name, field)
+        if isinstance(field, models.JSONField):
+            return _JSONColumn(self, name, field)
+        return _Column(self, name, field)
 
-    def _make_relation(self, field):
+    def _make_key(self, field):
         """Return the part for a foreign key. It is joined unless somebody says which
         records there are, no constraint guards it (a join would lose the row), or the
         joins are too many."""
         related = field.remote_field.model
         levels = self._find_levels(field.name, related)
         if levels is None:
-            return _Key(self, field)
+            return _ForeignKey(self, field)
         tables = 1 + len(related._meta.all_parents)
-        is_joined = field.db_constraint and self.budget["joins"] >= tables
+        is_joined = field.db_constraint and self.top.joins_left >= tables
         if is_joined and not _is_narrowed(related, endpoint.find(related)):
-            self.budget["joins"] -= tables
+            self.top.joins_left -= tables
             plan = self.find_plan(field.name, self.html_escape, related)
-            return _Joined(self, field, plan)
+            return _JoinedKey(self, field, plan)
         key = (related, repr(levels))
         if key not in self.peers:
             plan = self.find_plan(field.name, self.html_escape, related)
             self.peers[key] = plan, []
-        return _Fetched(self, field, *self.peers[key])
+        return _FetchedKey(self, field, *self.peers[key])
 
     def find_plan(self, name, html_escape, related):
         """Return the plan of the records that a name expands to, None for pks."""
         levels = self._find_levels(name, related)
         if levels is None:
             return None
-        self.budget["models"].append(related)
+        self.top.expanded.append(related)
         return _Plan(related, None, self.has_user, html_escape, None, levels, self)
 
     def _find_levels(self, name, related):
@@ -942,7 +1115,7 @@ class _Plan:
         is_private = any(_overrides(endpoint_class, hook) for hook in hooks)
         if endpoint.is_unspoken(related) or is_private and not self.has_user:
             return None
-        if len(self.budget["models"]) >= _MAX_EXPANDED:
+        if len(self.top.expanded) >= _MAX_EXPANDED:
             return None
         if isinstance(self.levels, dict):
             return self.levels.get(name)
@@ -953,14 +1126,16 @@ class _Plan:
 
     @cached_property
     def writable(self):
-        """The fields that clients may write, by the key they are sent under."""
+        """The parts that clients may write, by the key they are sent under."""
         cls = self.endpoint_class
         if cls.fields is None and _is_user_model(self.model):
             return {}
         named = () if cls.fields in (None, "__all__") else cls.fields
-        fields = _model_fields(self.model)
-        found = {n: fields[n] for n in self.names if n in fields}
-        found = {n: f for n, f in found.items() if _is_writable(f, n in named)}
+        found = {
+            part.name: part
+            for part in self.parts[1:]
+            if part.field and _is_writable(part.field, part.name in named)
+        }
         never = {*cls.readonly_fields, *cls.immutable_fields, *cls.exclude}
         pk = self.model._meta.pk
         pk = _root_key(self.model) if _is_parent_link(pk) else pk
@@ -968,8 +1143,21 @@ class _Plan:
         if keys & never:
             never |= keys
         elif keys & {*named} and not isinstance(pk, models.AutoField):
-            found["pk"] = found[pk.name] = pk
-        return {n: f for n, f in found.items() if n not in never}
+            is_relation = isinstance(pk, models.ForeignKey)
+            part = _ForeignKey(self, pk) if is_relation else _Column(self, "pk", pk)
+            found["pk"] = found[pk.name] = part
+        return {name: part for name, part in found.items() if name not in never}
+
+    def describe(self, is_written=False):
+        """Return the schema of a record; what is only read is marked if it `is_written`
+        too."""
+        if self.is_custom:
+            return {"type": "object"}
+        found = {part.name: part.describe() for part in self.parts}
+        for name in found if is_written else ():
+            if name not in self.writable:
+                found[name] = found[name] | {"readOnly": True}
+        return _describe_object(found)
 
     # Reading
 
@@ -991,8 +1179,9 @@ class _Plan:
         return queryset.select_related(*self.joins) if self.joins else queryset
 
     def load(self, queryset, speaker):
+        """Return the batch of what a queryset gives."""
         if self.needs_records:
-            return self.make_batch([*queryset], queryset.db, speaker)
+            return _Instances(self, [*queryset], queryset.db, speaker)
         return _Statement(lambda: queryset).load(queryset.db, speaker)
 
     def load_one(self, pk, speaker, using=None):
@@ -1013,7 +1202,7 @@ class _Plan:
             total = found.count()
         limits = (start, start + size)
         if start >= total:
-            return _Batch([], found.db, speaker, records=[]), total
+            return _Rows([], found.db, speaker), total
         if is_whole and order == self.endpoint_class.ordering and self._is_lasting:
             return self._ordered.load(found.db, speaker, limits=limits), total
         return self.load(_in_order(found, order)[slice(*limits)], speaker), total
@@ -1045,10 +1234,9 @@ class _Plan:
         """Return the endpoint instance that speaks for the model within a request."""
         return self.endpoint_class.for_model(self.model, request)
 
-    def make_batch(self, records, using, speaker):
-        names = self.own_lookups if records else ()
-        columns = [[_get_value(record, name) for record in records] for name in names]
-        return _Batch(columns, using, speaker, records=records)
+    def make_batch(self, records, using, request):
+        """Return the batch of instances."""
+        return _Instances(self, records, using, self.make_speaker(request))
 
     def adopt(self, records, request=None):
         """Return the batch of somebody's instances, their relations read at once."""
@@ -1059,15 +1247,17 @@ class _Plan:
                 setattr(record, part.field.attname, key)
         models.prefetch_related_objects(records, *self.joins)
         using = router.db_for_read(self.model, instance=records[0])
-        return self.make_batch(records, using, self.make_speaker(request))
+        return self.make_batch(records, using, request)
 
     def drop_refused(self, batch):
         """Return a batch without the records that the user may not get."""
-        if not self.asks:
+        if not self.asks or not batch.pks:
             return batch
-        may_get = partial(batch.speaker.can_get, batch.speaker.user)
-        records = [*filter(may_get, batch.records)]
-        return self.make_batch(records, batch.using, batch.speaker)
+        speaker = batch.speaker
+        records = [
+            each for each in batch.records if speaker.can_get(speaker.user, each)
+        ]
+        return _Instances(self, records, batch.using, speaker)
 
     def fetch(self, pks, batch):
         """Return by pk what is shown of the records that another model's refer to."""
@@ -1121,6 +1311,7 @@ class _Plan:
         return self.dump_plain(values)
 
     def dump_plain(self, values):
+        """Return each of some values that need no conversion as JSON text."""
         return _dump_each(_escape_texts([*values]) if self.html_escape else values)
 
 
@@ -1895,11 +2086,11 @@ class _Draft:
         """Read what was sent into a record; return it."""
         self.record, self.stored = record, stored
         for key, value in self.sent.items():
-            field = self.plan.writable.get(key)
-            if field is None or field.primary_key and stored is not None:
+            part = self.plan.writable.get(key)
+            if part is None or part.field.primary_key and stored is not None:
                 continue
             try:
-                self._read_field(field, value)
+                part.read(self, value)
             except ValidationError as error:
                 self.errors[key] = error.messages
         pk_names = _pk_names(self.plan.model)
@@ -1907,62 +2098,7 @@ class _Draft:
         self.errors |= _refuse_unknown(self.sent, shown)
         return record
 
-    def _read_field(self, field, value):
-        if _is_tags_manager(field):
-            self.relations[field.name] = _read_tags(field, value)
-        elif field.many_to_many:
-            self.relations[field.name] = self._read_members(field, value)
-        elif isinstance(field, models.ForeignKey):
-            self._read_foreign_key(field, value)
-        elif isinstance(field, models.FileField):
-            field.save_form_data(self.record, _read_file(field, value))
-        else:
-            setattr(self.record, field.attname, _read_value(field, value))
-
-    def _read_foreign_key(self, field, value):
-        record, value = self.record, _read_single(field, value)
-        if value is None:
-            setattr(record, field.name, None)
-            return
-        pk = _read_pk(field.remote_field.model, value)
-        is_pk = field.target_field.primary_key and self.stored is not None
-        if is_pk and pk == getattr(record, field.attname):
-            return  # What is there already may stay: a record can be sent back whole.
-        if self._can_refer(field, pk):
-            setattr(record, field.attname, pk)
-        else:
-            setattr(record, field.name, self._find_related(field, [pk])[pk])
-        field.run_validators(getattr(record, field.attname))
-        self.found[field] = getattr(record, field.attname)
-
-    def _read_members(self, field, value):
-        values = _read_several(value)
-        if not values and not field.blank:
-            raise ValidationError(field.error_messages["blank"])
-        if len(values) > _MAX_MEMBERS:
-            raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
-        pks = {_read_pk(field.remote_field.model, each) for each in values}
-        # What is there already may stay: a record can be sent back whole.
-        there = ()
-        if self.stored is not None:
-            there = getattr(self.stored, field.name).values_list("pk", flat=True)
-        self._find_related(field, pks.difference(there))
-        return pks
-
-    def _can_refer(self, field, pk):
-        """Whether a record may be referred to, asked by the plan's own quick query;
-        False too where it takes a query of somebody's."""
-        overridden = _overrides(type(self.speaker), "get_field_queryset")
-        if overridden or field.get_limit_choices_to():
-            return False
-        plan = _get_plan(field.remote_field.model, None, True)
-        if plan.is_unspoken or not field.target_field.primary_key:
-            return False
-        using = router.db_for_write(plan.model)
-        found = plan.load_one(pk, plan.make_speaker(self.request), using)
-        return bool(plan.drop_refused(found).pks)
-
-    def _find_related(self, field, pks):
+    def find_related(self, field, pks):
         """Return by pk the records that may be referred to; raise ValidationError for
         one that may not."""
         related = field.remote_field.model
@@ -2330,9 +2466,10 @@ class ModelEndpoint(_ServedEndpoint):
                 self.prepare_record(request, modified, False)
                 self._permit("update", stored, modified=modified)
             draft.validate()
-            if draft.is_changed() or draft.relations:
+            is_changed = draft.is_changed()
+            if is_changed or draft.relations:
                 self.record = modified
-                if draft.is_changed():
+                if is_changed:
                     self.save_record(request, modified, False)
                 draft.save_relations()
                 ajax_updated.send(sender=self.model, instance=modified, request=request)
@@ -3049,20 +3186,6 @@ def _describe_field(field, is_sent=False):
     return schema | {"description": text} if text else schema
 
 
-def _describe_record(plan, writable=None):
-    """Return the schema of what a plan makes of a record."""
-    found = {}
-    for part in plan.parts:
-        schema = _describe_field(part.field) if part.field else {}
-        if isinstance(part, (_Joined, _Fetched)):
-            pk, schema = schema.get("type", ["string"]), _describe_record(part.plan)
-            may_be_pk = part.plan.asks or part.plan.is_narrowed
-            schema["type"] = [*dict.fromkeys(("object", *pk * may_be_pk, "null"))]
-        is_read = writable is not None and part.name not in writable
-        found[part.name] = schema | {"readOnly": True} if is_read else schema
-    return {"type": "object"} if plan.is_custom else _describe_object(found)
-
-
 def _describe_call(path, doc, who, body=None, required=(), reply=None, asks=""):
     """Return an operation of OpenAPI by its path."""
     summary, _line, rest = inspect.cleandoc(doc or "").partition("\n")
@@ -3109,14 +3232,13 @@ def _describe_who(speaker, hook=None, permission=""):
 def _describe_model(path, speaker):
     """Yield the calls of a model."""
     model, plan = speaker.model, speaker._plan
-    fields = {name: field for name, field in plan.writable.items() if name != "pk"}
+    fields = {name: part.field for name, part in plan.writable.items() if name != "pk"}
     body = {name: _describe_field(field, True) for name, field in fields.items()}
     given = (name for name, f in fields.items() if not (f.blank or f.many_to_many))
     required = [name for name in given if not fields[name].has_default()]
     record = {"$ref": f"#/components/schemas/{model._meta.label_lower}"}
     only_pk, rows = _describe_object({"pk": {}}), {"data": _describe_list(record)}
-    is_sure = not (plan.asks or plan.is_narrowed)
-    written = {"data": record if is_sure else {"anyOf": [record, only_pk]}}
+    written = {"data": {"anyOf": [record, only_pk]} if plan.hides else record}
     pages = ("total", "total_pages", "current_page", "items_per_page")
     shapes = {
         "create": (body, required, written),
@@ -3164,7 +3286,7 @@ def _describe_calls(request, schemas):
             required = [name for name, field in fields if field.required]
             yield _describe_call(path, served.__doc__, who, body, required)
             continue
-        record = _describe_record(speaker._plan, speaker._plan.writable)
+        record = speaker._plan.describe(is_written=True)
         schemas[served._meta.label_lower] = record
         pk = {"name": "pk", "in": "path", "required": True}
         pk = [pk | {"schema": _describe_field(_root_key(served))}]
@@ -3306,7 +3428,7 @@ def _check_hidden_create(model, endpoint_class):
 
 def _check_expansions(model, endpoint_class):
     """W001: a model shown whole by expansion, though nobody said what it may show."""
-    for each in dict.fromkeys(_Plan(model, endpoint_class, True).budget["models"]):
+    for each in dict.fromkeys(_Plan(model, endpoint_class, True).expanded):
         is_said = encoder.find(each) or endpoint.find(each) is not ModelEndpoint
         if not (is_said or _is_user_model(each)):
             hint = f"Register an endpoint or encoder for {each.__name__} (fields = "
