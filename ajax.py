@@ -496,7 +496,7 @@ def _select_shown(model, endpoint_class, chosen):
     if endpoint_class.fields is None and _is_user_model(model):
         if not isinstance(chosen, (IncludeEncoder, ExcludeEncoder)):
             names = [name for name in names if name == model.USERNAME_FIELD]
-    return chosen.select(names) if chosen else names
+    return chosen._select(names) if chosen else names
 
 
 def _levels(expand):
@@ -1026,7 +1026,7 @@ class _Plan:
         has_encoder = self.encoder is not None
         self.is_spoken = self.endpoint_class is not ModelEndpoint or has_encoder
         # What is escaped: an encoder's own code gets the texts as they are.
-        self.is_custom = has_encoder and self.encoder.is_custom
+        self.is_custom = has_encoder and self.encoder._is_custom
         self.escapes = html_escape or getattr(self.encoder, "html_escape", False)
         self.html_escape = self.escapes and not self.is_custom
         # What is expanded, below what
@@ -1232,7 +1232,7 @@ class _Plan:
 
     def make_speaker(self, request):
         """Return the endpoint instance that speaks for the model within a request."""
-        return self.endpoint_class.for_model(self.model, request)
+        return self.endpoint_class._for_model(self.model, request)
 
     def make_batch(self, records, using, request):
         """Return the batch of instances."""
@@ -1369,11 +1369,11 @@ class DefaultEncoder:
         return json.loads(plan.encode_plainly(plan.adopt([record]))[0])
 
     @property
-    def is_custom(self):
+    def _is_custom(self):
         """Whether code of its own says what is shown."""
         return type(self).to_dict is not DefaultEncoder.to_dict
 
-    def select(self, names):
+    def _select(self, names):
         """Return which of the names that the endpoint lets be seen are shown."""
         return names
 
@@ -1390,7 +1390,7 @@ class IncludeEncoder(DefaultEncoder):
     def __init__(self, include):
         self.include = include
 
-    def select(self, names):
+    def _select(self, names):
         return [name for name in names if name in self.include]
 
 
@@ -1400,7 +1400,7 @@ class ExcludeEncoder(DefaultEncoder):
     def __init__(self, exclude):
         self.exclude = exclude
 
-    def select(self, names):
+    def _select(self, names):
         return [name for name in names if name not in self.exclude]
 
 
@@ -2102,7 +2102,7 @@ class _Draft:
         """Return by pk the records that may be referred to; raise ValidationError for
         one that may not."""
         related = field.remote_field.model
-        speaker = endpoint.find(related).for_model(related, self.request)
+        speaker = endpoint.find(related)._for_model(related, self.request)
         rows = self.speaker.get_field_queryset(self.request, field).filter(pk__in=pks)
         rows = rows.complex_filter(field.get_limit_choices_to()) if pks else ()
         found = {each.pk: each for each in rows if speaker.can_get(speaker.user, each)}
@@ -2233,7 +2233,7 @@ class BaseEndpoint:
 class _Function(BaseEndpoint):
     """An ad-hoc endpoint, as `dispatch` knows it."""
 
-    operation = _CALL
+    _operation = _CALL
 
     def __init__(self, view):
         self.view = view
@@ -2247,12 +2247,12 @@ class _Function(BaseEndpoint):
         """Whether LoginRequiredMiddleware wants a login."""
         return not self.is_exempt and _has_login_middleware(tuple(settings.MIDDLEWARE))
 
-    def authorize(self, request):
+    def _authorize(self, request):
         """Raise AJAXError 403 for who has to log in."""
         if self.wants_login:
             _require_login(request)
 
-    def run(self, request):
+    def _run(self, request):
         """Return what the function returns."""
         return _run_view(self.view, request)
 
@@ -2271,7 +2271,7 @@ class _ServedEndpoint(BaseEndpoint):
     operation, or the tags manager), and `pk` and `command` as in the path, or None."""
 
     request: Any = None
-    operation = _CALL
+    _operation = _CALL
 
     def __init__(self, application, model, method, pk=None, command=None):
         self.application = application
@@ -2289,7 +2289,7 @@ class _ServedEndpoint(BaseEndpoint):
 
         return AnonymousUser()
 
-    def find_operation(self):
+    def _find_operation(self):
         """Return the operation that the path names."""
         return _CALL
 
@@ -2300,7 +2300,7 @@ class _ServedEndpoint(BaseEndpoint):
         authentication = import_string(authentication)()
         return authentication.is_authenticated(request, application, method)
 
-    def authorize(self, request):
+    def _authorize(self, request):
         """Raise AJAXError 403 for who may not call, 415 for what cannot be read."""
         self.request = request
         if not self.authenticate(request, self.application, self.method):
@@ -2309,9 +2309,9 @@ class _ServedEndpoint(BaseEndpoint):
         if request.content_type not in _TYPES and request.body:
             raise AJAXError(415, _("Send %s.") % ", ".join(_TYPES))
 
-    def run(self, request):
+    def _run(self, request):
         """Return what the operation returns."""
-        return _run_view(getattr(self, self.operation.method), request)
+        return _run_view(getattr(self, self._operation.method), request)
 
     def _refuse(self, hook, message=_MESSAGES[403], **extra):
         """Return the AJAXError 403 for a hook that said no."""
@@ -2384,7 +2384,7 @@ class ModelEndpoint(_ServedEndpoint):
     require_permissions: Any = None
 
     @classmethod
-    def for_model(cls, model, request):
+    def _for_model(cls, model, request):
         """Return an endpoint that speaks for a model within another one's request."""
         found = cls(model._meta.app_label, model, "get")
         found.request = request
@@ -2392,17 +2392,17 @@ class ModelEndpoint(_ServedEndpoint):
 
     # The way of a request to an operation
 
-    def offers(self, name):
+    def _offers(self, name):
         """Whether `operations` has an operation, or a tags manager."""
         return self.operations is None or name in self.operations
 
-    def find_operation(self):
+    def _find_operation(self):
         """Return the operation that the path names, or raise AJAXError 404 (400 for one
         that wants a record, without one)."""
         if self.command:
             return self._find_command()
         known = _operations(type(self))
-        found = known.get(self.method) if self.offers(self.method) else None
+        found = known.get(self.method) if self._offers(self.method) else None
         if found and found.on_record and self.pk is None:
             raise AJAXError(400, _("Invalid request for record."))
         if found and found.on_record in (None, self.pk is not None):
@@ -2411,7 +2411,7 @@ class ModelEndpoint(_ServedEndpoint):
 
     def _find_command(self):
         """Return the operation of a tags command; a read-only manager has `similar`."""
-        if not self.offers(self.method) or self.method not in self._plan.managers:
+        if not self._offers(self.method) or self.method not in self._plan.managers:
             raise self._no_operation()
         found = _COMMANDS.get(self.command)
         if found and (found.reads or self.method in self._plan.writable):
@@ -2422,11 +2422,11 @@ class ModelEndpoint(_ServedEndpoint):
         known = self.operations or {*_operations(type(self)), *self._plan.managers}
         return _missing(_("Invalid method."), self.method, known)
 
-    def run(self, request):
+    def _run(self, request):
         """Return what the operation returns; a custom one wants `can_get` to allow."""
-        if self.operation.is_custom and self.pk is not None:
+        if self._operation.is_custom and self.pk is not None:
             self._get_visible_record()
-        return super().run(request)
+        return super()._run(request)
 
     # Operations
 
@@ -2530,7 +2530,7 @@ class ModelEndpoint(_ServedEndpoint):
     def get_field_queryset(self, request, field) -> models.QuerySet:
         """Return what may be sent for a relation; `limit_choices_to` narrows it too."""
         related = field.remote_field.model
-        rows = endpoint.find(related).for_model(related, request).get_queryset(request)
+        rows = endpoint.find(related)._for_model(related, request).get_queryset(request)
         return rows.none() if endpoint.is_unspoken(related) else rows
 
     def prepare_record(self, request, record: Any, created: bool) -> None:
@@ -2678,13 +2678,13 @@ class FormEndpoint(_ServedEndpoint):
         """Return what else the form is made with, as keywords, like an `instance`."""
         return {}
 
-    def run(self, request):
+    def _run(self, request):
         """Return what `create` does; a ModelForm is one transaction up to the reply."""
         options = getattr(self.model, "_meta", None)
         if options is None:
-            return super().run(request)
+            return super()._run(request)
         with _transaction(router.db_for_write(options.model)):
-            return _success_response(super().run(request), request)
+            return _success_response(super()._run(request), request)
 
     def create(self, request):
         """Return what `form.save()` returned, else the cleaned data, records as pks."""
@@ -2842,14 +2842,14 @@ _OLD_NAMES = {
     "save_model": "override save_record().",
 }
 
-#: The options, those that list names first, and hooks that are asked.
-_ASKED = (
-    "fields exclude readonly_fields immutable_fields expand ordering sortable_by "
-    "search_fields list_filter operations list_per_page max_per_page "
-    "require_permissions can_create can_get can_list can_update can_delete "
-    "get_queryset get_field_queryset prepare_record save_record delete_record "
-    "authenticate get_form_kwargs csrf_exempt to_dict html_escape"
-).split()
+#: The options and hooks that are asked: all public names, but for the operations and
+#: what an instance has at hand.
+_ASKED = {
+    name
+    for each in (ModelEndpoint, FormEndpoint, DefaultEncoder)
+    for name in dir(each)
+    if name[0] != "_"
+} - {*_OPERATIONS, "tags", "request", "user", "record"}
 
 
 def _refuse_names(cls, old=_OLD_NAMES, asked=_ASKED):
@@ -3056,8 +3056,8 @@ def _resolve(
         raise _missing(_("AJAX endpoint does not exist."), f"{app}/{name or model}")
     method = tags or operation or "create"
     found = endpoint._registry[served](app, served, method, pk, command)
-    found.operation = found.find_operation()
-    if getattr(getattr(found, found.operation.method), "csrf_exempt", False):
+    found._operation = found._find_operation()
+    if getattr(getattr(found, found._operation.method), "csrf_exempt", False):
         found.csrf_exempt = True
     return found
 
@@ -3082,11 +3082,11 @@ def dispatch(request, **segments):
             _check_request(request)
         found = _resolve(**segments)
         _check_csrf(request, found)
-        found.authorize(request)
+        found._authorize(request)
         _read_body(request)
         with contextlib.ExitStack() as stack:
-            _enter_atomic_requests(stack, found, not found.operation.reads)
-            response = _success_response(found.run(request), request)
+            _enter_atomic_requests(stack, found, not found._operation.reads)
+            response = _success_response(found._run(request), request)
     except Exception as error:
         response = _error_response(request, error)
     return _keep_csrf_cookie(request, response)
@@ -3253,7 +3253,7 @@ def _describe_model(path, speaker):
     }
     for name, operation in _operations(type(speaker)).items():
         shape, doc = shapes.get(name, ({}, (), None)), getattr(speaker, name).__doc__
-        for is_on_record in (False, True) if speaker.offers(name) else ():
+        for is_on_record in (False, True) if speaker._offers(name) else ():
             if operation.on_record in (None, is_on_record):
                 where = f"{path}/{{pk}}/{name}" if is_on_record else f"{path}/{name}"
                 hook = operation.hook if is_on_record or name in shapes else None
@@ -3261,7 +3261,7 @@ def _describe_model(path, speaker):
                 yield _describe_call(where, doc, who, *shape, asks=operation.asks)
     for name, command in itertools.product(plan.managers, _COMMANDS):
         operation = _COMMANDS[command]
-        if speaker.offers(name) and (operation.reads or name in plan.writable):
+        if speaker._offers(name) and (operation.reads or name in plan.writable):
             takes = {"tags": _describe_list(_TEXT)} if command != "clear" else None
             shape = (takes, takes or (), {"data": _describe_list(_TAG)})
             shape = (None, (), rows) if operation.reads else shape
@@ -3366,51 +3366,79 @@ def _check_copies():
             yield "E004", f"{__name__} is also imported as {name}.", hint
 
 
-def _is_lookup(model, name):
-    """Whether a name is one for `filter()`: the database is not asked."""
-    try:
-        model._base_manager.filter((name, None))
-    except core_exceptions.FieldError:
-        return False
-    except (TypeError, ValueError, ValidationError):
-        pass  # There is such a lookup, but not for this value.
-    return bool(name)
+class _Names:
+    """What the names in each class attribute of an endpoint have to be."""
+
+    def __init__(self, model, endpoint_class):
+        self.model = model
+        self.endpoint_class = endpoint_class
+        self.shown = {*_model_fields(model), *_pk_names(model)}
+
+    def is_extra(self, name):
+        """Whether a name is a property's or method's of the endpoint or the model."""
+        return _defines(self.endpoint_class, name) or hasattr(self.model, name)
+
+    def is_lookup(self, name):
+        """Whether a name is one for `filter()`: the database is not asked."""
+        try:
+            self.model._base_manager.filter((name, None))
+        except core_exceptions.FieldError:
+            return False
+        except (TypeError, ValueError, ValidationError):
+            pass  # There is such a lookup, but not for this value.
+        return bool(name)
+
+    def fields(self, name):
+        return name in self.shown or self.is_extra(name)
+
+    exclude = readonly_fields = immutable_fields = fields
+
+    def expand(self, name):
+        field, rest = _end_of_path(self.model, name)
+        is_key = isinstance(field, models.ForeignKey) and not rest
+        return is_key or name not in self.shown and self.is_extra(name)
+
+    def ordering(self, name):
+        return name in ("?", "-?") or self.is_lookup(name.lstrip("-"))
+
+    def sortable_by(self, name):
+        from django.contrib.admin.utils import lookup_spawns_duplicates
+
+        is_repeated = lookup_spawns_duplicates(self.model._meta, name)
+        return self.is_lookup(name) and not is_repeated
+
+    def search_fields(self, name):
+        return self.is_lookup(name.lstrip("^=@"))
+
+    def list_filter(self, name):
+        return self.is_lookup(name) and _is_offered(*_end_of_path(self.model, name))
+
+    def operations(self, name):
+        field = _model_fields(self.model).get(name)
+        is_manager = field is not None and _is_tags_manager(field)
+        return is_manager or name in _operations(self.endpoint_class)
 
 
-def _is_known(model, endpoint_class, attribute, name):
-    """Whether a class attribute may name that of a model."""
-    from django.contrib.admin.utils import lookup_spawns_duplicates as is_repeated
-
-    text, opts = name if isinstance(name, str) else "", model._meta
-    fields = {*_model_fields(model), *_pk_names(model)}
-    extra = _defines(endpoint_class, text) or hasattr(model, text)
-    field, rest = _end_of_path(model, text)
-    is_key = isinstance(field, models.ForeignKey) and not rest
-    is_lookup = partial(_is_lookup, model)
-    managers = {n for n, f in _model_fields(model).items() if _is_tags_manager(f)}
-    return {
-        "operations": text in managers | _operations(endpoint_class).keys(),
-        "expand": is_key or text not in fields and extra,
-        "ordering": name in ("?", "-?") or not text or is_lookup(text.lstrip("-")),
-        "sortable_by": is_lookup(text) and not is_repeated(opts, text),
-        "search_fields": is_lookup(text.lstrip("^=@")),
-        "list_filter": is_lookup(text) and _is_offered(field, rest),
-    }.get(attribute, extra or text in fields)
+#: By class attribute.
+_RULES = {n: f for n, f in vars(_Names).items() if n in _ASKED}
 
 
 def _check_names(model, endpoint_class):
     """E002: class attributes that name what is not there."""
-    known = [*_model_fields(model), *_pk_names(model), *_operations(endpoint_class)]
-    for attribute in _ASKED[: _ASKED.index("list_per_page")]:
+    rules = _Names(model, endpoint_class)
+    close_to = [*rules.shown, *_operations(endpoint_class)]
+    for attribute, is_known in _RULES.items():
         names = getattr(endpoint_class, attribute, None) or ()
         if isinstance(names, int) or names == "__all__":
             continue
-        for name in [names] if isinstance(names, str) else names:
-            is_text = isinstance(names, str)  # In the place of a list.
-            if is_text or not _is_known(model, endpoint_class, attribute, name):
+        is_text = isinstance(names, str)  # In the place of a list.
+        for name in [names] if is_text else names:
+            if attribute == "ordering" and not isinstance(name, str):
+                continue  # An expression.
+            if is_text or not isinstance(name, str) or not is_known(rules, name):
                 what = f"{endpoint_class.__name__}.{attribute} names {name!r}"
                 what += f", which {model._meta.label} does not have or offer."
-                close = _find_close(str(name), known)
+                close = _find_close(str(name), close_to)
                 advice = f"Did you mean {close}?" if close else "Correct it."
                 yield "E002", what, advice
 
