@@ -1633,31 +1633,83 @@ def _text(value):
     return str(value)
 
 
+def _read_text(field, value, is_form):
+    """Read a JSON text or number as the text that a form would send."""
+    value = field.to_python(_text(value))
+    if isinstance(value, datetime.datetime):
+        value = _read_datetime(value)
+    _check_storable(value)
+    return value
+
+
+def _read_boolean(field, value, is_form):
+    if not isinstance(value, bool):
+        value = _BOOLEANS.get(_text(value).lower(), value)
+    return field.to_python(value)
+
+
+def _read_json(field, value, is_form):
+    return _parse_json(value) if is_form else value
+
+
+def _read_file_path(field, value, is_form):
+    return field.formfield(required=not field.blank).clean(value)
+
+
+def _read_array(field, value, is_form):
+    values = _parse_json(value) if isinstance(value, str) else value
+    if not isinstance(values, list):
+        raise _invalid_value()
+    return [_read_value(field.base_field, each) for each in values]
+
+
+class _Kind(NamedTuple):
+    """A kind of field: its types and format in JSON Schema, and what reads a value."""
+
+    types: tuple = ()
+    format: str = ""
+    read: Callable = _read_text
+
+
+#: By the name of a field's class, or the nearest base that stands here: models and
+#: forms call theirs alike. What values become in JSON is in _CONVERSIONS, by their own
+#: class, since functions return them too.
+_KINDS = {
+    "ArrayField": _Kind(read=_read_array),
+    "BinaryField": _Kind(("string",), "byte"),
+    "BooleanField": _Kind(("boolean",), read=_read_boolean),
+    "CharField": _Kind(("string",)),
+    "ChoiceField": _Kind(("string",)),
+    "DateField": _Kind(("string",), "date"),
+    "DateTimeField": _Kind(("string",), "date-time"),
+    "DecimalField": _Kind(("string",), "decimal"),
+    "DurationField": _Kind(("string",), "duration"),
+    "EmailField": _Kind(("string",), "email"),
+    "FileField": _Kind(("string", "null"), "binary"),
+    "FilePathField": _Kind(("string",), read=_read_file_path),
+    "FloatField": _Kind(("number",)),
+    "GenericIPAddressField": _Kind(("string",)),
+    "IntegerField": _Kind(("integer", "string")),  # SQLite's columns all hold 64 bits.
+    "JSONField": _Kind(read=_read_json),
+    "TextField": _Kind(("string",)),
+    "TimeField": _Kind(("string",), "time-local"),
+    "UUIDField": _Kind(("string",), "uuid"),
+}
+
+
+def _find_kind(field):
+    names = (each.__name__ for each in type(field).__mro__)
+    return next((_KINDS[name] for name in names if name in _KINDS), _Kind())
+
+
 def _read_value(field, sent):
-    """Return what a field (no relation, no file) makes of what was sent for it: whether
-    it is a good value (length, range, choices) is for validation to say."""
+    """Return what a field (no relation, no file) makes of what was sent for it. Whether
+    the value is a good one (length, range, choices) is for validation to say."""
     value = _read_single(field, sent)
     if value is None:
         return None
     try:
-        if isinstance(field, models.JSONField):
-            return _parse_json(value) if isinstance(sent, _FormValue) else value
-        if isinstance(field, models.BooleanField):
-            is_read = isinstance(value, bool)
-            word = value if is_read else _BOOLEANS.get(_text(value).lower(), value)
-            return field.to_python(word)
-        if isinstance(field, models.FilePathField):
-            return field.formfield(required=not field.blank).clean(value)
-        if hasattr(field, "base_field"):  # PostgreSQL's ArrayField.
-            values = _parse_json(value) if isinstance(value, str) else value
-            if not isinstance(values, list):
-                raise _invalid_value()
-            return [_read_value(field.base_field, each) for each in values]
-        value = field.to_python(_text(value))
-        if isinstance(value, datetime.datetime):
-            value = _read_datetime(value)
-        _check_storable(value)
-        return value
+        return _find_kind(field).read(field, value, isinstance(sent, _FormValue))
     except (ArithmeticError, TypeError, ValueError):
         raise _invalid_value() from None
 
@@ -3122,18 +3174,6 @@ def serve(request, name="", **_mount):
 
 # --- OpenAPI --------------------------------------------------------------------------
 
-#: Types and format of a field in JSON Schema, by the name of its class or the nearest
-#: base that stands here: models and forms call theirs alike.
-_KINDS = {
-    "BooleanField": "boolean", "FloatField": "number", "DecimalField": "string decimal",
-    "IntegerField": "integer|string",  # SQLite's columns all hold 64 bits.
-    "DateTimeField": "string date-time", "DateField": "string date",
-    "TimeField": "string time-local", "DurationField": "string duration",
-    "UUIDField": "string uuid", "EmailField": "string email", "CharField": "string",
-    "FileField": "string|null binary", "BinaryField": "string byte",
-    "TextField": "string", "ChoiceField": "string", "FilePathField": "string",
-    "GenericIPAddressField": "string",
-}  # fmt: skip
 _TEXT, _NUMBER = {"type": "string"}, {"type": "integer"}
 
 
@@ -3156,14 +3196,12 @@ def _describe_field(field, is_sent=False):
     related = getattr(getattr(field, "queryset", None), "model", None)
     related = related or getattr(field, "related_model", None)
     typed = _root_key(related) if related else getattr(field, "output_field", field)
-    names = (kind.__name__ for kind in type(typed).__mro__)
-    known = (_KINDS[name] for name in names if name in _KINDS)
-    types, *formats = next(known, "").split() or [""]
-    schema = {"type": types.split("|")} if types else {}
-    is_naive = formats == ["date-time"] and not settings.USE_TZ  # No RFC 3339, then.
-    if formats and not is_naive:
+    kind = _find_kind(typed)
+    schema = {"type": [*kind.types]} if kind.types else {}
+    is_naive = kind.format == "date-time" and not settings.USE_TZ  # No RFC 3339, then.
+    if kind.format and not is_naive:
         is_url = isinstance(field, models.FileField) and not is_sent
-        schema["format"] = "uri-reference" if is_url else formats[0]
+        schema["format"] = "uri-reference" if is_url else kind.format
     if related:
         schema["x-ajax"] = {"pk_of": related._meta.label_lower.replace(".", "/")}
     elif is_sent and getattr(field, "choices", None):
@@ -3172,7 +3210,7 @@ def _describe_field(field, is_sent=False):
             for value, title in flatten_choices(field.choices)
             if value not in ("", None)
         ]
-    elif is_sent and not formats and getattr(field, "max_length", None):
+    elif is_sent and not kind.format and getattr(field, "max_length", None):
         schema["maxLength"] = field.max_length
     if isinstance(getattr(field, "widget", field), (forms.Textarea, models.TextField)):
         schema["x-ajax"] = {"multiline": True}
