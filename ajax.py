@@ -611,10 +611,10 @@ class _Instances(_Batch):
         """Return the same as `_Rows.split`, of the records that the user may get."""
         related = [part.field.get_cached_value(each, None) for each in self.records]
         distinct = {each.pk: each for each in related if each is not None}
-        inner = part.related.make_batch(
+        inner = part.related.reader.make_batch(
             [*distinct.values()], self.using, self.speaker.request
         )
-        inner = part.related.drop_refused(inner)
+        inner = part.related.reader.drop_refused(inner)
         # Tuples, since the pk of one that is not saved is None, too.
         keys = [None if each is None else (each.pk,) for each in related]
         return keys, [(pk,) for pk in inner.pks], inner
@@ -787,8 +787,8 @@ class _ForeignKey(_Column):
         if plan.is_unspoken or not self.target.primary_key:
             return False
         using = router.db_for_write(plan.model)
-        found = plan.load_one(pk, plan.make_speaker(draft.request), using)
-        return bool(plan.drop_refused(found).pks)
+        found = plan.reader.load_one(pk, plan.reader.make_speaker(draft.request), using)
+        return bool(plan.reader.drop_refused(found).pks)
 
 
 class _ExpandedKey(_ForeignKey):
@@ -850,7 +850,7 @@ class _FetchedKey(_ExpandedKey):
     def find_texts(self, batch):
         if self.related not in batch.found:
             pks = {pk for peer in self.peers for pk in peer.find_pks(batch)}
-            batch.found[self.related] = self.related.fetch(pks - {None}, batch)
+            batch.found[self.related] = self.related.reader.fetch(pks - {None}, batch)
         return [batch.found[self.related].get(pk) for pk in self.find_pks(batch)]
 
 
@@ -992,7 +992,7 @@ class _Extra(_Part):
             plan = self.find_plan(model)
             # A GenericForeignKey's model is for clients to choose: one spoken for.
             if plan and (plan.is_spoken or _is_user_model(model)):
-                texts = plan.fetch(pks, batch)
+                texts = plan.reader.fetch(pks, batch)
                 shown |= {(model, pk): json.loads(text) for pk, text in texts.items()}
         keys = [(record._meta.model, record.pk) for record in records]
         return [shown.get(key, _to_plain(key[1])) for key in keys]
@@ -1040,7 +1040,7 @@ class _Plan:
         self.joins_left = 0 if settings.DATABASE_ROUTERS else _MAX_JOINS
         self.expanded = []
         self._make_parts()
-        self._keep_statements()
+        self.reader = _Reader(self)
 
     def _make_parts(self):
         self.peers = {}
@@ -1159,116 +1159,6 @@ class _Plan:
                 found[name] = found[name] | {"readOnly": True}
         return _describe_object(found)
 
-    # Reading
-
-    @cached_property
-    def _rows(self):
-        """The query of all rows, made once; None if somebody's code has a say in it."""
-        if self.is_narrowed or self.needs_records:
-            return None
-        return self.model._default_manager.values_list(*self.lookups)
-
-    def get_queryset(self, speaker):
-        """Return the query of all that an endpoint shows, ready to narrow and load."""
-        if self._rows is not None:
-            return self._rows
-        queryset = speaker.get_queryset(speaker.request)
-        if not self.needs_records:
-            return queryset.values_list(*self.lookups)
-        queryset = queryset.defer(None)
-        return queryset.select_related(*self.joins) if self.joins else queryset
-
-    def load(self, queryset, speaker):
-        """Return the batch of what a queryset gives."""
-        if self.needs_records:
-            return _Instances(self, [*queryset], queryset.db, speaker)
-        return _Statement(lambda: queryset).load(queryset.db, speaker)
-
-    def load_one(self, pk, speaker, using=None):
-        """Return the batch of one record, empty if there is none."""
-        if self._rows is not None:
-            return self._by_pk.load(using or self._rows.db, speaker, [pk])
-        found = self.get_queryset(speaker).filter(pk=pk)[:1]
-        return self.load(found.using(using) if using else found, speaker)
-
-    def load_page(self, speaker, conditions, order, start, size):
-        """Return the batch of a page of what the conditions hold, and their total."""
-        found = self.get_queryset(speaker)
-        is_whole = found is self._rows and not conditions
-        if is_whole:
-            total = self._count.load(found.db).column(0)[0]
-        else:
-            found = found.filter(*conditions)
-            total = found.count()
-        limits = (start, start + size)
-        if start >= total:
-            return _Rows([], found.db, speaker), total
-        if is_whole and order == self.endpoint_class.ordering and self._is_lasting:
-            return self._ordered.load(found.db, speaker, limits=limits), total
-        return self.load(_in_order(found, order)[slice(*limits)], speaker), total
-
-    def lock_one(self, pk, using):
-        """Return a record, locked, or None; for models whose query is nobody's."""
-        names = [field.attname for field in self.model._meta.concrete_fields]
-        rows = self._locking.load(using, values=[pk]).rows()
-        return next((self.model.from_db(using, names, row) for row in rows), None)
-
-    def _keep_statements(self):
-        """Make the statements that are kept, each when it is first wanted."""
-        model, order = self.model, self.endpoint_class.ordering
-        names = [field.attname for field in model._meta.concrete_fields]
-        every, pk = model._default_manager.order_by, model._meta.pk
-        counted = models.Func(template="COUNT(*)", output_field=models.IntegerField())
-        locked = partial(every().select_for_update().filter, pk=_GIVEN)
-        self._locking = _Statement(lambda: locked().values_list(*names), pk)
-        self._count = _Statement(lambda: every().values_list(counted))
-        self._by_pk = _Statement(lambda: self._rows.order_by().filter(pk=_GIVEN), pk)
-        self._ordered = _Statement(lambda: _in_order(self._rows, order))
-        # Where no time zone stands in the SQL.
-        keys = (*(order or ()), *model._meta.ordering)
-        self._is_lasting = all(isinstance(key, str) for key in keys)
-
-    # Records that are there already, and those that other records refer to
-
-    def make_speaker(self, request):
-        """Return the endpoint instance that speaks for the model within a request."""
-        return self.endpoint_class._for_model(self.model, request)
-
-    def make_batch(self, records, using, request):
-        """Return the batch of instances."""
-        return _Instances(self, records, using, self.make_speaker(request))
-
-    def adopt(self, records, request=None):
-        """Return the batch of somebody's instances, their relations read at once."""
-        for record, part in itertools.product(records, self.joined):
-            if not part.field.is_cached(record):
-                # An int for "5", by which the relation is found.
-                key = part.field.to_python(getattr(record, part.field.attname))
-                setattr(record, part.field.attname, key)
-        models.prefetch_related_objects(records, *self.joins)
-        using = router.db_for_read(self.model, instance=records[0])
-        return self.make_batch(records, using, request)
-
-    def drop_refused(self, batch):
-        """Return a batch without the records that the user may not get."""
-        if not self.asks or not batch.pks:
-            return batch
-        speaker = batch.speaker
-        records = [
-            each for each in batch.records if speaker.can_get(speaker.user, each)
-        ]
-        return _Instances(self, records, batch.using, speaker)
-
-    def fetch(self, pks, batch):
-        """Return by pk what is shown of the records that another model's refer to."""
-        speaker, other = self.make_speaker(batch.speaker.request), batch.speaker.model
-        queryset = self.get_queryset(speaker).filter(pk__in=pks)
-        is_near = router.db_for_read(self.model) == router.db_for_read(other)
-        if is_near and not self.is_narrowed:
-            queryset = queryset.using(batch.using)
-        found = self.drop_refused(self.load(queryset, speaker))
-        return dict(zip(found.pks, self.encode(found), strict=True))
-
     # Encoding
 
     def encode(self, batch):
@@ -1315,6 +1205,123 @@ class _Plan:
         return _dump_each(_escape_texts([*values]) if self.html_escape else values)
 
 
+class _Reader:
+    """How the records of a plan's model are queried, and made into batches."""
+
+    def __init__(self, plan):
+        self.plan = plan
+        self.model = model = plan.model
+        order, pk = plan.endpoint_class.ordering, model._meta.pk
+        # The statements that are kept, each made when it is first wanted.
+        every = model._default_manager.order_by
+        counted = models.Func(template="COUNT(*)", output_field=models.IntegerField())
+        locked = partial(every().select_for_update().filter, pk=_GIVEN)
+        self.names = [field.attname for field in model._meta.concrete_fields]
+        self._locking = _Statement(lambda: locked().values_list(*self.names), pk)
+        self._count = _Statement(lambda: every().values_list(counted))
+        self._by_pk = _Statement(lambda: self._rows.order_by().filter(pk=_GIVEN), pk)
+        self._ordered = _Statement(lambda: _in_order(self._rows, order))
+        # Not where a time zone may stand in the SQL.
+        keys = (*(order or ()), *model._meta.ordering)
+        self._is_lasting = all(isinstance(key, str) for key in keys)
+
+    @cached_property
+    def _rows(self):
+        """The query of all rows, made once; None if somebody's code has a say in it."""
+        if self.plan.is_narrowed or self.plan.needs_records:
+            return None
+        return self.model._default_manager.values_list(*self.plan.lookups)
+
+    def get_queryset(self, speaker):
+        """Return the query of all that an endpoint shows, ready to narrow and load."""
+        if self._rows is not None:
+            return self._rows
+        queryset = speaker.get_queryset(speaker.request)
+        if not self.plan.needs_records:
+            return queryset.values_list(*self.plan.lookups)
+        queryset, joins = queryset.defer(None), self.plan.joins
+        return queryset.select_related(*joins) if joins else queryset
+
+    def load(self, queryset, speaker):
+        """Return the batch of what a queryset gives, whoever may get it."""
+        if self.plan.needs_records:
+            return _Instances(self.plan, [*queryset], queryset.db, speaker)
+        return _Statement(lambda: queryset).load(queryset.db, speaker)
+
+    def load_visible(self, queryset, speaker):
+        """Return the batch of what a queryset gives and the user may get."""
+        return self.drop_refused(self.load(queryset, speaker))
+
+    def load_one(self, pk, speaker, using=None):
+        """Return the batch of one record, whoever may get it, or an empty one."""
+        if self._rows is not None:
+            return self._by_pk.load(using or self._rows.db, speaker, [pk])
+        found = self.get_queryset(speaker).filter(pk=pk)[:1]
+        return self.load(found.using(using) if using else found, speaker)
+
+    def load_page(self, speaker, conditions, order, start, size):
+        """Return the batch of a page of what the conditions leave, and their total."""
+        found = self.get_queryset(speaker)
+        is_whole = found is self._rows and not conditions
+        if is_whole:
+            total = self._count.load(found.db).column(0)[0]
+        else:
+            found = found.filter(*conditions)
+            total = found.count()
+        limits = (start, start + size)
+        if start >= total:
+            return _Rows([], found.db, speaker), total
+        if is_whole and order == self.plan.endpoint_class.ordering and self._is_lasting:
+            return self._ordered.load(found.db, speaker, limits=limits), total
+        page = _in_order(found, order)[slice(*limits)]
+        return self.load_visible(page, speaker), total
+
+    def lock_one(self, pk, using):
+        """Return a record, locked, or None; for models whose query is nobody's."""
+        rows = self._locking.load(using, values=[pk]).rows()
+        return next((self.model.from_db(using, self.names, row) for row in rows), None)
+
+    # Records that are there already, and those that other records refer to
+
+    def make_speaker(self, request):
+        """Return the endpoint instance that speaks for the model within a request."""
+        return self.plan.endpoint_class._for_model(self.model, request)
+
+    def make_batch(self, records, using, request):
+        """Return the batch of instances."""
+        return _Instances(self.plan, records, using, self.make_speaker(request))
+
+    def adopt(self, records, request=None):
+        """Return the batch of somebody's instances, their relations read at once."""
+        for record, part in itertools.product(records, self.plan.joined):
+            if not part.field.is_cached(record):
+                # An int for "5", by which the relation is found.
+                key = part.field.to_python(getattr(record, part.field.attname))
+                setattr(record, part.field.attname, key)
+        models.prefetch_related_objects(records, *self.plan.joins)
+        using = router.db_for_read(self.model, instance=records[0])
+        return self.make_batch(records, using, request)
+
+    def drop_refused(self, batch):
+        """Return a batch without the records that the user may not get."""
+        if not self.plan.asks or not batch.pks:
+            return batch
+        speaker = batch.speaker
+        may_get = partial(speaker.can_get, speaker.user)
+        records = [*filter(may_get, batch.records)]
+        return _Instances(self.plan, records, batch.using, speaker)
+
+    def fetch(self, pks, batch):
+        """Return by pk what is shown of the records that another model's refer to."""
+        speaker, other = self.make_speaker(batch.speaker.request), batch.speaker.model
+        queryset = self.get_queryset(speaker).filter(pk__in=pks)
+        is_near = router.db_for_read(self.model) == router.db_for_read(other)
+        if is_near and not self.plan.is_narrowed:
+            queryset = queryset.using(batch.using)
+        found = self.load_visible(queryset, speaker)
+        return dict(zip(found.pks, self.plan.encode(found), strict=True))
+
+
 @functools.cache
 def _make_plan(_generation, _is_routed, *arguments):
     return _Plan(*arguments)
@@ -1346,7 +1353,7 @@ def _encode_records(records, chosen=None, html_escape=False, request=None):
         same = [record for record in records if record._meta.model is model]
         make = _Plan if chosen else _get_plan
         plan = make(model, None, bool(request), html_escape, chosen)
-        texts = plan.encode(plan.adopt(same, request))
+        texts = plan.encode(plan.reader.adopt(same, request))
         encoded.update(zip(map(id, same), map(json.loads, texts), strict=True))
     return [encoded[id(record)] for record in records]
 
@@ -1366,7 +1373,7 @@ class DefaultEncoder:
         if speaking is self and id(record) in texts:
             return json.loads(texts[id(record)])
         plan = _Plan(record._meta.model, html_escape=html_escape, chosen=self)
-        return json.loads(plan.encode_plainly(plan.adopt([record]))[0])
+        return json.loads(plan.encode_plainly(plan.reader.adopt([record]))[0])
 
     @property
     def _is_custom(self):
@@ -2500,7 +2507,7 @@ class ModelEndpoint(_ServedEndpoint):
     def get(self, request):
         """Return the record."""
         plan = self._plan
-        batch = plan.load_one(self._parse_own_pk(), self)
+        batch = plan.reader.load_one(self._parse_own_pk(), self)
         if not batch.pks:
             raise self._not_found()
         if plan.asks:
@@ -2548,8 +2555,8 @@ class ModelEndpoint(_ServedEndpoint):
         size = min(max(1, size), most)
         order, conditions = _ListOptions(self).read(parameters)
         start = (page - 1) * size
-        batch, total = self._plan.load_page(self, conditions, order, start, size)
-        texts = self._plan.encode(self._plan.drop_refused(batch))
+        batch, total = self._plan.reader.load_page(self, conditions, order, start, size)
+        texts = self._plan.encode(batch)
         pages = {"total_pages": max(1, math.ceil(total / size)), "current_page": page}
         return _Page(texts, {"total": total, **pages, "items_per_page": size})
 
@@ -2611,7 +2618,7 @@ class ModelEndpoint(_ServedEndpoint):
         pk = self._parse_own_pk()
         self.record = None  # For who asks in get_queryset: it is being fetched.
         if locked and not self._plan.is_narrowed:
-            self.record = self._plan.lock_one(pk, self._using)
+            self.record = self._plan.reader.lock_one(pk, self._using)
         else:
             rows = self.get_queryset(self.request).filter(pk=pk)
             if locked:
@@ -2644,8 +2651,8 @@ class ModelEndpoint(_ServedEndpoint):
 
     def _show_written(self, pk):
         """Return a record that was written as `get` shows it, else its pk."""
-        batch = self._plan.load_one(pk, self, self._using)
-        texts = self._plan.encode(self._plan.drop_refused(batch))
+        batch = self._plan.reader.load_one(pk, self, self._using)
+        texts = self._plan.encode(self._plan.reader.drop_refused(batch))
         return json.loads(texts[0]) if texts else {"pk": pk}
 
     def _similar(self, request):
@@ -2657,11 +2664,11 @@ class ModelEndpoint(_ServedEndpoint):
         shared = items.filter(tag_id__in=mine)
         of_one = shared.filter(**{tags.key: tags.outer_pk}).order_by()
         count = of_one.values(tags.key).values(shared=Count("pk"))
-        found = self._plan.get_queryset(self).exclude(pk=record.pk)
+        found = self._plan.reader.get_queryset(self).exclude(pk=record.pk)
         found = found.filter(pk__in=shared.values_list(tags.record_pk))
         found = found.order_by(Subquery(count).desc(), "pk")
-        batch = self._plan.load(found[: self._get_sizes()[0]], self)
-        texts = self._plan.encode(self._plan.drop_refused(batch))
+        batch = self._plan.reader.load_visible(found[: self._get_sizes()[0]], self)
+        texts = self._plan.encode(batch)
         return [json.loads(text) for text in texts]
 
     @cached_property
