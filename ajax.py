@@ -28,6 +28,12 @@ endpoint authenticate the user, read the body, run it, and respond; what is rais
 the way becomes a JSON error in `_error_response`. What a model looks like, and the
 queries that read it, come from one `_Plan`, kept until something is registered.
 
+A few words mean one thing here. What clients send is *sent*. A *plan* says what of a
+model is shown at one place of a reply; it consists of *parts*, one for each key. The
+*speaker* is the instance of a model's endpoint class within a request. Records are
+encoded together, as a *batch*, and written as a *draft*. A model is *closed* if only
+its pk may be shown.
+
 Read down for definitions, up to follow a request.
 """
 
@@ -124,9 +130,9 @@ _MAX_SORT_KEYS = 10
 _MAX_EXPANSION = 5
 _MAX_EXPANDED = 100
 _MAX_UNKNOWN_KEYS = 20
-#: SQLite joins at most 64 tables; what is beyond this many is fetched beside.
+#: SQLite joins at most 64 tables; relations beyond this many get queries of their own.
 _MAX_JOINS = 40
-#: Beyond Number.MAX_SAFE_INTEGER (ECMA-262) JavaScript rounds.
+#: JavaScript's Number.MAX_SAFE_INTEGER: larger integers lose digits there.
 _MAX_SAFE_INTEGER = 2**53 - 1
 
 
@@ -142,8 +148,8 @@ class NotRegistered(Exception):
 
 
 class AJAXError(Exception):
-    """An error that is the answer; raise or return it. `code` is the status, 400 to
-    599; `message` is for the user; other keywords stand beside `success` and `data`."""
+    """An error reply: raise it or return it. `code` is the HTTP status (400 to 599),
+    `message` is for the user, other keywords are added to the reply's top level."""
 
     def __init__(self, code, message, **extra):
         code = int(code)
@@ -167,7 +173,7 @@ class AJAXError(Exception):
         return response
 
 
-#: What is said where an exception says nothing that clients should read.
+#: Default messages, for exceptions whose own text is empty or private.
 _MESSAGES = {
     400: gettext_lazy("Bad request."),
     403: gettext_lazy("Access to endpoint is forbidden"),
@@ -178,7 +184,7 @@ _MESSAGES = {
 
 
 def _hint(text):
-    """Return what goes beside an error for who develops the site: in DEBUG only."""
+    """Return a hint for the site's developer as keywords of an AJAXError, if DEBUG."""
     return {"hint": text} if settings.DEBUG else {}
 
 
@@ -193,7 +199,7 @@ def _errors_by_field(error):
 
 def _find_close(name, known, likeness=0.6):
     """Return the name that may have been meant, None if nothing is near."""
-    # Comparing takes the square of the length.
+    # The time that difflib takes is quadratic in the length.
     close = difflib.get_close_matches(name[:100], known, 1, likeness)
     return close[0] if close else None
 
@@ -203,7 +209,7 @@ _STATUSES = (
     (core_exceptions.RequestDataTooBig, 413, True),
     (core_exceptions.TooManyFieldsSent, 413, True),
     (core_exceptions.TooManyFilesSent, 413, True),
-    (core_exceptions.SuspiciousFileOperation, 400, False),  # It tells the path.
+    (core_exceptions.SuspiciousFileOperation, 400, False),  # It names a path.
     (Http404, 404, True),
     (core_exceptions.PermissionDenied, 403, True),
     ((core_exceptions.SuspiciousOperation, core_exceptions.BadRequest), 400, True),
@@ -253,7 +259,7 @@ def _error_response(request, error):
     except Exception as unexpected:
         return _report(request, unexpected)
     if isinstance(error, (DatabaseError, OverflowError)):
-        # As an argument the text is escaped: it may quote what a client sent.
+        # Django escapes arguments of logs; this one may quote the client.
         said = (response.reason_phrase, request.path, str(error))
         log_response("%s: %s: %s", *said, response=response, request=request)
     return response
@@ -308,12 +314,12 @@ class _Page(EnvelopedResponse):
 
 
 def _file_url(file):
-    """Return the URL of a FieldFile, None without a file or without URLs."""
+    """Return a FieldFile's URL, None if it is empty or its storage has no URLs."""
     with contextlib.suppress(NotImplementedError):
         return file.url if file else None
 
 
-#: How a value is given in JSON, by its class or the nearest base that stands here.
+#: How values become JSON, by class; a subclass follows its nearest base listed here.
 _CONVERSIONS = {
     type(None): lambda value: None,
     bool: bool,
@@ -339,8 +345,8 @@ _PLAIN = {str, bool, type(None)}
 
 
 def _to_plain(value, encode=None):
-    """Return what an endpoint gave as dicts, lists and scalars that JSON knows, records
-    by `encode` or _encode_records(); raise TypeError for what is none."""
+    """Convert what an endpoint returned to plain dicts, lists and scalars; records by
+    `encode`, or _encode_records(). Raise TypeError for what JSON cannot hold."""
     exact = type(value)
     if exact in _PLAIN:
         return value
@@ -375,11 +381,11 @@ def _escape_texts(value):
     return value
 
 
-# ASCII, so that no lone surrogate can break the answer.
+# As ASCII: a lone surrogate could not be encoded as UTF-8.
 _JSON = {"allow_nan": False, "default": _to_plain}
 #: Plain data as JSON text.
 _dump = json.JSONEncoder(separators=(",", ":"), **_JSON).encode
-#: The same, as pieces: no control character stands in JSON text.
+#: The same with NUL, which JSON text never holds, between items: they can be split.
 _dump_apart = json.JSONEncoder(separators=("\0", ":"), **_JSON).encode
 
 
@@ -429,7 +435,8 @@ def _is_user_model(model):
 
 
 def _is_special(field):
-    """Whether a field is PostgreSQL's own, but for arrays: shown, not written."""
+    """Whether a field is PostgreSQL's (ranges, hstore, search vectors; not arrays).
+    Those are shown but cannot be written."""
     names = {kind.__name__ for kind in type(field).__mro__}
     return hasattr(field, "range_type") or names & {"HStoreField", "SearchVectorField"}
 
@@ -442,9 +449,9 @@ def _is_tags_manager(field):
     return isinstance(field, TaggableManager)
 
 
-# About keys: where a primary key is a foreign key (to a parent, or OneToOneField), the
-# field at the end of those keys is the root key. A field that only repeats the pk (the
-# primary key, or a parent's) is an own key, shown once, as "pk".
+# Two words about keys. Where a primary key is a foreign key (to a parent model, or a
+# OneToOneField), the field at the end of that chain is the *root key*: it says how a pk
+# is read. A field that repeats the pk is an *own key*, and shown once, as "pk".
 
 
 def _is_parent_link(field):
@@ -477,7 +484,7 @@ def _pk_names(model):
 
 
 def _select_visible(model, endpoint_class):
-    """Return the names of what an endpoint class lets be seen, in order."""
+    """Return, in order, the names that an endpoint class lets clients see."""
     every = _model_fields(model)
     fields = endpoint_class.fields
     if fields is None or fields == "__all__":
@@ -485,13 +492,13 @@ def _select_visible(model, endpoint_class):
     else:
         extras = [n for n in fields if n not in every and n not in _pk_names(model)]
         names = [name for name in every if name in fields] + extras
-    if endpoint.is_unspoken(model) and not encoder.find(model):
+    if endpoint.is_closed(model) and not encoder.find(model):
         return []
     return [name for name in names if name not in endpoint_class.exclude]
 
 
 def _select_shown(model, endpoint_class, chosen):
-    """Return the names that are shown of a model: the one rule, for writing too."""
+    """Return the names that are shown; what may be written is chosen from these."""
     names = _select_visible(model, endpoint_class)
     if endpoint_class.fields is None and _is_user_model(model):
         if not isinstance(chosen, (IncludeEncoder, ExcludeEncoder)):
@@ -514,7 +521,7 @@ def _overrides(endpoint_class, hook):
 
 
 def _is_narrowed(model, endpoint_class):
-    """Whether the project's code decides which records of a model there are."""
+    """Whether a custom manager or get_queryset() decides which records exist."""
     own, default = type(model._default_manager), models.Manager
     if own.get_queryset is not default.get_queryset or own.all is not default.all:
         return True
@@ -522,7 +529,7 @@ def _is_narrowed(model, endpoint_class):
 
 
 def _needs_instances(model):
-    """Whether making instances of a model can be noticed by anybody's code."""
+    """Whether creating instances runs code of the project's: then rows will not do."""
     fields = model._meta.concrete_fields
     descriptors = (type(inspect.getattr_static(model, f.attname)) for f in fields)
     listened = (models.signals.pre_init, models.signals.post_init)
@@ -620,20 +627,20 @@ class _Instances(_Batch):
         return keys, [(pk,) for pk in inner.pks], inner
 
 
-#: What a statement is given each time stands in its query as this.
+#: The placeholder in a kept query for a value that is given at each run.
 _GIVEN = RawSQL("%s", [None])
 
 
 class _Statement:
-    """A values_list() whose SQL is made once for each database, and kept.
+    """A values_list() whose SQL is compiled once for each database, and kept.
 
-    Making it is half of the time of reading one record. Only here the query's compiler
-    is used, which is private API.
+    Compiling is a third of the work of a `get`, and more of a `create`. This class is
+    the only one that uses the query's compiler, which is private API.
     """
 
     def __init__(self, make, *given):
-        """Keep what makes a query; `given` are the fields it compares with _GIVEN. The
-        last one may be given several values, and is any of them then."""
+        """`make` returns the query; `given` are the fields it compares with _GIVEN. The
+        last may be given several values at a run, and then matches any of them."""
         self.make = make
         self.given = given
         self.made = {}
@@ -670,7 +677,7 @@ class _Statement:
 
 
 def _in_order(queryset, order):
-    """Return a queryset in an order, or its own, with ties broken: no pages overlap."""
+    """Order a queryset, by default as it is, and then by pk: pages never overlap."""
     own = queryset.query.order_by or queryset.model._meta.ordering
     return queryset.order_by(*(order or own), "pk")
 
@@ -784,7 +791,7 @@ class _ForeignKey(_Column):
         if overridden or self.field.get_limit_choices_to():
             return False
         plan = _get_plan(self.field.remote_field.model, None, True)
-        if plan.is_unspoken or not self.target.primary_key:
+        if plan.is_closed or not self.target.primary_key:
             return False
         using = router.db_for_write(plan.model)
         found = plan.reader.load_one(pk, plan.reader.make_speaker(draft.request), using)
@@ -808,7 +815,7 @@ class _ExpandedKey(_ForeignKey):
             return texts
         if not self.related.hides:
             return [text or "null" for text in texts]
-        # What is outside may exist: its pk is all that is shown of it.
+        # The record may exist, hidden from this user: show only its pk.
         pks = self.plan.dump(self.find_pks(batch))
         return [text or pk for text, pk in zip(texts, pks, strict=True)]
 
@@ -839,8 +846,8 @@ class _JoinedKey(_ExpandedKey):
 
 
 class _FetchedKey(_ExpandedKey):
-    """One whose record is read by a query that it shares with its `peers`, the keys to
-    the same model that are expanded alike."""
+    """One that is read by a query of its own. Keys to the same model with the same
+    expansion are its `peers`, and share that query."""
 
     def __init__(self, plan, field, related, peers):
         super().__init__(plan, field, related)
@@ -912,7 +919,7 @@ class _Tags(_Part):
         self.clean = key.to_python
         given = rows.filter(**dict.fromkeys(names, _GIVEN))
         self.rows = _Statement(lambda: given, *kind, key)
-        # Text in a generic key, as taggit documents it, is not compared with a number.
+        # A generic key may be text where the model's pk is a number: cast it.
         root = _root_key(plan.model)
         is_alike = not isinstance(key, _TEXT_FIELDS) or isinstance(root, _TEXT_FIELDS)
         self.record_pk = F(self.key) if is_alike else Cast(self.key, root)
@@ -928,7 +935,7 @@ class _Tags(_Part):
     def load_rows(self, pks, using):
         kinds = [kind.pk for kind in self.get_conditions().values()]
         rows = self.rows.load(using, values=[*kinds, *pks]).rows() if pks else ()
-        # Sorted here: asked to sort by its pk, SQLite reads all of the table.
+        # Sort in Python: ORDER BY the pk makes SQLite scan the whole table.
         return [*rows] if self.order else sorted(rows)
 
     def encode(self, batch):
@@ -952,7 +959,7 @@ class _Tags(_Part):
 
 
 def _defines(endpoint_class, name):
-    """Whether a name is an endpoint class's own: `user` may be the model's property."""
+    """Whether an endpoint class itself has a name: ModelEndpoint's `user` is none."""
     return hasattr(endpoint_class, name) and not hasattr(ModelEndpoint, name)
 
 
@@ -990,8 +997,8 @@ class _Extra(_Part):
         for model in {record._meta.model for record in records}:
             pks = {r.pk for r in records if r._meta.model is model} - {None}
             plan = self.find_plan(model)
-            # A GenericForeignKey's model is for clients to choose: one spoken for.
-            if plan and (plan.is_spoken or _is_user_model(model)):
+            # Clients may choose a GenericForeignKey's model: show only configured ones.
+            if plan and (plan.is_configured or _is_user_model(model)):
                 texts = plan.reader.fetch(pks, batch)
                 shown |= {(model, pk): json.loads(text) for pk, text in texts.items()}
         keys = [(record._meta.model, record.pk) for record in records]
@@ -1022,9 +1029,9 @@ class _Plan:
         self.asks = has_user and _overrides(self.endpoint_class, "can_get")
         self.is_narrowed = _is_narrowed(model, self.endpoint_class)
         self.hides = self.asks or self.is_narrowed
-        self.is_unspoken = endpoint.is_unspoken(model)
+        self.is_closed = endpoint.is_closed(model)
         has_encoder = self.encoder is not None
-        self.is_spoken = self.endpoint_class is not ModelEndpoint or has_encoder
+        self.is_configured = self.endpoint_class is not ModelEndpoint or has_encoder
         # What is escaped: an encoder's own code gets the texts as they are.
         self.is_custom = has_encoder and self.encoder._is_custom
         self.escapes = html_escape or getattr(self.encoder, "html_escape", False)
@@ -1036,7 +1043,7 @@ class _Plan:
         self.ancestors = (*outer.ancestors, concrete) if outer else (concrete,)
         #: The outermost plan counts the joins that are left, and what was expanded.
         self.top = outer.top if outer else self
-        # With routers each relation is read where they say at that moment.
+        # A join would bypass the database routers.
         self.joins_left = 0 if settings.DATABASE_ROUTERS else _MAX_JOINS
         self.expanded = []
         self._make_parts()
@@ -1108,12 +1115,12 @@ class _Plan:
         return _Plan(related, None, self.has_user, html_escape, None, levels, self)
 
     def _find_levels(self, name, related):
-        """Return the levels for what a name refers to, None if it stays a pk: for want
-        of levels, for nobody speaks for the model, or no user is there to be asked."""
+        """Return how far a relation is expanded, None if it stays a pk: because no
+        levels are left, the model is closed, or its hooks want a user and have none."""
         endpoint_class = endpoint.find(related)
         hooks = ("get_queryset", "can_get")
         is_private = any(_overrides(endpoint_class, hook) for hook in hooks)
-        if endpoint.is_unspoken(related) or is_private and not self.has_user:
+        if endpoint.is_closed(related) or is_private and not self.has_user:
             return None
         if len(self.top.expanded) >= _MAX_EXPANDED:
             return None
@@ -1169,7 +1176,7 @@ class _Plan:
         return self._encode_custom(batch, texts) if self.is_custom else texts
 
     def encode_plainly(self, batch):
-        """Return the JSON text of each record, whatever its encoder says in code."""
+        """Return the JSON text of each record, without asking a custom encoder."""
         texts = [part.encode(batch) for part in self.parts]
         return list(map(self.template.__mod__, zip(*texts, strict=True)))
 
@@ -1221,13 +1228,13 @@ class _Reader:
         self._count = _Statement(lambda: every().values_list(counted))
         self._by_pk = _Statement(lambda: self._rows.order_by().filter(pk=_GIVEN), pk)
         self._ordered = _Statement(lambda: _in_order(self._rows, order))
-        # Not where a time zone may stand in the SQL.
+        # An expression might compile the current time zone into the SQL.
         keys = (*(order or ()), *model._meta.ordering)
         self._is_lasting = all(isinstance(key, str) for key in keys)
 
     @cached_property
     def _rows(self):
-        """The query of all rows, made once; None if somebody's code has a say in it."""
+        """The query of all rows; None if the project chooses or needs the records."""
         if self.plan.is_narrowed or self.plan.needs_records:
             return None
         return self.model._default_manager.values_list(*self.plan.lookups)
@@ -1260,7 +1267,7 @@ class _Reader:
         return self.load(found.using(using) if using else found, speaker)
 
     def load_page(self, speaker, conditions, order, start, size):
-        """Return the batch of a page of what the conditions leave, and their total."""
+        """Return the batch of a page of the records that match, and how many match."""
         found = self.get_queryset(speaker)
         is_whole = found is self._rows and not conditions
         if is_whole:
@@ -1277,7 +1284,7 @@ class _Reader:
         return self.load_visible(page, speaker), total
 
     def lock_one(self, pk, using):
-        """Return a record, locked, or None; for models whose query is nobody's."""
+        """Return a locked record, or None; only where the plan is not `is_narrowed`."""
         rows = self._locking.load(using, values=[pk]).rows()
         return next((self.model.from_db(using, self.names, row) for row in rows), None)
 
@@ -1292,7 +1299,7 @@ class _Reader:
         return _Instances(self.plan, records, using, self.make_speaker(request))
 
     def adopt(self, records, request=None):
-        """Return the batch of somebody's instances, their relations read at once."""
+        """Return the batch of the project's instances, their relations prefetched."""
         for record, part in itertools.product(records, self.plan.joined):
             if not part.field.is_cached(record):
                 # An int for "5", by which the relation is found.
@@ -1341,7 +1348,8 @@ def _get_value(record, name):
     return None if hasattr(value, "resolve_expression") else value
 
 
-#: The custom encoder that is speaking, and by id the JSON text of what it speaks for.
+#: The custom encoder that is running, and the JSON text of each of its records by id:
+#: how the to_dict() that it extends gets at it.
 _encoding = contextvars.ContextVar("encoding")
 
 
@@ -1414,7 +1422,7 @@ class ExcludeEncoder(DefaultEncoder):
 class _Registry:
     """What is registered, by class."""
 
-    #: Counts what happened to any registry: what was worked out before is no more true.
+    #: Incremented by every change of a registry: plans made before are not used again.
     generation = 0
 
     def __init__(self):
@@ -1457,8 +1465,8 @@ class Encoders(_Registry):
 
     def encode(self, record: Any, encoder=None, html_escape=False) -> Any:
         """Return a record as a dict, a QuerySet or an iterable of records as a list, by
-        an `encoder` or the registered one. There is no user here: models whose endpoint
-        overrides `can_get` or `get_queryset` stay pks where expanded."""
+        an `encoder` or the registered one. No user is known here, so what it refers to
+        stays a pk where the endpoint overrides `can_get` or `get_queryset`."""
         encoder = encoder and self._make(encoder)
         if isinstance(record, models.Model):
             return _encode_records([record], encoder, html_escape)[0]
@@ -1486,16 +1494,16 @@ _JSON_TYPE = "application/json"
 _TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", _JSON_TYPE)
 #: NUL, which PostgreSQL refuses, and lone surrogates, which no database stores.
 _BAD_TEXT = re.compile("[\0\ud800-\udfff]")
-#: What a form without anything bad does without.
+#: A URL-encoded body without these bytes needs no further check.
 _ODD_BYTES = re.compile(rb"[%\0]")
 
 
 def _check_storable(value, texts=True):
-    """Raise ValueError for what is nested too deeply, or cannot be stored; `texts` are
-    looked at unless nothing can be wrong with them."""
+    """Raise ValueError for a value that is nested too deeply, or cannot be stored. The
+    texts in it are skipped if `texts` is false: the caller knows they are fine."""
     level = [value]
     for _depth in range(_MAX_JSON_DEPTH + 1):
-        # All of one depth at once, so that few steps are Python's.
+        # Level by level, in C, rather than value by value.
         kinds = {*map(type, level)}
         if texts and _BAD_TEXT.search("".join(_of_kind(str, level))):
             raise ValueError(_("Null characters and lone surrogates are not allowed."))
@@ -1516,7 +1524,7 @@ def _of_kind(kind, values):
 
 
 def _check_body(value, texts=True):
-    """Check a whole body; say where it is bad, if it is not far from the beginning."""
+    """Check a whole body; name the bad key if it is among the first _MAX_MEMBERS."""
     try:
         return _check_storable(value, texts)
     except ValueError as error:
@@ -1545,7 +1553,7 @@ def _parse_json(text):
         value = json.loads(text, object_pairs_hook=_make_object)
     except RecursionError:
         raise ValueError(_("It is nested too deeply.")) from None
-    # JSON has no control characters, UTF-8 no surrogates, unless they are escaped.
+    # Only as an escape can NUL or a lone surrogate stand in the text.
     _check_body(value, "\\u" in text)
     return value
 
@@ -1561,9 +1569,9 @@ def _read_body(request):
                 body = request.body
                 if body.isascii() and not _ODD_BYTES.search(body):
                     return
-                unquote_to_bytes(body).decode()  # Of no UTF-8 Django makes something.
+                unquote_to_bytes(body).decode()  # Django would replace bad UTF-8.
             elif "\ufffd" in "".join(map("".join, dict(request.POST.lists()).values())):
-                raise ValueError(_("It is no UTF-8."))  # Django replaced what is none.
+                raise ValueError(_("It is no UTF-8."))  # Django has replaced it.
             _check_body(dict(request.POST.lists()) | dict.fromkeys(request.FILES))
     except ValueError as error:
         kind = "JSON" if request.content_type == _JSON_TYPE else _("form")
@@ -1572,7 +1580,7 @@ def _read_body(request):
 
 
 class _FormValue(list):
-    """What one key of a form, unless it ends with [], came with: texts and files."""
+    """The texts and files of one key of a form; of a key with [] it is a plain list."""
 
 
 def _read_keys(request):
@@ -1721,7 +1729,7 @@ def _read_value(field, sent):
         raise _invalid_value() from None
 
 
-#: The first and last day of which no time zone pushes a time out of the calendar.
+#: Date-times within these days are valid in every time zone.
 _CALENDAR = datetime.date(1, 1, 2), datetime.date(9999, 12, 30)
 
 
@@ -1903,7 +1911,7 @@ class _ListOptions:
         found = Q.create([Q(pk__in=[]), *found], connector=Q.OR)
         rows = self.model._base_manager.filter(found)
         with contextlib.suppress(core_exceptions.EmptyResultSet):
-            # Raises what cannot be: a year 10000.
+            # Compile it now, so that impossible values (a year 10000) raise here.
             _Statement(lambda: rows).compile(rows.db)
         if lookup_spawns_duplicates(self.model._meta, entry):
             return Q(pk__in=rows.values("pk"))
@@ -1974,7 +1982,7 @@ def login_required(view: Callable) -> Callable:
     @functools.wraps(view)
     def guarded(request, *args, **kwargs):
         _require_login(request)
-        return view(request, *args, **kwargs)  # Of an async one, what is awaited.
+        return view(request, *args, **kwargs)  # For an async view, the coroutine.
 
     guarded.wants_login = True
     return guarded
@@ -2027,7 +2035,8 @@ def _find_places(function, *names):
 
 
 def _call(hook, *arguments, **named):
-    """Call a hook with what it takes, what is `named` by keyword if it takes it so."""
+    """Call a hook with as many arguments as it takes: the old package's took fewer.
+    What is `named` goes by keyword if it has such a parameter."""
     function = getattr(hook, "__func__", hook)
     places, takes_names = _find_places(function, *named)
     if not takes_names:
@@ -2056,8 +2065,8 @@ def _takes_request(function, *before):
 
 @contextlib.contextmanager
 def _transaction(using, locks=True):
-    """Run a block as one transaction. On SQLite it begins by locking the database, if
-    it `locks`: other writers wait then, where their writes would fail after a read."""
+    """Run a block as one transaction. If it `locks`, SQLite does BEGIN IMMEDIATE:
+    other writers wait, instead of failing with "database is locked" after a read."""
     connection = connections[using]
     connection.ensure_connection()
     mode = vars(connection).get("transaction_mode")
@@ -2071,8 +2080,8 @@ def _transaction(using, locks=True):
 
 
 class _EveryAlias(set):
-    """Aliases for which Django opens no transaction: all. It holds, iterated, those for
-    which the view wants none at all."""
+    """Seems to contain every alias, so that Django opens no transaction of its own for
+    the view. Iterated, it gives those that the view itself exempts from ours."""
 
     def __contains__(self, alias):
         return True
@@ -2111,9 +2120,9 @@ def _is_same(field, stored, modified):
 
 
 def _insert_first(record):
-    """Let the first save() of a new record insert: given a key, Django would first try
-    to update whoever has it. A model's `def save(self)` takes no `force_insert`, and
-    looking whether the key is taken leaves a moment in which it may be."""
+    """Make the first save() of a new record an INSERT, so that a pk that was sent never
+    overwrites a record. Not by save(force_insert=True): a model's own save() may not
+    take it."""
 
     def insert(**options):
         del record.save_base
@@ -2174,11 +2183,12 @@ class _Draft:
 
     @contextlib.contextmanager
     def refusing_first(self):
-        """Take for a refusal what hooks raise that meet a value that is not there."""
+        """Answer 403 if a hook fails over a value that is missing or was not readable:
+        who may not write is to learn nothing else."""
         try:
             yield
         except Exception as error:
-            # What a record without a relation that it has to have raises is both.
+            # RelatedObjectDoesNotExist is both.
             kinds = (AttributeError, core_exceptions.ObjectDoesNotExist)
             is_absent = all(isinstance(error, kind) for kind in kinds)
             is_refusal = isinstance(error, AJAXError) and error.code == 403
@@ -2198,8 +2208,8 @@ class _Draft:
         return len(self.find_same()) < len(self.record._meta.concrete_fields)
 
     def validate(self):
-        """Raise AJAXError 400 with what full_clean() has against the record; fields as
-        they are `stored` may be wrong, the rest waits till each field is fine."""
+        """Raise AJAXError 400 with what full_clean() says. Unchanged fields are
+        skipped; clean(), unique checks and constraints wait until all are valid."""
         record, names = self.record, self.plan.names
         found = self.found.items()
         found = {f.name for f, pk in found if pk == getattr(record, f.attname)}
@@ -2590,7 +2600,7 @@ class ModelEndpoint(_ServedEndpoint):
         """Return what may be sent for a relation; `limit_choices_to` narrows it too."""
         related = field.remote_field.model
         rows = endpoint.find(related)._for_model(related, request).get_queryset(request)
-        return rows.none() if endpoint.is_unspoken(related) else rows
+        return rows.none() if endpoint.is_closed(related) else rows
 
     def prepare_record(self, request, record: Any, created: bool) -> None:
         """Change a record that was read, before permissions are asked."""
@@ -2616,7 +2626,7 @@ class ModelEndpoint(_ServedEndpoint):
     def _get_record(self, locked=False):
         """Return the record of the path, or raise AJAXError 400 or 404."""
         pk = self._parse_own_pk()
-        self.record = None  # For who asks in get_queryset: it is being fetched.
+        self.record = None  # get_queryset() may look at it while it is fetched.
         if locked and not self._plan.is_narrowed:
             self.record = self._plan.reader.lock_one(pk, self._using)
         else:
@@ -2624,7 +2634,7 @@ class ModelEndpoint(_ServedEndpoint):
             if locked:
                 rows = rows.using(self._using)
                 if connections[self._using].features.has_select_for_update:
-                    # By a plain query: somebody's own may be one that cannot lock.
+                    # By a bare query: one with DISTINCT or outer joins cannot lock.
                     plain = models.QuerySet(self.model, using=self._using)
                     len(plain.select_for_update().filter(pk=pk))
             self.record = next(iter(rows[:1]), None)
@@ -2702,8 +2712,8 @@ class ModelEndpoint(_ServedEndpoint):
         return False
 
     def can_update(self, user, record: Any, modified: Any) -> bool:
-        """Return whether the user may change the record as stored into `modified`, the
-        changed, unsaved copy; many-to-many values and tags are on neither."""
+        """Return whether the user may change `record`, as stored, to `modified`, an
+        unsaved copy. New many-to-many values and tags are on neither."""
         return user.is_active
 
     def can_delete(self, user, record: Any) -> bool:
@@ -2734,7 +2744,7 @@ class FormEndpoint(_ServedEndpoint):
     """Serves a Django form: validates what is sent, saves it, returns the result."""
 
     def get_form_kwargs(self, request) -> dict[str, Any]:
-        """Return what else the form is made with, as keywords, like an `instance`."""
+        """Return further keyword arguments for the form, such as `instance`."""
         return {}
 
     def _run(self, request):
@@ -2791,7 +2801,7 @@ def _check_times(value):
 
 
 def _make_form_data(form_class, request):
-    """Return what a form is given: of a JSON object, the texts a browser would send."""
+    """Return a form's data; a JSON object becomes the texts a browser would send."""
     data = MultiValueDict()
     for key, value in _read_keys(request).items():
         is_json = isinstance(form_class.base_fields.get(key), forms.JSONField)
@@ -2858,8 +2868,9 @@ class Endpoints(_Registry):
         """Return the endpoint class that speaks for a model."""
         return super().find(model) or ModelEndpoint
 
-    def is_unspoken(self, model):
-        """Whether nobody speaks for a model, but for one that shares its table."""
+    def is_closed(self, model):
+        """Whether a model has no endpoint, but another on its table does: nobody said
+        what of it may be seen, so only its pk is."""
         if super().find(model):
             return False
         tables, *others = (
@@ -2912,7 +2923,8 @@ _ASKED = {
 
 
 def _refuse_names(cls, old=_OLD_NAMES, asked=_ASKED):
-    """Refuse a class with a name that nothing asks: what it was to close is open."""
+    """Refuse a class with a misspelt or outdated hook: what it was meant to close would
+    be open."""
     ours = (each for each in cls.__mro__ if each.__module__ != __name__)
     for name, value in {k: v for each in ours for k, v in vars(each).items()}.items():
         meant = None if name in _ASKED else _find_close(name, asked, 0.88)
@@ -2980,7 +2992,7 @@ class _Discovery:
 
     def run(self):
         """Import every app's endpoints.py; raise ImproperlyConfigured if one fails."""
-        with self.lock:  # Others wait; what is imported may ask again.
+        with self.lock:  # Threads wait; an endpoints.py may get here again.
             if not self.is_started:
                 self.is_started = True
                 self._import_all()
@@ -3082,7 +3094,7 @@ def _get_header_name():
 
 
 def _keep_csrf_cookie(request, response):
-    """Send a token that changed meanwhile, as by a login, if no middleware will."""
+    """Set the CSRF cookie if it changed, as at login, and no middleware will."""
     if request.META.get("CSRF_COOKIE_NEEDS_UPDATE"):
         return _CsrfCheck(dispatch).process_response(request, response)
     return response
@@ -3095,7 +3107,7 @@ def _check_request(request):
     length = request.META.get("CONTENT_LENGTH") or "0"
     if not length.isdecimal() or len(length) > 18:
         raise AJAXError(400, _("The Content-Length is not a number."))
-    # Of the codecs that Python knows some are not for text, some take for ever.
+    # Some of Python's codecs are not for text, and some are very slow.
     if (request.encoding or "utf-8").lower() not in ("utf-8", "utf8"):
         raise AJAXError(400, _("Send UTF-8, as browsers do."))
 
@@ -4114,7 +4126,7 @@ _PAGE = """<!doctype html>
 <main><div id="intro"><p>Choose a call to see what it takes, and try it.</p><pre id="about"></pre></div></main>
 """  # noqa: E501
 
-#: What is served as it stands, but for the site's own names and token.
+#: Served as they are, but for the names of the site's cookie and header, and a token.
 _TEXTS = {
     "": ("text/html", _PAGE), "explorer.css": ("text/css", _STYLE),
     "explorer.js": ("text/javascript", _EXPLORER),
