@@ -925,15 +925,41 @@ class _Tags(_Part):
         self.record_pk = F(self.key) if is_alike else Cast(self.key, root)
         self.outer_pk = OuterRef("pk") if is_alike else Cast(OuterRef("pk"), key)
 
-    def get_conditions(self):
+    def get_kind(self):
+        """Return the conditions that a generic through table holds the model's."""
         if not self.is_generic:
             return {}
         from django.contrib.contenttypes.models import ContentType
 
         return {"content_type": ContentType.objects.get_for_model(self.model)}
 
+    def get_items(self, using=None):
+        """Return the through table's rows of this model."""
+        rows = self.through._base_manager.filter(**self.get_kind())
+        return rows.using(using) if using else rows
+
+    def match_any(self, value):
+        """Return the condition that a record has any of the tags that were sent."""
+        any_case = getattr(settings, "TAGGIT_CASE_INSENSITIVE", False)
+        lookup = f"tag__name__{'iexact' if any_case else 'exact'}"
+        names = [(lookup, name) for name in _read_tags(self.field, value)]
+        if not names:
+            return Q(pk__in=[])
+        items = self.get_items().filter(Q.create(names, connector=Q.OR))
+        return Q(pk__in=items.values_list(self.record_pk))
+
+    def rank(self, queryset, pk, using):
+        """Narrow a queryset to what shares tags with a record, most shared first."""
+        items = self.get_items(using)
+        mine = items.filter(**{self.key: pk}).values("tag_id")
+        shared = items.filter(tag_id__in=mine)
+        of_one = shared.filter(**{self.key: self.outer_pk}).order_by()
+        count = of_one.values(self.key).values(shared=Count("pk"))
+        found = queryset.filter(pk__in=shared.values_list(self.record_pk))
+        return found.order_by(Subquery(count).desc(), "pk")
+
     def load_rows(self, pks, using):
-        kinds = [kind.pk for kind in self.get_conditions().values()]
+        kinds = [kind.pk for kind in self.get_kind().values()]
         rows = self.rows.load(using, values=[*kinds, *pks]).rows() if pks else ()
         # Sort in Python: ORDER BY the pk makes SQLite scan the whole table.
         return [*rows] if self.order else sorted(rows)
@@ -1842,7 +1868,7 @@ class _ListOptions:
     def conditions(self):
         """What turns a value into a condition, by the key it is sent under."""
         managers = self.speaker._plan.managers.items()
-        found = {name: partial(self.match_tags, part) for name, part in managers}
+        found = {name: part.match_any for name, part in managers}
         for entry in self.speaker.list_filter:
             found[entry] = partial(self.match_any, entry)
         if self.speaker.search_fields:
@@ -1937,17 +1963,6 @@ class _ListOptions:
         if isinstance(value, str) and len(value) > _MAX_FILTER_LENGTH:
             raise ValidationError(_("At most %s characters.") % _MAX_FILTER_LENGTH)
         return Q((entry, value))
-
-    def match_tags(self, part, value):
-        """Return the condition that a record has any of some tags."""
-        any_case = getattr(settings, "TAGGIT_CASE_INSENSITIVE", False)
-        lookup = f"tag__name__{'iexact' if any_case else 'exact'}"
-        names = [(lookup, name) for name in _read_tags(part.field, value)]
-        if not names:
-            return Q(pk__in=[])
-        any_name = Q.create(names, connector=Q.OR)
-        items = part.through._base_manager.filter(any_name, **part.get_conditions())
-        return Q(pk__in=items.values_list(part.record_pk))
 
     def describe(self):
         """Return the schemas of all that may be sent, by key."""
@@ -2667,18 +2682,11 @@ class ModelEndpoint(_ServedEndpoint):
 
     def _similar(self, request):
         """Return records that share tags with this one, most shared first."""
-        record, tags = self._get_visible_record(), self._plan.managers[self.method]
-        using = self.get_queryset(request).db
-        items = tags.through._base_manager.using(using).filter(**tags.get_conditions())
-        mine = items.filter(**{tags.key: record.pk}).values("tag_id")
-        shared = items.filter(tag_id__in=mine)
-        of_one = shared.filter(**{tags.key: tags.outer_pk}).order_by()
-        count = of_one.values(tags.key).values(shared=Count("pk"))
-        found = self._plan.reader.get_queryset(self).exclude(pk=record.pk)
-        found = found.filter(pk__in=shared.values_list(tags.record_pk))
-        found = found.order_by(Subquery(count).desc(), "pk")
-        batch = self._plan.reader.load_visible(found[: self._get_sizes()[0]], self)
-        texts = self._plan.encode(batch)
+        record, reader = self._get_visible_record(), self._plan.reader
+        using, size = self.get_queryset(request).db, self._get_sizes()[0]
+        found = reader.get_queryset(self).exclude(pk=record.pk)
+        found = self._plan.managers[self.method].rank(found, record.pk, using)
+        texts = self._plan.encode(reader.load_visible(found[:size], self))
         return [json.loads(text) for text in texts]
 
     @cached_property
