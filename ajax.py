@@ -702,7 +702,6 @@ class _Part:
 
     def encode(self, batch):
         """Return the JSON text of the key for each record of a batch."""
-        raise NotImplementedError
 
     def describe(self):
         """Return the schema of what is shown."""
@@ -710,7 +709,6 @@ class _Part:
 
     def read(self, draft, sent):
         """Read what was sent into a draft; raise ValidationError if it will not do."""
-        raise NotImplementedError
 
 
 class _Column(_Part):
@@ -807,7 +805,6 @@ class _ExpandedKey(_ForeignKey):
 
     def find_texts(self, batch):
         """Return what is shown of each record's related one, None for none."""
-        raise NotImplementedError
 
     def encode(self, batch):
         texts = self.find_texts(batch)
