@@ -2163,7 +2163,7 @@ class _Draft:
         self.found = {}
 
     def read_into(self, record, stored=None):
-        """Read what was sent into a record; return it."""
+        """Read what was sent into a record."""
         self.record, self.stored = record, stored
         for key, value in self.sent.items():
             part = self.plan.writable.get(key)
@@ -2176,7 +2176,6 @@ class _Draft:
         pk_names = _pk_names(self.plan.model)
         shown = {*self.plan.names, *self.plan.writable, *pk_names}
         self.errors |= _refuse_unknown(self.sent, shown)
-        return record
 
     def find_related(self, field, pks):
         """Return by pk the records that may be referred to; raise ValidationError for
@@ -2515,7 +2514,8 @@ class ModelEndpoint(_ServedEndpoint):
         """Save a new record; return it as `get` would."""
         draft = _Draft(self)
         with _transaction(self._using):
-            self.record = record = draft.read_into(self.model())
+            self.record = record = self.model()
+            draft.read_into(record)
             with draft.refusing_first():
                 self.prepare_record(request, record, True)
                 self._permit("create", record)
@@ -2542,7 +2542,8 @@ class ModelEndpoint(_ServedEndpoint):
         draft = _Draft(self)
         with _transaction(self._using):
             stored = self._get_record(locked=True)
-            modified = draft.read_into(_copy(stored), stored)
+            modified = _copy(stored)
+            draft.read_into(modified, stored)
             with draft.refusing_first():
                 self.prepare_record(request, modified, False)
                 self._permit("update", stored, modified=modified)
