@@ -29,10 +29,10 @@ the way becomes a JSON error in `_error_response`. What a model looks like, and 
 queries that read it, come from one `_Plan`, kept until something is registered.
 
 A few words mean one thing here. What clients send is *sent*. A *plan* says what of a
-model is shown at one place of a reply; it consists of *parts*, one for each key. The
-*speaker* is the instance of a model's endpoint class within a request. Records are
-encoded together, as a *batch*, and written as a *draft*. A model is *closed* if only
-its pk may be shown.
+model is shown at one place of a reply; it consists of *parts*, one for each key. A
+*model endpoint* is an instance of a model's endpoint class within a request. Records
+are encoded together, as a *batch*, and written as a *draft*. A model is *closed* if
+only its pk may be shown.
 
 Read down for definitions, up to follow a request.
 """
@@ -544,13 +544,13 @@ def _needs_instances(model):
 class _Batch:
     """Records of one model that are encoded together, column by column.
 
-    `speaker` is the endpoint that speaks for the model; `found` is what one part has
-    read and others want too.
+    `model_endpoint` is the endpoint that speaks for the model; `found` is what one part
+    has read and others want too.
     """
 
-    def __init__(self, using, speaker=None):
+    def __init__(self, using, model_endpoint=None):
         self.using = using
-        self.speaker = speaker
+        self.model_endpoint = model_endpoint
         self.found = {}
 
     @property
@@ -561,10 +561,10 @@ class _Batch:
 class _Rows(_Batch):
     """Records as the rows of a query, turned into columns."""
 
-    def __init__(self, columns, using, speaker=None, unconverted=None):
+    def __init__(self, columns, using, model_endpoint=None, unconverted=None):
         """Keep columns; `unconverted` by position are those that still have to become
         what their fields give: only those that are asked for will."""
-        super().__init__(using, speaker)
+        super().__init__(using, model_endpoint)
         self.columns = columns
         self.unconverted = unconverted or {}
 
@@ -595,14 +595,14 @@ class _Rows(_Batch):
         within = [n for n in self.unconverted if start <= n < stop]
         later = {n - start: self.unconverted[n] for n in within}
         columns = list(zip(*rows.values(), strict=True))
-        return keys, rows, _Rows(columns, self.using, self.speaker, later)
+        return keys, rows, _Rows(columns, self.using, self.model_endpoint, later)
 
 
 class _Instances(_Batch):
     """Records as instances, where somebody's code wants them."""
 
-    def __init__(self, plan, records, using, speaker):
-        super().__init__(using, speaker)
+    def __init__(self, plan, records, using, model_endpoint):
+        super().__init__(using, model_endpoint)
         self.plan = plan
         self.records = records
         self.columns = {}
@@ -619,7 +619,7 @@ class _Instances(_Batch):
         related = [part.field.get_cached_value(each, None) for each in self.records]
         distinct = {each.pk: each for each in related if each is not None}
         inner = part.related.reader.make_batch(
-            [*distinct.values()], self.using, self.speaker.request
+            [*distinct.values()], self.using, self.model_endpoint.request
         )
         inner = part.related.reader.drop_refused(inner)
         # Tuples, since the pk of one that is not saved is None, too.
@@ -655,13 +655,13 @@ class _Statement:
             self.made[using] = sql, parameters, unconverted
         return self.made[using]
 
-    def load(self, using, speaker=None, values=(), limits=None):
+    def load(self, using, model_endpoint=None, values=(), limits=None):
         """Run it with the given values; return the rows as a batch."""
         connection = connections[using]
         try:
             sql, parameters, unconverted = self.compile(using)
         except core_exceptions.EmptyResultSet:
-            return _Rows([], using, speaker)
+            return _Rows([], using, model_endpoint)
         if values:
             if more := len(values) - len(self.given):
                 before, _equals, after = sql.rpartition("= (%s)")
@@ -673,7 +673,7 @@ class _Statement:
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             columns = list(zip(*cursor.fetchall(), strict=True))
-        return _Rows(columns, using, speaker, dict(unconverted))
+        return _Rows(columns, using, model_endpoint, dict(unconverted))
 
 
 def _in_order(queryset, order):
@@ -785,14 +785,16 @@ class _ForeignKey(_Column):
     def can_refer(self, draft, pk):
         """Whether the record with a pk may be referred to, asked by a kept statement;
         False too where only a query of somebody's own can say."""
-        overridden = _overrides(type(draft.speaker), "get_field_queryset")
+        overridden = _overrides(type(draft.model_endpoint), "get_field_queryset")
         if overridden or self.field.get_limit_choices_to():
             return False
         plan = _get_plan(self.field.remote_field.model, None, True)
         if plan.is_closed or not self.target.primary_key:
             return False
         using = router.db_for_write(plan.model)
-        found = plan.reader.load_one(pk, plan.reader.make_speaker(draft.request), using)
+        found = plan.reader.load_one(
+            pk, plan.reader.make_endpoint(draft.request), using
+        )
         return bool(plan.reader.drop_refused(found).pks)
 
 
@@ -997,14 +999,14 @@ class _Extra(_Part):
         self.of_endpoint = _defines(plan.endpoint_class, name)
 
     def encode(self, batch):
-        values = [self.get_value(each, batch.speaker) for each in batch.records]
+        values = [self.get_value(each, batch.model_endpoint) for each in batch.records]
         return self.plan.dump(_to_plain(values, partial(self.expand, batch)))
 
     def describe(self):
         return {}
 
-    def get_value(self, record, speaker):
-        value = getattr(speaker if self.of_endpoint else record, self.name)
+    def get_value(self, record, model_endpoint):
+        value = getattr(model_endpoint if self.of_endpoint else record, self.name)
         if callable(value):
             value = value(record) if self.of_endpoint else value()
         return value
@@ -1043,7 +1045,7 @@ class _Plan:
         self, model, endpoint_class=None, has_user=False, html_escape=False,
         chosen=None, levels=None, outer=None,
     ):  # fmt: skip
-        autodiscover()
+        _autodiscover()
         self.model = model
         self.endpoint_class = endpoint_class or endpoint.find(model)
         self.encoder = chosen or encoder.find(model)
@@ -1262,36 +1264,36 @@ class _Reader:
             return None
         return self.model._default_manager.values_list(*self.plan.lookups)
 
-    def get_queryset(self, speaker):
+    def get_queryset(self, model_endpoint):
         """Return the query of all that an endpoint shows, ready to narrow and load."""
         if self._rows is not None:
             return self._rows
-        queryset = speaker.get_queryset(speaker.request)
+        queryset = model_endpoint.get_queryset(model_endpoint.request)
         if not self.plan.needs_records:
             return queryset.values_list(*self.plan.lookups)
         queryset, joins = queryset.defer(None), self.plan.joins
         return queryset.select_related(*joins) if joins else queryset
 
-    def load(self, queryset, speaker):
+    def load(self, queryset, model_endpoint):
         """Return the batch of what a queryset gives, whoever may get it."""
         if self.plan.needs_records:
-            return _Instances(self.plan, [*queryset], queryset.db, speaker)
-        return _Statement(lambda: queryset).load(queryset.db, speaker)
+            return _Instances(self.plan, [*queryset], queryset.db, model_endpoint)
+        return _Statement(lambda: queryset).load(queryset.db, model_endpoint)
 
-    def load_visible(self, queryset, speaker):
+    def load_visible(self, queryset, model_endpoint):
         """Return the batch of what a queryset gives and the user may get."""
-        return self.drop_refused(self.load(queryset, speaker))
+        return self.drop_refused(self.load(queryset, model_endpoint))
 
-    def load_one(self, pk, speaker, using=None):
+    def load_one(self, pk, model_endpoint, using=None):
         """Return the batch of one record, whoever may get it, or an empty one."""
         if self._rows is not None:
-            return self._by_pk.load(using or self._rows.db, speaker, [pk])
-        found = self.get_queryset(speaker).filter(pk=pk)[:1]
-        return self.load(found.using(using) if using else found, speaker)
+            return self._by_pk.load(using or self._rows.db, model_endpoint, [pk])
+        found = self.get_queryset(model_endpoint).filter(pk=pk)[:1]
+        return self.load(found.using(using) if using else found, model_endpoint)
 
-    def load_page(self, speaker, conditions, order, start, size):
+    def load_page(self, model_endpoint, conditions, order, start, size):
         """Return the batch of a page of the records that match, and how many match."""
-        found = self.get_queryset(speaker)
+        found = self.get_queryset(model_endpoint)
         is_whole = found is self._rows and not conditions
         if is_whole:
             total = self._count.load(found.db).column(0)[0]
@@ -1300,11 +1302,11 @@ class _Reader:
             total = found.count()
         limits = (start, start + size)
         if start >= total:
-            return _Rows([], found.db, speaker), total
+            return _Rows([], found.db, model_endpoint), total
         if is_whole and order == self.plan.endpoint_class.ordering and self._is_lasting:
-            return self._ordered.load(found.db, speaker, limits=limits), total
+            return self._ordered.load(found.db, model_endpoint, limits=limits), total
         page = _in_order(found, order)[slice(*limits)]
-        return self.load_visible(page, speaker), total
+        return self.load_visible(page, model_endpoint), total
 
     def lock_one(self, pk, using):
         """Return a locked record, or None; only where the plan is not `is_narrowed`."""
@@ -1313,13 +1315,13 @@ class _Reader:
 
     # Records that are there already, and those that other records refer to
 
-    def make_speaker(self, request):
+    def make_endpoint(self, request):
         """Return the endpoint instance that speaks for the model within a request."""
         return self.plan.endpoint_class._for_model(self.model, request)
 
     def make_batch(self, records, using, request):
         """Return the batch of instances."""
-        return _Instances(self.plan, records, using, self.make_speaker(request))
+        return _Instances(self.plan, records, using, self.make_endpoint(request))
 
     def adopt(self, records, request=None):
         """Return the batch of the project's instances, their relations prefetched."""
@@ -1336,19 +1338,22 @@ class _Reader:
         """Return a batch without the records that the user may not get."""
         if not self.plan.asks or not batch.pks:
             return batch
-        speaker = batch.speaker
-        may_get = partial(speaker.can_get, speaker.user)
+        model_endpoint = batch.model_endpoint
+        may_get = partial(model_endpoint.can_get, model_endpoint.user)
         records = [*filter(may_get, batch.records)]
-        return _Instances(self.plan, records, batch.using, speaker)
+        return _Instances(self.plan, records, batch.using, model_endpoint)
 
     def fetch(self, pks, batch):
         """Return by pk what is shown of the records that another model's refer to."""
-        speaker, other = self.make_speaker(batch.speaker.request), batch.speaker.model
-        queryset = self.get_queryset(speaker).filter(pk__in=pks)
+        model_endpoint, other = (
+            self.make_endpoint(batch.model_endpoint.request),
+            batch.model_endpoint.model,
+        )
+        queryset = self.get_queryset(model_endpoint).filter(pk__in=pks)
         is_near = router.db_for_read(self.model) == router.db_for_read(other)
         if is_near and not self.plan.is_narrowed:
             queryset = queryset.using(batch.using)
-        found = self.load_visible(queryset, speaker)
+        found = self.load_visible(queryset, model_endpoint)
         return dict(zip(found.pks, self.plan.encode(found), strict=True))
 
 
@@ -1359,7 +1364,7 @@ def _make_plan(_generation, _is_routed, *arguments):
 
 def _get_plan(*arguments):
     """Return the plan at the top of an answer, kept until something is registered."""
-    autodiscover()
+    _autodiscover()
     is_routed = bool(settings.DATABASE_ROUTERS)
     return _make_plan(_Registry.generation, is_routed, *arguments)
 
@@ -1475,7 +1480,7 @@ class _Registry:
         _make_plan.cache_clear()
 
 
-class Encoders(_Registry):
+class _EncoderRegistry(_Registry):
     """The registry of encoders: what each model looks like, wherever it appears."""
 
     def register(self, model, encoder) -> None:
@@ -1508,7 +1513,7 @@ class Encoders(_Registry):
         return encoder() if encoder is kind else encoder
 
 
-encoder = Encoders()
+encoder = _EncoderRegistry()
 
 
 # --- Reading input --------------------------------------------------------------------
@@ -1857,25 +1862,25 @@ def _whole_number(sent, default):
 class _ListOptions:
     """What an endpoint lets the clients of `list` ask for, and how that is read."""
 
-    def __init__(self, speaker):
-        self.speaker = speaker
-        self.model = speaker.model
+    def __init__(self, model_endpoint):
+        self.model_endpoint = model_endpoint
+        self.model = model_endpoint.model
 
     @cached_property
     def conditions(self):
         """What turns a value into a condition, by the key it is sent under."""
-        managers = self.speaker._plan.managers.items()
+        managers = self.model_endpoint._plan.managers.items()
         found = {name: part.match_any for name, part in managers}
-        for entry in self.speaker.list_filter:
+        for entry in self.model_endpoint.list_filter:
             found[entry] = partial(self.match_any, entry)
-        if self.speaker.search_fields:
+        if self.model_endpoint.search_fields:
             found["search"] = self.search
         return found
 
     def read(self, sent):
         """Return the order and the conditions that were sent, for order_by() and
         filter(); raise AJAXError 400 with an error for each key that will not do."""
-        order, conditions, errors = self.speaker.ordering, [], {}
+        order, conditions, errors = self.model_endpoint.ordering, [], {}
         for key, value in sent.items():
             try:
                 if key == "order_by":
@@ -1904,8 +1909,8 @@ class _ListOptions:
         if len(keys) > _MAX_SORT_KEYS:
             raise ValidationError(_("At most %s names.") % _MAX_SORT_KEYS)
         for key in keys:
-            if key.removeprefix("-") not in self.speaker.sortable_by:
-                raise ValidationError(_unknown(key, self.speaker.sortable_by))
+            if key.removeprefix("-") not in self.model_endpoint.sortable_by:
+                raise ValidationError(_unknown(key, self.model_endpoint.sortable_by))
         return keys
 
     def search(self, value):
@@ -1918,9 +1923,9 @@ class _ListOptions:
         if len(text.split()) > _MAX_SEARCH_WORDS:
             raise ValidationError(_("At most %s words.") % _MAX_SEARCH_WORDS)
         searching = admin.ModelAdmin(self.model, admin.site)
-        searching.search_fields = self.speaker.search_fields
+        searching.search_fields = self.model_endpoint.search_fields
         rows = self.model._base_manager.all()
-        rows = searching.get_search_results(self.speaker.request, rows, text)[0]
+        rows = searching.get_search_results(self.model_endpoint.request, rows, text)[0]
         return Q(pk__in=rows.values("pk"))
 
     def match_any(self, entry, value):
@@ -1963,13 +1968,13 @@ class _ListOptions:
 
     def describe(self):
         """Return the schemas of all that may be sent, by key."""
-        found = dict.fromkeys(self.speaker._plan.managers, _describe_list(_TEXT))
-        for entry in self.speaker.list_filter:
+        found = dict.fromkeys(self.model_endpoint._plan.managers, _describe_list(_TEXT))
+        for entry in self.model_endpoint.list_filter:
             field, lookups = _end_of_path(self.model, entry.removesuffix("__in"))
             found[entry] = dict(_TEXT) if lookups else _describe_field(field)
-        found |= {"search": _TEXT} if self.speaker.search_fields else {}
-        if self.speaker.sortable_by:
-            names = ", ".join(self.speaker.sortable_by)
+        found |= {"search": _TEXT} if self.model_endpoint.search_fields else {}
+        if self.model_endpoint.sortable_by:
+            names = ", ".join(self.model_endpoint.sortable_by)
             found["order_by"] = _TEXT | {
                 "description": f"{names}; a - turns one round."
             }
@@ -2152,11 +2157,11 @@ class _Draft:
     tags wait in `relations` until the record is saved.
     """
 
-    def __init__(self, speaker):
-        self.speaker = speaker
-        self.plan = speaker._plan
-        self.request = speaker.request
-        self.sent = _read_keys(speaker.request)
+    def __init__(self, model_endpoint):
+        self.model_endpoint = model_endpoint
+        self.plan = model_endpoint._plan
+        self.request = model_endpoint.request
+        self.sent = _read_keys(model_endpoint.request)
         self.errors = {}
         self.relations = {}
         #: By foreign key the value that was found to refer to something.
@@ -2181,10 +2186,16 @@ class _Draft:
         """Return by pk the records that may be referred to; raise ValidationError for
         one that may not."""
         related = field.remote_field.model
-        speaker = endpoint.find(related)._for_model(related, self.request)
-        rows = self.speaker.get_field_queryset(self.request, field).filter(pk__in=pks)
+        model_endpoint = endpoint.find(related)._for_model(related, self.request)
+        rows = self.model_endpoint.get_field_queryset(self.request, field).filter(
+            pk__in=pks
+        )
         rows = rows.complex_filter(field.get_limit_choices_to()) if pks else ()
-        found = {each.pk: each for each in rows if speaker.can_get(speaker.user, each)}
+        found = {
+            each.pk: each
+            for each in rows
+            if model_endpoint.can_get(model_endpoint.user, each)
+        }
         for pk in pks:
             if pk not in found:
                 message = _("%(model)s with pk %(pk)s does not exist.")
@@ -2831,7 +2842,7 @@ def _make_form_data(form_class, request):
 # --- Registry -------------------------------------------------------------------------
 
 
-class Endpoints(_Registry):
+class _EndpointRegistry(_Registry):
     """The registry of what is served: models and forms, by class and by path."""
 
     def __init__(self):
@@ -2970,7 +2981,7 @@ def _paths_of(model, endpoint_class):
     return [(label, name) for label in dict.fromkeys(labels)]
 
 
-endpoint = Endpoints()
+endpoint = _EndpointRegistry()
 
 
 def register(*served) -> Callable[[type], type]:
@@ -3064,7 +3075,7 @@ def _is_endpoint(value, module):
 _discovery = _Discovery()
 
 
-def autodiscover():
+def _autodiscover():
     """Import every app's endpoints.py once; raise ImproperlyConfigured if one fails."""
     _discovery.run()
 
@@ -3123,7 +3134,7 @@ def _resolve(
     **_mount,
 ):  # fmt: skip
     """Return the endpoint at a path, its operation found, or raise AJAXError 404."""
-    autodiscover()
+    _autodiscover()
     function = _discovery.functions.get((app, name))
     if function is not None:
         return function
@@ -3178,7 +3189,7 @@ dispatch._non_atomic_requests = _EveryAlias()
 @login_not_required
 @require_safe
 @json_response
-def serve(request, name="", **_mount):
+def _serve_page_text(request, name="", **_mount):
     """Serve client.js to everybody, the explorer in DEBUG and to active staff."""
     user, is_client = getattr(request, "user", None), name == "client.js"
     if not (is_client or settings.DEBUG or user and user.is_active and user.is_staff):
@@ -3276,9 +3287,13 @@ def _describe_call(path, doc, who, body=None, required=(), reply=None, asks=""):
     return f"/{path}.json", {"post": call}
 
 
-def _describe_who(speaker, hook=None, permission=""):
+def _describe_who(model_endpoint, hook=None, permission=""):
     """Say in a sentence who may call, and which hook decides."""
-    cls, name, who = type(speaker), type(speaker).__name__, "Logged-in users"
+    cls, name, who = (
+        type(model_endpoint),
+        type(model_endpoint).__name__,
+        "Logged-in users",
+    )
     if hook == "can_list" and not _overrides(cls, hook):
         return f"Nobody, until {name}.can_list allows."
     if cls.authenticate is not _ServedEndpoint.authenticate:
@@ -3287,14 +3302,14 @@ def _describe_who(speaker, hook=None, permission=""):
         who = "Whom AJAX_AUTHENTICATION lets in"
     if hook and _overrides(cls, hook):
         who += f", if {name}.{hook} allows"
-    if permission and speaker._wants_permissions:
+    if permission and model_endpoint._wants_permissions:
         who += f", with the permission to {permission}"
     return f"{who}."
 
 
-def _describe_model(path, speaker):
+def _describe_model(path, model_endpoint):
     """Yield the calls of a model."""
-    model, plan = speaker.model, speaker._plan
+    model, plan = model_endpoint.model, model_endpoint._plan
     fields = {name: part.field for name, part in plan.writable.items() if name != "pk"}
     body = {name: _describe_field(field, True) for name, field in fields.items()}
     given = (name for name, f in fields.items() if not (f.blank or f.many_to_many))
@@ -3306,7 +3321,7 @@ def _describe_model(path, speaker):
     shapes = {
         "create": (body, required, written),
         "list": (
-            _ListOptions(speaker).describe(),
+            _ListOptions(model_endpoint).describe(),
             (),
             rows | dict.fromkeys(pages, _NUMBER),
         ),
@@ -3314,21 +3329,24 @@ def _describe_model(path, speaker):
         "update": (body, (), written),
         "delete": (None, (), {"data": only_pk}),
     }
-    for name, operation in _operations(type(speaker)).items():
-        shape, doc = shapes.get(name, ({}, (), None)), getattr(speaker, name).__doc__
-        for is_on_record in (False, True) if speaker._offers(name) else ():
+    for name, operation in _operations(type(model_endpoint)).items():
+        shape, doc = (
+            shapes.get(name, ({}, (), None)),
+            getattr(model_endpoint, name).__doc__,
+        )
+        for is_on_record in (False, True) if model_endpoint._offers(name) else ():
             if operation.on_record in (None, is_on_record):
                 where = f"{path}/{{pk}}/{name}" if is_on_record else f"{path}/{name}"
                 hook = operation.hook if is_on_record or name in shapes else None
-                who = _describe_who(speaker, hook, operation.permission)
+                who = _describe_who(model_endpoint, hook, operation.permission)
                 yield _describe_call(where, doc, who, *shape, asks=operation.asks)
     for name, command in itertools.product(plan.managers, _COMMANDS):
         operation = _COMMANDS[command]
-        if speaker._offers(name) and (operation.reads or name in plan.writable):
+        if model_endpoint._offers(name) and (operation.reads or name in plan.writable):
             takes = {"tags": _describe_list(_TEXT)} if command != "clear" else None
             shape = (takes, takes or (), {"data": _describe_list(_TAG)})
             shape = (None, (), rows) if operation.reads else shape
-            who = _describe_who(speaker, operation.hook, operation.permission)
+            who = _describe_who(model_endpoint, operation.hook, operation.permission)
             where, doc = f"{path}/{{pk}}/{name}/{command}", f"Tags: {command}."
             yield _describe_call(where, doc, who, *shape, asks=operation.asks)
 
@@ -3341,25 +3359,25 @@ def _describe_calls(request, schemas):
         yield _describe_call(f"{label}/{name}", found.view.__doc__, who, {})
     for (base, label, name), served in endpoint._paths.items():
         path, cls = f"{label}/{name}", endpoint._registry[served]
-        speaker = cls(label, served, "create")
-        speaker.request = request
+        model_endpoint = cls(label, served, "create")
+        model_endpoint.request = request
         if base is FormEndpoint:
-            fields, who = served.base_fields.items(), _describe_who(speaker)
+            fields, who = served.base_fields.items(), _describe_who(model_endpoint)
             body = {name: _describe_field(field, True) for name, field in fields}
             required = [name for name, field in fields if field.required]
             yield _describe_call(path, served.__doc__, who, body, required)
             continue
-        record = speaker._plan.describe(is_written=True)
+        record = model_endpoint._plan.describe(is_written=True)
         schemas[served._meta.label_lower] = record
         pk = {"name": "pk", "in": "path", "required": True}
         pk = [pk | {"schema": _describe_field(_root_key(served))}]
-        for where, item in _describe_model(path, speaker):
+        for where, item in _describe_model(path, model_endpoint):
             yield where, item | ({"parameters": pk} if "{pk}" in where else {})
 
 
 def _describe_api(request):
     """Return OpenAPI 3.1 of what is served, made of what dispatch and the plans use."""
-    autodiscover()
+    _autodiscover()
     modules = filter(None, map(_import_endpoints, apps.get_app_configs()))
     about = "\n\n".join(inspect.getdoc(each) or "" for each in modules).strip()
     schemas = {}
@@ -3389,10 +3407,10 @@ def _describe_api(request):
 
 _RECORD = "<str:app>/<str:model>/<str:pk>"
 urlpatterns = [
-    path("", serve, name="explorer"),
-    path("client.js", serve, {"name": "client.js"}, name="client"),
-    path("openapi.json", serve, {"name": "openapi.json"}, name="openapi"),
-    re_path(r"^(?P<name>explorer\.(?:js|css))\Z", serve, name="served"),
+    path("", _serve_page_text, name="explorer"),
+    path("client.js", _serve_page_text, {"name": "client.js"}, name="client"),
+    path("openapi.json", _serve_page_text, {"name": "openapi.json"}, name="openapi"),
+    re_path(r"^(?P<name>explorer\.(?:js|css))\Z", _serve_page_text, name="served"),
     path("<str:app>/<str:name>.json", dispatch, name="endpoint"),
     path("<str:app>/<str:model>/<str:operation>.json", dispatch, name="model"),
     path(f"{_RECORD}/<str:operation>.json", dispatch, name="record"),
@@ -3538,11 +3556,11 @@ def _check_totals(model, endpoint_class):
         yield "W003", what, "Refuse it in get_queryset, or `list` in operations."
 
 
-def check_ajax(app_configs=None, **kwargs):
+def _run_checks(app_configs=None, **kwargs):
     """Return what Django's system checks have to say about the project's endpoints."""
     found = [(None, *each) for each in _check_copies()]
     try:
-        autodiscover()
+        _autodiscover()
     except ImproperlyConfigured as error:
         hint = "Until it is mended, every request is answered with status 500."
         found.append((None, "E001", str(error), hint))
@@ -3575,7 +3593,7 @@ class AjaxConfig(AppConfig):
     name = __name__
 
     def ready(self):
-        checks.register(check_ajax)
+        checks.register(_run_checks)
 
 
 # --- The old package's import paths ---------------------------------------------------
@@ -3689,7 +3707,7 @@ def _demo_settings(folder):
     }
 
 
-def main():
+def _serve_demo():
     """Serve the demo on 127.0.0.1, port 8000 or the one that is given, until Ctrl-C."""
     import tempfile
 
@@ -4142,4 +4160,6 @@ _TEXTS = {
 
 if __name__ == "__main__":
     # By its real name: as __main__ it would be a second copy, with its own registries.
-    sys.exit(importlib.import_module(__spec__.name if __spec__ else "ajax").main())
+    sys.exit(
+        importlib.import_module(__spec__.name if __spec__ else "ajax")._serve_demo()
+    )
