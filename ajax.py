@@ -15,24 +15,28 @@
     # urls.py
     path("ajax/", include("ajax"))
 
-Everything is called by POST, below the mount:
+Every call is a POST to a path below the mount:
 
-    {app}/{name}.json                      a function of the app's endpoints.py, a form,
-                                           or create a record of the model
-    {app}/{model}/{operation}.json         list, create, a custom operation
-    {app}/{model}/{pk}/{operation}.json    get, update, delete, a custom operation
+    {app}/{name}.json                      call a function of the app's endpoints.py,
+                                           or a form, or create a record of a model
+    {app}/{model}/{operation}.json         list, create, or a custom operation
+    {app}/{model}/{pk}/{operation}.json    get, update, delete, or a custom operation
     {app}/{model}/{pk}/{tags}/{command}.json   add, remove, set, clear, similar
 
-The life of a request is the function `dispatch`: resolve the path, check CSRF, let the
-endpoint authenticate the user, read the body, run it, and respond; what is raised on
-the way becomes a JSON error in `_error_response`. What a model looks like, and the
-queries that read it, come from one `_Plan`, kept until something is registered.
+The function `dispatch` answers a request. It resolves the path, checks the CSRF token,
+lets the endpoint authorize the user, reads the body, runs the endpoint, and makes a
+response of the result. `_error_response` makes a JSON error of whatever is raised.
 
-A few words mean one thing here. What clients send is *sent*. A *plan* says what of a
-model is shown at one place of a reply; it consists of *parts*, one for each key. A
-*model endpoint* is an instance of a model's endpoint class within a request. Records
-are encoded together, as a *batch*, and written as a *draft*. A model is *closed* if
-only its pk may be shown.
+The file uses a few words in one sense only:
+
+    sent             the value that a client sends for a key
+    model endpoint   an instance of a model's endpoint class, made for one request
+    plan             what one model looks like at one place of a reply, and how it is
+                     queried; plans are kept until something is registered
+    part             one key of a plan: it encodes, describes and reads that key
+    batch            records of one model that are encoded together
+    draft            a record that is being written
+    closed           said of a model of which only pks may be shown
 
 Read down for definitions, up to follow a request.
 """
@@ -108,12 +112,30 @@ from django.views.generic import RedirectView
 __version__ = "1.1.0"
 
 __all__ = [
-    "AJAXError", "AjaxConfig", "AlreadyRegistered", "BaseAuthentication",
-    "BaseEndpoint", "DefaultEncoder", "EnvelopedResponse", "ExcludeEncoder",
-    "FormEndpoint", "HTMLEscapeEncoder", "IncludeEncoder", "ModelEndpoint",
-    "NotRegistered", "ajax_created", "ajax_deleted", "ajax_updated", "app_name",
-    "encoder", "endpoint", "json_response", "login_required", "register", "urlpatterns",
-]  # fmt: skip
+    "AJAXError",
+    "AjaxConfig",
+    "AlreadyRegistered",
+    "BaseAuthentication",
+    "BaseEndpoint",
+    "DefaultEncoder",
+    "EnvelopedResponse",
+    "ExcludeEncoder",
+    "FormEndpoint",
+    "HTMLEscapeEncoder",
+    "IncludeEncoder",
+    "ModelEndpoint",
+    "NotRegistered",
+    "ajax_created",
+    "ajax_deleted",
+    "ajax_updated",
+    "app_name",
+    "encoder",
+    "endpoint",
+    "json_response",
+    "login_required",
+    "register",
+    "urlpatterns",
+]
 
 app_name = "ajax"
 
@@ -122,17 +144,22 @@ app_name = "ajax"
 
 _MAX_JSON_DEPTH = 64
 _MAX_TAGS = 100
+#: Values of one many-to-many relation.
 _MAX_MEMBERS = 1000
 _MAX_FILTER_VALUES = 100
+#: Characters of one value of a filter.
 _MAX_FILTER_LENGTH = 1000
 _MAX_SEARCH_WORDS = 10
 _MAX_SORT_KEYS = 10
-_MAX_EXPANSION = 5
-_MAX_EXPANDED = 100
-_MAX_UNKNOWN_KEYS = 20
-#: SQLite joins at most 64 tables; relations beyond this many get queries of their own.
+#: Levels of foreign keys shown as whole records.
+_MAX_LEVELS = 5
+#: Places in one reply at which a record is shown whole inside another one.
+_MAX_EXPANSIONS = 100
+#: Keys for which a reply explains what is wrong.
+_MAX_EXPLAINED_KEYS = 20
+#: SQLite joins at most 64 tables. Relations beyond this number get their own query.
 _MAX_JOINS = 40
-#: JavaScript's Number.MAX_SAFE_INTEGER: larger integers lose digits there.
+#: JavaScript's Number.MAX_SAFE_INTEGER: JavaScript rounds larger integers.
 _MAX_SAFE_INTEGER = 2**53 - 1
 
 
@@ -148,8 +175,12 @@ class NotRegistered(Exception):
 
 
 class AJAXError(Exception):
-    """An error reply: raise it or return it. `code` is the HTTP status (400 to 599),
-    `message` is for the user, other keywords are added to the reply's top level."""
+    """An error reply: raise it or return it.
+
+    `code` is the HTTP status, from 400 to 599. `message` is a text for the user. Other
+    keyword arguments are added to the top level of the reply. Raise ValueError for
+    another code.
+    """
 
     def __init__(self, code, message, **extra):
         code = int(code)
@@ -165,15 +196,18 @@ class AJAXError(Exception):
 
     def get_response(self):
         """Return the error as a JSON HttpResponse."""
-        data = {"code": self.code, "message": str(self.msg)}
-        answer = {"success": False, "data": data, **_beside_data(self.extra)}
-        response = _json_response(_dump(answer), self.code)
+        reply = {
+            "success": False,
+            "data": {"code": self.code, "message": str(self.msg)},
+        }
+        reply.update(_beside_data(self.extra))
+        response = _json_response(_dump(reply), self.code)
         if self.code == 405:
             response["Allow"] = "POST"
         return response
 
 
-#: Default messages, for exceptions whose own text is empty or private.
+#: The messages of exceptions whose own text is empty or private.
 _MESSAGES = {
     400: gettext_lazy("Bad request."),
     403: gettext_lazy("Access to endpoint is forbidden"),
@@ -182,109 +216,150 @@ _MESSAGES = {
     413: gettext_lazy("The request is too large."),
 }
 
-
-def _hint(text):
-    """Return a hint for the site's developer as keywords of an AJAXError, if DEBUG."""
-    return {"hint": text} if settings.DEBUG else {}
-
-
-def _invalid(errors):
-    return AJAXError(400, _("Could not save model."), errors=errors)
-
-
-def _errors_by_field(error):
-    """Return the messages of a ValidationError, whatever it was made of, by field."""
-    return ValidationError(error.update_error_dict({})).message_dict
-
-
-def _find_close(name, known, likeness=0.6):
-    """Return the name that may have been meant, None if nothing is near."""
-    # The time that difflib takes is quadratic in the length.
-    close = difflib.get_close_matches(name[:100], known, 1, likeness)
-    return close[0] if close else None
-
-
-#: What other exceptions are answered as: kinds, status, whether clients see the text.
+#: How other exceptions are answered: their classes, the status, and whether clients
+#: may see their text.
 _STATUSES = (
     (core_exceptions.RequestDataTooBig, 413, True),
     (core_exceptions.TooManyFieldsSent, 413, True),
     (core_exceptions.TooManyFilesSent, 413, True),
-    (core_exceptions.SuspiciousFileOperation, 400, False),  # It names a path.
+    (core_exceptions.SuspiciousFileOperation, 400, False),  # Its text is a path.
+    (core_exceptions.SuspiciousOperation, 400, True),
+    (core_exceptions.BadRequest, 400, True),
+    (MultiPartParserError, 400, True),
+    (UnreadablePostError, 400, True),
     (Http404, 404, True),
     (core_exceptions.PermissionDenied, 403, True),
-    ((core_exceptions.SuspiciousOperation, core_exceptions.BadRequest), 400, True),
-    ((MultiPartParserError, UnreadablePostError), 400, True),
     (IntegrityError, 409, False),
+    (DataError, 400, False),
     # SQLite's driver raises OverflowError for a number beyond its columns.
-    ((DataError, OverflowError), 400, False),
+    (OverflowError, 400, False),
+    # Django 5.2 raises a bare DatabaseError instead: see _as_database_error().
     (getattr(core_exceptions, "ObjectNotUpdated", ()), 409, False),
 )
+
 #: How databases say that somebody else held a lock for too long.
 _LOCKED = re.compile(r"is locked|lock timeout|lock wait|deadlock|serialize", re.I)
+#: The errors of values beyond PostgreSQL's index, or MariaDB's character set and UUIDs.
+_UNSTORABLE = re.compile(r"54000|\((1267|1292|1366),")
 
 
 def _as_ajax_error(error):
-    """Return the AJAXError that an exception stands for, None if nobody expected it."""
+    """Return the AJAXError for an exception, None if nobody expected the exception."""
     if isinstance(error, AJAXError):
         return error
     if isinstance(error, ValidationError):
-        errors = _errors_by_field(error)
-        return AJAXError(400, " ".join(error.messages), errors=errors)
+        message = " ".join(error.messages)
+        return AJAXError(400, message, errors=_errors_by_field(error))
     for kinds, code, is_public in _STATUSES:
         if isinstance(error, kinds):
-            # A Resolver404 carries the URLconf, which is nobody's business.
-            said = is_public and error.args and isinstance(error.args[0], str | Promise)
-            text = str(error) if said else ""
+            text = _own_text(error) if is_public else ""
             return AJAXError(code, text or _MESSAGES[code])
+    return _as_database_error(error)
+
+
+def _own_text(error):
+    """Return the text that an exception was raised with, "" if it has another value.
+
+    A Resolver404 has the URLconf, which clients must not see.
+    """
+    if error.args and isinstance(error.args[0], str | Promise):
+        return str(error)
+    return ""
+
+
+def _as_database_error(error):
+    """Return the AJAXError for an exception that only the database's text explains."""
     if isinstance(error, OperationalError):
         code = getattr(error.__cause__, "sqlstate", None) or str(error)
-        # What is beyond PostgreSQL's index, or MariaDB's character set and UUIDs.
-        if re.match(r"54000|\((1267|1292|1366),", code):
+        if _UNSTORABLE.match(code):
             return AJAXError(400, _MESSAGES[400])
         if _LOCKED.search(str(error)):
             return AJAXError(503, _("The database is busy; try again."))
     if type(error) is DatabaseError and error.__cause__ is None:
-        # What Django 5.2 raises where later versions have ObjectNotUpdated.
+        # Django 5.2 raises it where later versions raise ObjectNotUpdated.
         return AJAXError(409, _MESSAGES[409])
     return None
 
 
 def _error_response(request, error):
-    """Return any exception as a JSON response."""
+    """Return the JSON response for any exception."""
     try:
-        answer = _as_ajax_error(error)
-        if answer is None:
+        ajax_error = _as_ajax_error(error)
+        if ajax_error is None:
             raise error
-        response = answer.get_response()
+        response = ajax_error.get_response()
     except Exception as unexpected:
         return _report(request, unexpected)
     if isinstance(error, (DatabaseError, OverflowError)):
-        # Django escapes arguments of logs; this one may quote the client.
-        said = (response.reason_phrase, request.path, str(error))
-        log_response("%s: %s: %s", *said, response=response, request=request)
+        # The text may quote the client: Django escapes the arguments of log messages.
+        arguments = (response.reason_phrase, request.path, str(error))
+        log_response("%s: %s: %s", *arguments, response=response, request=request)
     return response
 
 
 def _report(request, error):
-    """Return an unexpected exception as a response, told of as Django would."""
+    """Return the response for an unexpected exception; signal and log it once, as
+    Django does."""
     got_request_exception.send(sender=None, request=request)
-    message, extra = _("Internal server error."), {}
-    if settings.DEBUG:
-        frames = traceback.extract_tb(error.__traceback__)
-        keys = ("file", "line", "in", "code")
-        extra["traceback"] = [dict(zip(keys, each, strict=True)) for each in frames]
-        # Not str(): that may be what failed.
-        message = "".join(traceback.format_exception_only(error)).strip()
-    response = AJAXError(500, message, **extra).get_response()
-    said = {"response": response, "request": request, "exception": error}
-    log_response("%s: %s", response.reason_phrase, request.path, **said)
+    response = _describe_exception(error).get_response()
+    log_response(
+        "%s: %s",
+        response.reason_phrase,
+        request.path,
+        response=response,
+        request=request,
+        exception=error,
+    )
     return response
+
+
+def _describe_exception(error):
+    """Return an AJAXError 500, in DEBUG with the exception's message and traceback."""
+    if not settings.DEBUG:
+        return AJAXError(500, _("Internal server error."))
+    # Not str(): that may be what failed.
+    message = "".join(traceback.format_exception_only(error)).strip()
+    frames = []
+    for frame in traceback.extract_tb(error.__traceback__):
+        frames.append(
+            {
+                "file": frame.filename,
+                "line": frame.lineno,
+                "in": frame.name,
+                "code": frame.line,
+            }
+        )
+    return AJAXError(500, message, traceback=frames)
+
+
+def _errors_by_field(error):
+    """Return the messages of a ValidationError by field, whatever it was made of."""
+    return ValidationError(error.update_error_dict({})).message_dict
+
+
+def _invalid(errors):
+    """Return the AJAXError for errors by field."""
+    return AJAXError(400, _("Could not save model."), errors=errors)
+
+
+def _hint(text):
+    """Return a hint for the site's developer as keywords of an AJAXError, if DEBUG."""
+    if settings.DEBUG:
+        return {"hint": text}
+    return {}
+
+
+def _find_close(name, known_names, likeness=0.6):
+    """Return the known name that is most like a name, None if none is like it."""
+    # The time that difflib takes is quadratic in the length.
+    matches = difflib.get_close_matches(name[:100], known_names, 1, likeness)
+    return matches[0] if matches else None
 
 
 # --- Signals --------------------------------------------------------------------------
 
-#: Sent inside the transaction, after its last write, with `instance` and `request`;
-#: `ajax_deleted` also with `payload`, what the client is answered.
+#: Sent inside the transaction, after its last write, with `instance` and `request`.
+#: `ajax_deleted` also has `payload`: the data of the reply.
 ajax_created = Signal()
 ajax_updated = Signal()
 ajax_deleted = Signal()
@@ -294,7 +369,8 @@ ajax_deleted = Signal()
 
 
 class EnvelopedResponse:
-    """Data with `metadata`, a dict of what goes beside it in the answer."""
+    """A result with more than its data: the dict `metadata` is added beside `data` at
+    the top level of the reply."""
 
     def __init__(self, data, metadata):
         self.data = data
@@ -302,7 +378,8 @@ class EnvelopedResponse:
 
 
 class _Page(EnvelopedResponse):
-    """A list of records, kept as JSON text until somebody looks at `data`."""
+    """A page of records as JSON texts, which are parsed only if somebody asks for
+    `data`."""
 
     def __init__(self, texts, metadata):
         self.texts = texts
@@ -313,10 +390,48 @@ class _Page(EnvelopedResponse):
         return [json.loads(text) for text in self.texts]
 
 
+def _plain_integer(value):
+    if abs(value) <= _MAX_SAFE_INTEGER:
+        return int(value)
+    return str(int(value))
+
+
+def _plain_float(value):
+    return float(value) if math.isfinite(value) else None
+
+
+def _plain_decimal(value):
+    return str(value) if value.is_finite() else None
+
+
+def _plain_date(value):
+    return value.isoformat()
+
+
+def _plain_datetime(value):
+    return value.isoformat().replace("+00:00", "Z")
+
+
+def _plain_bytes(value):
+    return b64encode(value).decode()
+
+
+def _plain_enum(value):
+    return _to_plain(value.value)
+
+
+def _plain_file(file):
+    return file.name
+
+
 def _file_url(file):
     """Return a FieldFile's URL, None if it is empty or its storage has no URLs."""
-    with contextlib.suppress(NotImplementedError):
-        return file.url if file else None
+    if not file:
+        return None
+    try:
+        return file.url
+    except NotImplementedError:
+        return None
 
 
 #: How values become JSON, by class; a subclass follows its nearest base listed here.
@@ -324,54 +439,80 @@ _CONVERSIONS = {
     type(None): lambda value: None,
     bool: bool,
     str: str.__str__,
-    int: lambda v: int(v) if abs(v) <= _MAX_SAFE_INTEGER else str(int(v)),
-    float: lambda value: float(value) if math.isfinite(value) else None,
-    enum.Enum: lambda value: _to_plain(value.value),
-    datetime.datetime: lambda value: value.isoformat().replace("+00:00", "Z"),
-    datetime.date: lambda value: value.isoformat(),
-    datetime.time: lambda value: value.isoformat(),
+    int: _plain_integer,
+    float: _plain_float,
+    enum.Enum: _plain_enum,
+    datetime.datetime: _plain_datetime,
+    datetime.date: _plain_date,
+    datetime.time: _plain_date,
     datetime.timedelta: duration_iso_string,
-    decimal.Decimal: lambda value: str(value) if value.is_finite() else None,
+    decimal.Decimal: _plain_decimal,
     uuid.UUID: str,
     Promise: str,
-    **dict.fromkeys((bytes, bytearray, memoryview), lambda v: b64encode(v).decode()),
+    bytes: _plain_bytes,
+    bytearray: _plain_bytes,
+    memoryview: _plain_bytes,
     FieldFile: _file_url,
-    File: lambda value: value.name,
+    File: _plain_file,
 }
 
-
-#: The classes of the values that are plain already.
-_PLAIN = {str, bool, type(None)}
+#: The classes of values that JSON takes as they are.
+_PLAIN_CLASSES = {str, bool, type(None)}
 
 
 def _to_plain(value, encode=None):
-    """Convert what an endpoint returned to plain dicts, lists and scalars; records by
-    `encode`, or _encode_records(). Raise TypeError for what JSON cannot hold."""
-    exact = type(value)
-    if exact in _PLAIN:
+    """Return a value that an endpoint returned as plain dicts, lists and scalars.
+
+    `encode` turns a list of records into a list of dicts; by default it does so for
+    nobody in particular. Raise TypeError for a value that JSON cannot hold.
+    """
+    value_class = type(value)
+    if value_class in _PLAIN_CLASSES:
         return value
-    for kind in exact.__mro__ if exact not in (dict, list) else ():
-        if kind in _CONVERSIONS:
-            return _CONVERSIONS[kind](value)
+    if value_class is dict:
+        return _plain_dict(value, encode)
+    if value_class is list:
+        return _plain_list(value, encode)
+    for base in value_class.__mro__:
+        if base in _CONVERSIONS:
+            return _CONVERSIONS[base](value)
     if isinstance(value, models.Model):
-        return (encode or _encode_records)([value])[0]
-    if exact is dict or isinstance(value, Mapping):
-        pairs = value.items()
-        return {_to_plain(key): _to_plain(item, encode) for key, item in pairs}
-    if exact is list or isinstance(value, Iterable):
-        items = list(value)
-        records = [item for item in items if isinstance(item, models.Model)]
-        encoded = iter((encode or _encode_records)(records)) if records else ()
-        return [
-            next(encoded) if isinstance(item, models.Model) else _to_plain(item, encode)
-            for item in items
-        ]
+        encode = encode or _encode_records
+        return encode([value])[0]
+    if isinstance(value, Mapping):
+        return _plain_dict(value, encode)
+    if isinstance(value, Iterable):
+        return _plain_list(list(value), encode)
     if hasattr(value, "lower_inc"):
-        return str(value)  # PostgreSQL's ranges, from whichever driver.
-    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON.")
+        return str(value)  # A range of PostgreSQL's, from whichever driver.
+    raise TypeError(f"{value_class.__name__} cannot be encoded as JSON.")
+
+
+def _plain_dict(mapping, encode):
+    plain = {}
+    for key, value in mapping.items():
+        plain[_to_plain(key)] = _to_plain(value, encode)
+    return plain
+
+
+def _plain_list(items, encode):
+    """Return items as plain data; all records among them are encoded in one go."""
+    records = [item for item in items if isinstance(item, models.Model)]
+    if not records:
+        return [_to_plain(item, encode) for item in items]
+    encode = encode or _encode_records
+    encoded_records = iter(encode(records))
+    plain = []
+    for item in items:
+        if isinstance(item, models.Model):
+            plain.append(next(encoded_records))
+        else:
+            plain.append(_to_plain(item, encode))
+    return plain
 
 
 def _escape_texts(value):
+    """Return plain data with every text in it, keys too, escaped for HTML."""
     if isinstance(value, str):
         return str(escape(value))
     if isinstance(value, dict):
@@ -381,21 +522,35 @@ def _escape_texts(value):
     return value
 
 
-# As ASCII: a lone surrogate could not be encoded as UTF-8.
-_JSON = {"allow_nan": False, "default": _to_plain}
-#: Plain data as JSON text.
-_dump = json.JSONEncoder(separators=(",", ":"), **_JSON).encode
-#: The same with NUL, which JSON text never holds, between items: they can be split.
-_dump_apart = json.JSONEncoder(separators=("\0", ":"), **_JSON).encode
+#: Plain data as JSON text. It is ASCII: a lone surrogate has no UTF-8.
+_dump = json.JSONEncoder(
+    separators=(",", ":"), allow_nan=False, default=_to_plain
+).encode
+#: The same with NUL between items. JSON text never holds NUL, so one call can encode
+#: many values, to be split at each NUL.
+_dump_apart = json.JSONEncoder(
+    separators=("\0", ":"), allow_nan=False, default=_to_plain
+).encode
 
 
 def _dump_each(values):
-    """Return each of some plain values as JSON text."""
+    """Return the JSON text of each of some plain values."""
     texts = _dump_apart(values)[1:-1].split("\0")
     if len(texts) != len(values):
-        # Some are lists or dicts of their own.
+        # Some values are lists or dicts, which hold NUL as well.
         texts = [_dump(value) for value in values]
     return texts
+
+
+def _dump_column(values):
+    """Return the JSON text of each of some values of a column."""
+    classes = set(map(type, values))
+    if not classes <= _PLAIN_CLASSES:
+        conversions = {}
+        for value_class in classes:
+            conversions[value_class] = _CONVERSIONS.get(value_class, _to_plain)
+        values = [conversions[type(value)](value) for value in values]
+    return _dump_each(values)
 
 
 def _json_response(text, status=200):
@@ -403,8 +558,12 @@ def _json_response(text, status=200):
 
 
 def _beside_data(extra):
-    """Return what goes beside `success` and `data` in an answer, as plain data."""
-    return {k: v for k, v in _to_plain(extra).items() if k not in ("success", "data")}
+    """Return plain data for the top level of a reply; it cannot replace the reply's own
+    keys."""
+    plain = _to_plain(extra)
+    plain.pop("success", None)
+    plain.pop("data", None)
+    return plain
 
 
 def _success_response(result, request):
@@ -413,18 +572,33 @@ def _success_response(result, request):
         return result
     if isinstance(result, AJAXError):
         raise result
-    before, after = '{"success":true,"data":', "}"
+    metadata = {}
     if isinstance(result, EnvelopedResponse):
-        if metadata := _beside_data(result.metadata):
-            after = f",{_dump(metadata)[1:]}"
-        if isinstance(result, _Page) and "data" not in vars(result):
-            return _json_response(f"{before}[{','.join(result.texts)}]{after}")
+        metadata = _beside_data(result.metadata)
+    text = _dump_result(result, request)
+    after = "}"
+    if metadata:
+        after = "," + _dump(metadata)[1:]
+    return _json_response(f'{{"success":true,"data":{text}{after}')
+
+
+def _dump_result(result, request):
+    """Return the JSON text of a result's data, as the request's user may see it."""
+    if isinstance(result, _Page) and "data" not in vars(result):
+        return f"[{','.join(result.texts)}]"
+    if isinstance(result, EnvelopedResponse):
         result = result.data
     encode = partial(_encode_records, request=request)
-    return _json_response(f"{before}{_dump(_to_plain(result, encode))}{after}")
+    return _dump(_to_plain(result, encode))
 
 
 # --- Models and their fields ----------------------------------------------------------
+
+# Two words about keys. Where a primary key is a foreign key (a parent link, or another
+# OneToOneField), the field at the end of that chain is the *root key*: it says how a pk
+# is read. A field that repeats the pk is an *own key*: it is shown once, as "pk".
+
+_TEXT_FIELDS = (models.CharField, models.TextField)
 
 
 def _is_user_model(model):
@@ -435,10 +609,13 @@ def _is_user_model(model):
 
 
 def _is_special(field):
-    """Whether a field is PostgreSQL's (ranges, hstore, search vectors; not arrays).
-    Those are shown but cannot be written."""
-    names = {kind.__name__ for kind in type(field).__mro__}
-    return hasattr(field, "range_type") or names & {"HStoreField", "SearchVectorField"}
+    """Return whether a field is a range, hstore or search vector of PostgreSQL's: such
+    fields are shown, but cannot be written."""
+    if hasattr(field, "range_type"):
+        return True
+    # By name: django.contrib.postgres cannot be imported without its driver.
+    names = {base.__name__ for base in type(field).__mro__}
+    return not names.isdisjoint({"HStoreField", "SearchVectorField"})
 
 
 def _is_tags_manager(field):
@@ -449,20 +626,14 @@ def _is_tags_manager(field):
     return isinstance(field, TaggableManager)
 
 
-# Two words about keys. Where a primary key is a foreign key (to a parent model, or a
-# OneToOneField), the field at the end of that chain is the *root key*: it says how a pk
-# is read. A field that repeats the pk is an *own key*, and shown once, as "pk".
-
-
 def _is_parent_link(field):
     return field.is_relation and field.remote_field.parent_link
 
 
 def _is_own_key(field):
-    return _is_parent_link(field) if field.is_relation else field.primary_key
-
-
-_TEXT_FIELDS = (models.CharField, models.TextField)
+    if field.is_relation:
+        return field.remote_field.parent_link
+    return field.primary_key
 
 
 def _root_key(model):
@@ -473,85 +644,132 @@ def _root_key(model):
 
 
 def _model_fields(model):
-    """Return by name what a model has to show besides its pk, in order."""
-    opts = model._meta
-    named = [field for field in opts.concrete_fields if not _is_own_key(field)]
-    return {field.name: field for field in (*named, *opts.many_to_many)}
+    """Return by name, in order, the fields that a model has to show besides its pk."""
+    fields = {}
+    for field in model._meta.concrete_fields:
+        if not _is_own_key(field):
+            fields[field.name] = field
+    for field in model._meta.many_to_many:
+        fields[field.name] = field
+    return fields
 
 
 def _pk_names(model):
-    return {"pk", *(f.name for f in model._meta.concrete_fields if _is_own_key(f))}
+    names = {"pk"}
+    for field in model._meta.concrete_fields:
+        if _is_own_key(field):
+            names.add(field.name)
+    return names
 
 
 def _select_visible(model, endpoint_class):
     """Return, in order, the names that an endpoint class lets clients see."""
-    every = _model_fields(model)
-    fields = endpoint_class.fields
-    if fields is None or fields == "__all__":
-        names = [name for name in every if name != "password"]
-    else:
-        extras = [n for n in fields if n not in every and n not in _pk_names(model)]
-        names = [name for name in every if name in fields] + extras
     if endpoint.is_closed(model) and not encoder.find(model):
         return []
+    model_fields = _model_fields(model)
+    chosen = endpoint_class.fields
+    if chosen is None or chosen == "__all__":
+        names = [name for name in model_fields if name != "password"]
+    else:
+        names = [name for name in model_fields if name in chosen]
+        pk_names = _pk_names(model)
+        for name in chosen:
+            if name not in model_fields and name not in pk_names:
+                names.append(name)
     return [name for name in names if name not in endpoint_class.exclude]
 
 
-def _select_shown(model, endpoint_class, chosen):
-    """Return the names that are shown; what may be written is chosen from these."""
+def _select_shown(model, endpoint_class, model_encoder):
+    """Return, in order, the names of which the values are shown. Clients write some of
+    these."""
     names = _select_visible(model, endpoint_class)
-    if endpoint_class.fields is None and _is_user_model(model):
-        if not isinstance(chosen, (IncludeEncoder, ExcludeEncoder)):
-            names = [name for name in names if name == model.USERNAME_FIELD]
-    return chosen._select(names) if chosen else names
+    lists_names = isinstance(model_encoder, (IncludeEncoder, ExcludeEncoder))
+    if _is_user_model(model) and endpoint_class.fields is None and not lists_names:
+        names = [name for name in names if name == model.USERNAME_FIELD]
+    if model_encoder is not None:
+        names = model_encoder._select(names)
+    return names
 
 
 def _levels(expand):
-    """Return an `expand` attribute as a number of levels, or a tree of names."""
+    """Return an `expand` attribute as a number of levels, or as a tree of names."""
+    if expand is True:
+        return _MAX_LEVELS
     if isinstance(expand, int):
-        return _MAX_EXPANSION if expand is True else int(expand)
+        return int(expand)
     tree = {}
-    for name in expand:
-        functools.reduce(lambda at, key: at.setdefault(key, {}), name.split("__"), tree)
+    for path_name in expand:
+        branch = tree
+        for name in path_name.split("__"):
+            branch = branch.setdefault(name, {})
     return tree
 
 
 def _overrides(endpoint_class, hook):
+    """Return whether an endpoint class has its own version of a hook."""
     return getattr(endpoint_class, hook) is not getattr(ModelEndpoint, hook)
 
 
+def _defines(endpoint_class, name):
+    """Return whether a project's endpoint class adds a name to those that each has."""
+    return hasattr(endpoint_class, name) and not hasattr(ModelEndpoint, name)
+
+
 def _is_narrowed(model, endpoint_class):
-    """Whether a custom manager or get_queryset() decides which records exist."""
-    own, default = type(model._default_manager), models.Manager
-    if own.get_queryset is not default.get_queryset or own.all is not default.all:
+    """Return whether the project chooses which records exist, by a manager or by
+    get_queryset()."""
+    manager_class = type(model._default_manager)
+    if manager_class.get_queryset is not models.Manager.get_queryset:
+        return True
+    if manager_class.all is not models.Manager.all:
         return True
     return _overrides(endpoint_class, "get_queryset")
 
 
 def _needs_instances(model):
-    """Whether creating instances runs code of the project's: then rows will not do."""
-    fields = model._meta.concrete_fields
-    descriptors = (type(inspect.getattr_static(model, f.attname)) for f in fields)
-    listened = (models.signals.pre_init, models.signals.post_init)
-    return (
-        any(signal.has_listeners(model) for signal in listened)
-        or model.__init__ is not models.Model.__init__
-        or model.from_db.__func__ is not models.Model.from_db.__func__
-        or not all(each.__module__.startswith("django.") for each in descriptors)
-    )
+    """Return whether creating an instance runs code of the project's. If so, records
+    are not read as rows."""
+    if model.__init__ is not models.Model.__init__:
+        return True
+    if model.from_db.__func__ is not models.Model.from_db.__func__:
+        return True
+    if models.signals.pre_init.has_listeners(model):
+        return True
+    if models.signals.post_init.has_listeners(model):
+        return True
+    for field in model._meta.concrete_fields:
+        descriptor = inspect.getattr_static(model, field.attname)
+        if not type(descriptor).__module__.startswith("django."):
+            return True
+    return False
+
+
+def _is_writable(field, is_named):
+    """Return whether clients may write a field, which `fields` names or not."""
+    if field.many_to_many and not _is_tags_manager(field):
+        if not field.remote_field.through._meta.auto_created:
+            return False
+    if field.generated or _is_special(field):
+        return False
+    if is_named:
+        return True
+    return field.editable and not field.primary_key
+
+
+# --- Records that are encoded together ------------------------------------------------
 
 
 class _Batch:
     """Records of one model that are encoded together, column by column.
 
-    `model_endpoint` is the endpoint that speaks for the model; `found` is what one part
-    has read and others want too.
+    `model_endpoint` is the model's endpoint for this request. `shared` is where a part
+    keeps what it has read and other parts use too.
     """
 
     def __init__(self, using, model_endpoint=None):
         self.using = using
         self.model_endpoint = model_endpoint
-        self.found = {}
+        self.shared = {}
 
     @property
     def pks(self):
@@ -559,47 +777,61 @@ class _Batch:
 
 
 class _Rows(_Batch):
-    """Records as the rows of a query, turned into columns."""
+    """Records as the columns of a query."""
 
-    def __init__(self, columns, using, model_endpoint=None, unconverted=None):
-        """Keep columns; `unconverted` by position are those that still have to become
-        what their fields give: only those that are asked for will."""
+    def __init__(self, columns, using, model_endpoint=None, expressions=None):
+        """Keep columns. `expressions` has the expression of each column that is not
+        converted yet, by position: only columns that are used are converted."""
         super().__init__(using, model_endpoint)
         self.columns = columns
-        self.unconverted = unconverted or {}
+        self.expressions = expressions or {}
 
     def column(self, position):
         """Return one column, as its field gives it."""
         if not self.columns:
             return []
-        if expression := self.unconverted.pop(position, None):
-            connection = connections[self.using]
-            steps = connection.ops.get_db_converters(expression)
-            for step in steps + expression.get_db_converters(connection):
-                values = self.columns[position]
-                values = [step(value, expression, connection) for value in values]
-                self.columns[position] = values
+        if position in self.expressions:
+            self._convert(position)
         return self.columns[position]
+
+    def _convert(self, position):
+        expression = self.expressions.pop(position)
+        connection = connections[self.using]
+        converters = connection.ops.get_db_converters(expression)
+        converters = converters + expression.get_db_converters(connection)
+        values = self.columns[position]
+        for convert in converters:
+            values = [convert(value, expression, connection) for value in values]
+        self.columns[position] = values
 
     def rows(self):
         """Return all rows as tuples."""
-        return zip(*map(self.column, range(len(self.columns))), strict=True)
+        columns = [self.column(position) for position in range(len(self.columns))]
+        return zip(*columns, strict=True)
 
     def split(self, part):
-        """Return the key of each record's joined record, and those that are distinct:
-        their keys, and a batch of them."""
-        start, stop = part.start, part.start + len(part.lookups)
-        keys, columns = self.columns[start], self.columns[start:stop]
-        rows = dict(zip(keys, zip(*columns, strict=True), strict=True))
-        rows.pop(None, None)
-        within = [n for n in self.unconverted if start <= n < stop]
-        later = {n - start: self.unconverted[n] for n in within}
-        columns = list(zip(*rows.values(), strict=True))
-        return keys, rows, _Rows(columns, self.using, self.model_endpoint, later)
+        """Split off the records that a part joins.
+
+        Return the key of each record's joined record, the distinct keys without None,
+        and a batch of the joined records in the order of the distinct keys.
+        """
+        start = part.start
+        stop = start + len(part.lookups)
+        keys = self.columns[start]
+        joined_rows = zip(*self.columns[start:stop], strict=True)
+        rows_by_key = dict(zip(keys, joined_rows, strict=True))
+        rows_by_key.pop(None, None)
+        columns = list(zip(*rows_by_key.values(), strict=True))
+        expressions = {}
+        for position, expression in self.expressions.items():
+            if start <= position < stop:
+                expressions[position - start] = expression
+        batch = _Rows(columns, self.using, self.model_endpoint, expressions)
+        return keys, list(rows_by_key), batch
 
 
 class _Instances(_Batch):
-    """Records as instances, where somebody's code wants them."""
+    """Records as instances, for code of the project's that wants them."""
 
     def __init__(self, plan, records, using, model_endpoint):
         super().__init__(using, model_endpoint)
@@ -608,91 +840,126 @@ class _Instances(_Batch):
         self.columns = {}
 
     def column(self, position):
-        """Return the values of one attribute."""
+        """Return one attribute of each record."""
         if position not in self.columns:
             name = self.plan.lookups[position]
-            self.columns[position] = [_get_value(each, name) for each in self.records]
+            self.columns[position] = [
+                _get_value(record, name) for record in self.records
+            ]
         return self.columns[position]
 
     def split(self, part):
-        """Return the same as `_Rows.split`, of the records that the user may get."""
-        related = [part.field.get_cached_value(each, None) for each in self.records]
-        distinct = {each.pk: each for each in related if each is not None}
-        inner = part.related.reader.make_batch(
-            [*distinct.values()], self.using, self.model_endpoint.request
-        )
-        inner = part.related.reader.drop_refused(inner)
-        # Tuples, since the pk of one that is not saved is None, too.
-        keys = [None if each is None else (each.pk,) for each in related]
-        return keys, [(pk,) for pk in inner.pks], inner
+        """Return the same as `_Rows.split`, but only records that the user may get."""
+        keys = []
+        distinct = {}
+        for record in self.records:
+            joined = part.field.get_cached_value(record, None)
+            if joined is None:
+                keys.append(None)
+            else:
+                # A tuple: the pk of a record that is not saved is None, too.
+                keys.append((joined.pk,))
+                distinct[joined.pk] = joined
+        reader = part.related.reader
+        request = self.model_endpoint.request
+        batch = reader.make_batch(list(distinct.values()), self.using, request)
+        batch = reader.drop_refused(batch)
+        return keys, [(pk,) for pk in batch.pks], batch
 
 
-#: The placeholder in a kept query for a value that is given at each run.
-_GIVEN = RawSQL("%s", [None])
+def _get_value(record, name):
+    """Return an attribute of a record, None if it is missing or still an expression."""
+    try:
+        value = getattr(record, name)
+    except (AttributeError, core_exceptions.ObjectDoesNotExist):
+        return None
+    if hasattr(value, "resolve_expression"):
+        return None
+    return value
+
+
+#: Stands in a kept query for a value, or after `__in` for values, given at each run.
+_PLACEHOLDER = RawSQL("%s", [None])
 
 
 class _Statement:
-    """A values_list() whose SQL is compiled once for each database, and kept.
+    """A values_list() query of which the SQL is compiled once per database, and kept.
 
-    Compiling is a third of the work of a `get`, and more of a `create`. This class is
-    the only one that uses the query's compiler, which is private API.
+    Compiling is a third of the work of a `get`, and more of a `create`. The query's
+    compiler is private API; only this class uses it.
     """
 
-    def __init__(self, make, *given):
-        """`make` returns the query; `given` are the fields it compares with _GIVEN. The
-        last may be given several values at a run, and then matches any of them."""
-        self.make = make
-        self.given = given
-        self.made = {}
+    def __init__(self, queryset, *fields):
+        """Keep a query, and the fields that it compares with _PLACEHOLDER, in order."""
+        self.queryset = queryset
+        self.fields = fields
+        self.compiled = {}
 
     def compile(self, using):
-        """Return its SQL, the parameters, and what is converted by position."""
-        if using not in self.made:
-            compiler = self.make().query.get_compiler(using)
+        """Return the SQL, its parameters, and by position the expression of each column
+        that has to be converted."""
+        if using not in self.compiled:
+            compiler = self.queryset.query.get_compiler(using)
             sql, parameters = compiler.as_sql()
-            selected = [each[0] for each in compiler.select]
-            unconverted = {n: selected[n] for n in compiler.get_converters(selected)}
-            self.made[using] = sql, parameters, unconverted
-        return self.made[using]
+            selected = [column[0] for column in compiler.select]
+            expressions = {}
+            for position in compiler.get_converters(selected):
+                expressions[position] = selected[position]
+            self.compiled[using] = sql, parameters, expressions
+        return self.compiled[using]
 
     def load(self, using, model_endpoint=None, values=(), limits=None):
-        """Run it with the given values; return the rows as a batch."""
+        """Run the query with a value for each field; return the rows as a batch.
+
+        A list of values stands for the values after `__in`. `limits` are the positions
+        of the first row and of the row after the last one.
+        """
         connection = connections[using]
         try:
-            sql, parameters, unconverted = self.compile(using)
+            sql, parameters, expressions = self.compile(using)
         except core_exceptions.EmptyResultSet:
             return _Rows([], using, model_endpoint)
         if values:
-            if more := len(values) - len(self.given):
-                before, _equals, after = sql.rpartition("= (%s)")
-                sql = f"{before}IN (%s{', %s' * more}){after}"
-            pairs = zip((*self.given, *self.given[-1:] * more), values, strict=True)
-            parameters = [f.get_db_prep_value(v, connection) for f, v in pairs]
+            sql, parameters = self._fill(sql, values, connection)
         if limits:
             sql = f"{sql} {connection.ops.limit_offset_sql(*limits)}"
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             columns = list(zip(*cursor.fetchall(), strict=True))
-        return _Rows(columns, using, model_endpoint, dict(unconverted))
+        return _Rows(columns, using, model_endpoint, dict(expressions))
+
+    def _fill(self, sql, values, connection):
+        """Return the SQL and its parameters for the values of one run."""
+        parameters = []
+        for field, value in zip(self.fields, values, strict=True):
+            several = value if isinstance(value, list) else [value]
+            if several is value:
+                marks = ", ".join(["%s"] * len(several))
+                sql = sql.replace("IN (%s)", f"IN ({marks})")
+            for item in several:
+                parameters.append(field.get_db_prep_value(item, connection))
+        return sql, parameters
 
 
 def _in_order(queryset, order):
-    """Order a queryset, by default as it is, and then by pk: pages never overlap."""
-    own = queryset.query.order_by or queryset.model._meta.ordering
-    return queryset.order_by(*(order or own), "pk")
+    """Return a queryset in an order, by default its own, and then by pk: pages never
+    overlap."""
+    order = order or queryset.query.order_by or queryset.model._meta.ordering
+    return queryset.order_by(*order, "pk")
 
 
-# --- What a record is made of: its parts ----------------------------------------------
+# --- The parts of a record ------------------------------------------------------------
 
 
 class _Part:
-    """One key of a record: how it is shown, described, and read of what was sent."""
+    """One key of a record: it encodes what is shown, describes it, and reads what is
+    sent."""
 
-    #: The columns that it wants of a query, as for values_list(); the plan puts them
-    #: at the position `start`.
+    #: The columns that the part wants of a query, as for values_list(). The plan puts
+    #: them at the position `start`.
     lookups = ()
     start = None
-    #: Whether it wants instances.
+    #: Whether the part wants instances.
     needs_records = False
 
     def __init__(self, plan, name, field=None):
@@ -708,145 +975,172 @@ class _Part:
         return _describe_field(self.field)
 
     def read(self, draft, sent):
-        """Read what was sent into a draft; raise ValidationError if it will not do."""
+        """Read what was sent into a draft; raise ValidationError for a bad value."""
 
 
 class _Column(_Part):
-    """A key whose value stands in a column."""
+    """A key whose value is in a column."""
 
     def __init__(self, plan, name, field, lookup=None):
         super().__init__(plan, name, field)
         self.lookups = [lookup or field.attname]
 
     def encode(self, batch):
-        return self.plan.dump(batch.column(self.start))
+        return _dump_column(batch.column(self.start))
 
     def read(self, draft, sent):
-        setattr(draft.record, self.field.attname, _read_value(self.field, sent))
+        value = _read_value(self.field, sent)
+        setattr(draft.record, self.field.attname, value)
 
 
 class _JSONColumn(_Column):
-    """A JSONField, which holds what needs no conversion."""
+    """A JSONField, whose values need no conversion."""
 
     def encode(self, batch):
-        return self.plan.dump_plain(batch.column(self.start))
+        return _dump_each(batch.column(self.start))
 
 
 class _FileColumn(_Column):
-    """A file, given as its URL."""
+    """A file, which is shown as its URL."""
 
     def encode(self, batch):
-        make = partial(self.field.attr_class, None, self.field)
-        values = batch.column(self.start)
-        files = [v if isinstance(v, FieldFile) else make(v) for v in values]
-        return self.plan.dump(files)
+        files = []
+        for value in batch.column(self.start):
+            if not isinstance(value, FieldFile):
+                value = self.field.attr_class(None, self.field, value)
+            files.append(value)
+        return _dump_column(files)
 
     def read(self, draft, sent):
         self.field.save_form_data(draft.record, _read_file(self.field, sent))
 
 
 class _ForeignKey(_Column):
-    """A foreign key given as a pk, which is looked up if it refers to another field."""
+    """A foreign key that is shown as a pk; one to another field than the pk is looked
+    up."""
 
     def __init__(self, plan, field):
         super().__init__(plan, field.name, field)
         self.target = field.target_field
 
     def find_pks(self, batch):
+        """Return the pk that each record refers to."""
         keys = batch.column(self.start)
         if self.target.primary_key:
             return keys
-        if self not in batch.found:
-            rows = self.field.remote_field.model._base_manager.using(batch.using)
-            rows = rows.filter(**{f"{self.target.name}__in": {*keys} - {None}})
-            batch.found[self] = dict(rows.values_list(self.target.name, "pk"))
-        return [batch.found[self].get(key) for key in keys]
+        if self not in batch.shared:
+            related = self.field.remote_field.model
+            rows = related._base_manager.using(batch.using)
+            rows = rows.filter(**{f"{self.target.name}__in": set(keys) - {None}})
+            batch.shared[self] = dict(rows.values_list(self.target.name, "pk"))
+        pks_by_key = batch.shared[self]
+        return [pks_by_key.get(key) for key in keys]
 
     def encode(self, batch):
-        return self.plan.dump(self.find_pks(batch))
+        return _dump_column(self.find_pks(batch))
 
     def read(self, draft, sent):
-        record, value = draft.record, _read_single(self.field, sent)
+        value = _read_single(self.field, sent)
         if value is None:
-            setattr(record, self.field.name, None)
+            setattr(draft.record, self.field.name, None)
             return
         pk = _read_pk(self.field.remote_field.model, value)
-        is_pk = self.target.primary_key and draft.stored is not None
-        if is_pk and pk == getattr(record, self.field.attname):
-            return  # What is there already may stay: a record can be sent back whole.
+        if self.refers_to(draft, pk):
+            return
         if self.can_refer(draft, pk):
-            setattr(record, self.field.attname, pk)
+            setattr(draft.record, self.field.attname, pk)
         else:
-            found = draft.find_related(self.field, [pk])
-            setattr(record, self.field.name, found[pk])
-        self.field.run_validators(getattr(record, self.field.attname))
-        draft.found[self.field] = getattr(record, self.field.attname)
+            records = draft.find_related(self.field, [pk])
+            setattr(draft.record, self.field.name, records[pk])
+        key = getattr(draft.record, self.field.attname)
+        self.field.run_validators(key)
+        draft.checked_keys[self.field] = key
+
+    def refers_to(self, draft, pk):
+        """Return whether the stored record refers to a pk already: such a value may
+        stay, so that a record that was read can be sent back whole."""
+        if draft.stored is None or not self.target.primary_key:
+            return False
+        return pk == getattr(draft.record, self.field.attname)
 
     def can_refer(self, draft, pk):
-        """Whether the record with a pk may be referred to, asked by a kept statement;
-        False too where only a query of somebody's own can say."""
-        overridden = _overrides(type(draft.model_endpoint), "get_field_queryset")
-        if overridden or self.field.get_limit_choices_to():
+        """Return whether the record with a pk may be referred to, by a kept statement.
+
+        Return False also where only a query of the project's own can say.
+        """
+        if _overrides(type(draft.model_endpoint), "get_field_queryset"):
+            return False
+        if self.field.get_limit_choices_to() or not self.target.primary_key:
             return False
         plan = _get_plan(self.field.remote_field.model, None, True)
-        if plan.is_closed or not self.target.primary_key:
+        if plan.is_closed:
             return False
+        model_endpoint = plan.reader.make_endpoint(draft.request)
         using = router.db_for_write(plan.model)
-        found = plan.reader.load_one(
-            pk, plan.reader.make_endpoint(draft.request), using
-        )
-        return bool(plan.reader.drop_refused(found).pks)
+        batch = plan.reader.load_one(pk, model_endpoint, using)
+        return bool(plan.reader.drop_refused(batch).pks)
 
 
 class _ExpandedKey(_ForeignKey):
-    """A foreign key shown as the whole record, by the plan `related`."""
+    """A foreign key that is shown as the whole record, by the plan `related`."""
 
     def __init__(self, plan, field, related):
         super().__init__(plan, field)
         self.related = related
 
     def find_texts(self, batch):
-        """Return what is shown of each record's related one, None for none."""
+        """Return the JSON text of each record's related record, None for no record."""
 
     def encode(self, batch):
         texts = self.find_texts(batch)
         if None not in texts:
             return texts
-        if not self.related.hides:
+        if not self.related.may_hide:
             return [text or "null" for text in texts]
         # The record may exist, hidden from this user: show only its pk.
-        pks = self.plan.dump(self.find_pks(batch))
+        pks = _dump_column(self.find_pks(batch))
         return [text or pk for text, pk in zip(texts, pks, strict=True)]
 
     def describe(self):
-        types = _describe_field(self.field).get("type", ["string"])
         schema = self.related.describe()
-        types = ("object", *(types if self.related.hides else ()), "null")
-        return schema | {"type": [*dict.fromkeys(types)]}
+        schema_types = ["object"]
+        if self.related.may_hide:
+            schema_types += _describe_field(self.field).get("type", ["string"])
+        if "null" not in schema_types:
+            schema_types.append("null")
+        schema["type"] = schema_types
+        return schema
 
 
 class _JoinedKey(_ExpandedKey):
-    """One that is read by a join; a record that several refer to is encoded once."""
+    """One that is read by a join. A record that several others refer to is encoded
+    once."""
 
     def __init__(self, plan, field, related):
         super().__init__(plan, field, related)
-        self.lookups = [f"{field.name}__{each}" for each in related.lookups]
-        self.joins = (field.name, *(f"{field.name}__{each}" for each in related.joins))
+        self.lookups = [f"{field.name}__{lookup}" for lookup in related.lookups]
+        self.joins = [field.name]
+        for join in related.joins:
+            self.joins.append(f"{field.name}__{join}")
         self.needs_records = related.needs_records
 
     def find_pks(self, batch):
-        related = [self.field.get_cached_value(each, None) for each in batch.records]
-        return [getattr(each, "pk", None) for each in related]
+        pks = []
+        for record in batch.records:
+            related = self.field.get_cached_value(record, None)
+            pks.append(getattr(related, "pk", None))
+        return pks
 
     def find_texts(self, batch):
-        keys, distinct, related = batch.split(self)
-        found = dict(zip(distinct, self.related.encode(related), strict=True))
-        return [found.get(key) for key in keys]
+        keys, distinct_keys, related = batch.split(self)
+        texts = self.related.encode(related)
+        texts_by_key = dict(zip(distinct_keys, texts, strict=True))
+        return [texts_by_key.get(key) for key in keys]
 
 
 class _FetchedKey(_ExpandedKey):
     """One that is read by a query of its own. Keys to the same model with the same
-    expansion are its `peers`, and share that query."""
+    expansion are its `peers`, and share the query."""
 
     def __init__(self, plan, field, related, peers):
         super().__init__(plan, field, related)
@@ -854,31 +1148,37 @@ class _FetchedKey(_ExpandedKey):
         peers.append(self)
 
     def find_texts(self, batch):
-        if self.related not in batch.found:
-            pks = {pk for peer in self.peers for pk in peer.find_pks(batch)}
-            batch.found[self.related] = self.related.reader.fetch(pks - {None}, batch)
-        return [batch.found[self.related].get(pk) for pk in self.find_pks(batch)]
+        if self.related not in batch.shared:
+            pks = set()
+            for peer in self.peers:
+                pks.update(peer.find_pks(batch))
+            pks.discard(None)
+            batch.shared[self.related] = self.related.reader.fetch(pks, batch)
+        texts_by_pk = batch.shared[self.related]
+        return [texts_by_pk.get(pk) for pk in self.find_pks(batch)]
 
 
 class _Members(_Part):
-    """A many-to-many relation, given as a list of pks."""
+    """A many-to-many relation, which is shown as a list of pks."""
 
     def __init__(self, plan, field):
         super().__init__(plan, field.name, field)
         self.clean = plan.model._meta.pk.to_python
         self.source = f"{field.m2m_field_name()}__pk"
         target = f"{field.m2m_reverse_field_name()}__pk"
-        through = field.remote_field.through._base_manager
-        self.rows = through.values_list(self.source, target)
+        through = field.remote_field.through
+        self.rows = through._base_manager.values_list(self.source, target)
 
     def encode(self, batch):
         pks = [self.clean(pk) for pk in batch.pks]
-        wanted = {f"{self.source}__in": {*pks} - {None}}
-        members = {pk: {} for pk in pks}
-        rows = self.rows.using(batch.using).filter(**wanted)
-        for pk, member in sorted(row for row in rows if None not in row):
-            members[pk][member] = None
-        return self.plan.dump([[*members[pk]] for pk in pks])
+        rows = self.rows.using(batch.using)
+        rows = rows.filter(**{f"{self.source}__in": set(pks) - {None}})
+        members = {pk: [] for pk in pks}
+        # A key without a constraint may refer to nothing.
+        complete_rows = {row for row in rows if None not in row}
+        for pk, member in sorted(complete_rows):
+            members[pk].append(member)
+        return _dump_column([members[pk] for pk in pks])
 
     def read(self, draft, sent):
         values = _read_several(sent)
@@ -886,18 +1186,22 @@ class _Members(_Part):
             raise ValidationError(self.field.error_messages["blank"])
         if len(values) > _MAX_MEMBERS:
             raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
-        pks = {_read_pk(self.field.remote_field.model, each) for each in values}
-        # What is there already may stay: a record can be sent back whole.
-        there = ()
+        related = self.field.remote_field.model
+        pks = {_read_pk(related, value) for value in values}
+        # Members may stay: a record that was read can be sent back whole.
+        members = []
         if draft.stored is not None:
-            there = getattr(draft.stored, self.name).values_list("pk", flat=True)
-        draft.find_related(self.field, pks.difference(there))
+            members = getattr(draft.stored, self.name).values_list("pk", flat=True)
+        draft.find_related(self.field, pks.difference(members))
         draft.relations[self.name] = pks
 
 
 class _Tags(_Part):
-    """The tags of a TaggableManager, as a list of {"pk", "name", "slug"}, read from the
-    through table: taggit's own prefetch builds a queryset for every row."""
+    """The tags of a TaggableManager, as a list of {"pk", "name", "slug"}.
+
+    They are read from the through table: taggit's own prefetch builds a queryset for
+    every row.
+    """
 
     template = '{"pk":%s,"name":%s,"slug":%s}'
 
@@ -908,84 +1212,124 @@ class _Tags(_Part):
         self.model = plan.model
         self.through = field.through
         self.is_generic = issubclass(self.through, CommonGenericTaggedItemBase)
-        self.key = "object_id" if self.is_generic else "content_object_id"
-        columns = ("pk", self.key, "tag_id", "tag__name", "tag__slug")
-        signs = [("-" * n.startswith("-"), n.lstrip("-")) for n in field.ordering or ()]
-        self.order = [f"{sign}tag__{name}" for sign, name in signs]
-        rows = self.through._base_manager.values_list(*columns).order_by(*self.order)
-        names = ("content_type",) * self.is_generic + (self.key,)
-        *kind, key = map(self.through._meta.get_field, names)
-        self.clean = key.to_python
-        given = rows.filter(**dict.fromkeys(names, _GIVEN))
-        self.rows = _Statement(lambda: given, *kind, key)
-        # A generic key may be text where the model's pk is a number: cast it.
-        root = _root_key(plan.model)
-        is_alike = not isinstance(key, _TEXT_FIELDS) or isinstance(root, _TEXT_FIELDS)
-        self.record_pk = F(self.key) if is_alike else Cast(self.key, root)
-        self.outer_pk = OuterRef("pk") if is_alike else Cast(OuterRef("pk"), key)
+        #: The through table's column that refers to the record.
+        self.key_name = "object_id" if self.is_generic else "content_object_id"
+        self.key = self.through._meta.get_field(self.key_name)
 
-    def get_kind(self):
-        """Return the conditions that a generic through table holds the model's."""
-        if not self.is_generic:
-            return {}
+    @cached_property
+    def order(self):
+        """The manager's own `ordering`, as names of the through table."""
+        names = []
+        for name in self.field.ordering or ():
+            sign = "-" if name.startswith("-") else ""
+            names.append(f"{sign}tag__{name.removeprefix('-')}")
+        return names
+
+    @cached_property
+    def rows(self):
+        """The statement for the tags of some records."""
+        conditions = {f"{self.key_name}__in": _PLACEHOLDER}
+        fields = [self.key]
+        if self.is_generic:
+            conditions = {"content_type": _PLACEHOLDER, **conditions}
+            fields.insert(0, self.through._meta.get_field("content_type"))
+        rows = self.through._base_manager.filter(**conditions).order_by(*self.order)
+        columns = ("pk", self.key_name, "tag_id", "tag__name", "tag__slug")
+        return _Statement(rows.values_list(*columns), *fields)
+
+    @cached_property
+    def must_cast(self):
+        """Whether the key is text, as generic keys may be, and the pk is not."""
+        is_text_pk = isinstance(_root_key(self.model), _TEXT_FIELDS)
+        return isinstance(self.key, _TEXT_FIELDS) and not is_text_pk
+
+    @property
+    def record_pk(self):
+        """The through table's key, as a pk of the model."""
+        if self.must_cast:
+            return Cast(self.key_name, _root_key(self.model))
+        return F(self.key_name)
+
+    @property
+    def outer_pk(self):
+        """The pk of an outer query's record, as a key of the through table."""
+        if self.must_cast:
+            return Cast(OuterRef("pk"), self.key)
+        return OuterRef("pk")
+
+    def get_content_type(self):
         from django.contrib.contenttypes.models import ContentType
 
-        return {"content_type": ContentType.objects.get_for_model(self.model)}
+        return ContentType.objects.get_for_model(self.model)
 
     def get_items(self, using=None):
         """Return the through table's rows of this model."""
-        rows = self.through._base_manager.filter(**self.get_kind())
-        return rows.using(using) if using else rows
+        items = self.through._base_manager.all()
+        if self.is_generic:
+            items = items.filter(content_type=self.get_content_type())
+        return items.using(using) if using else items
 
     def match_any(self, value):
         """Return the condition that a record has any of the tags that were sent."""
-        any_case = getattr(settings, "TAGGIT_CASE_INSENSITIVE", False)
-        lookup = f"tag__name__{'iexact' if any_case else 'exact'}"
-        names = [(lookup, name) for name in _read_tags(self.field, value)]
+        lookup = "tag__name__exact"
+        if getattr(settings, "TAGGIT_CASE_INSENSITIVE", False):
+            lookup = "tag__name__iexact"
+        names = _read_tags(self.field, value)
         if not names:
             return Q(pk__in=[])
-        items = self.get_items().filter(Q.create(names, connector=Q.OR))
+        is_named = Q.create([(lookup, name) for name in names], connector=Q.OR)
+        items = self.get_items().filter(is_named)
         return Q(pk__in=items.values_list(self.record_pk))
 
     def rank(self, queryset, pk, using):
-        """Narrow a queryset to what shares tags with a record, most shared first."""
+        """Return the records of a queryset that share tags with a record, most shared
+        first."""
         items = self.get_items(using)
-        mine = items.filter(**{self.key: pk}).values("tag_id")
-        shared = items.filter(tag_id__in=mine)
-        of_one = shared.filter(**{self.key: self.outer_pk}).order_by()
-        count = of_one.values(self.key).values(shared=Count("pk"))
-        found = queryset.filter(pk__in=shared.values_list(self.record_pk))
-        return found.order_by(Subquery(count).desc(), "pk")
+        own_tags = items.filter(**{self.key_name: pk}).values("tag_id")
+        shared = items.filter(tag_id__in=own_tags)
+        shared_by_one = shared.filter(**{self.key_name: self.outer_pk}).order_by()
+        count = shared_by_one.values(self.key_name).values(shared=Count("pk"))
+        similar = queryset.filter(pk__in=shared.values_list(self.record_pk))
+        return similar.order_by(Subquery(count).desc(), "pk")
 
     def load_rows(self, pks, using):
-        kinds = [kind.pk for kind in self.get_kind().values()]
-        rows = self.rows.load(using, values=[*kinds, *pks]).rows() if pks else ()
+        """Return the rows of some records: their pk, key, tag's pk, name and slug."""
+        if not pks:
+            return []
+        values = [list(pks)]
+        if self.is_generic:
+            values.insert(0, self.get_content_type().pk)
+        rows = self.rows.load(using, values=values).rows()
+        if self.order:
+            return list(rows)
         # Sort in Python: ORDER BY the pk makes SQLite scan the whole table.
-        return [*rows] if self.order else sorted(rows)
+        return sorted(rows)
 
     def encode(self, batch):
         return self.encode_tags(batch.pks, batch.using)
 
     def encode_tags(self, pks, using):
         """Return the JSON text of the tags of each record."""
-        pks = [self.clean(pk) for pk in pks]
-        rows = self.load_rows({*pks} - {None}, using)
-        known = {tag: (tag, name, slug) for _through, _pk, tag, name, slug in rows}
-        columns = [self.plan.dump(each) for each in zip(*known.values(), strict=True)]
-        written = map(self.template.__mod__, zip(*columns, strict=True))
-        texts = dict(zip(known, written, strict=True))
-        tags = {pk: [] for pk in pks}
-        for _through, pk, tag, _name, _slug in rows:
-            tags[pk].append(texts[tag])
-        return [f"[{','.join(tags[pk])}]" for pk in pks]
+        keys = [self.key.to_python(pk) for pk in pks]
+        rows = self.load_rows(set(keys) - {None}, using)
+        texts_by_tag = self.encode_each_tag(rows)
+        texts_by_key = {key: [] for key in keys}
+        for _item, key, tag, _name, _slug in rows:
+            texts_by_key[key].append(texts_by_tag[tag])
+        return [f"[{','.join(texts_by_key[key])}]" for key in keys]
+
+    def encode_each_tag(self, rows):
+        """Return by pk the JSON text of each tag in the rows."""
+        tags = {tag: (tag, name, slug) for _item, _key, tag, name, slug in rows}
+        columns = zip(*tags.values(), strict=True)
+        text_columns = [_dump_column(column) for column in columns]
+        texts_by_tag = {}
+        for tag, texts in zip(tags, zip(*text_columns, strict=True), strict=True):
+            texts_by_tag[tag] = self.template % texts
+        return texts_by_tag
 
     def read(self, draft, sent):
         draft.relations[self.name] = _read_tags(self.field, sent)
-
-
-def _defines(endpoint_class, name):
-    """Whether an endpoint class itself has a name: ModelEndpoint's `user` is none."""
-    return hasattr(endpoint_class, name) and not hasattr(ModelEndpoint, name)
 
 
 class _Extra(_Part):
@@ -996,102 +1340,154 @@ class _Extra(_Part):
     def __init__(self, plan, name):
         super().__init__(plan, name)
         self.plans = {}
-        self.of_endpoint = _defines(plan.endpoint_class, name)
+        self.is_of_endpoint = _defines(plan.endpoint_class, name)
 
     def encode(self, batch):
-        values = [self.get_value(each, batch.model_endpoint) for each in batch.records]
-        return self.plan.dump(_to_plain(values, partial(self.expand, batch)))
+        values = []
+        for record in batch.records:
+            values.append(self.get_value(record, batch.model_endpoint))
+        return _dump_column(_to_plain(values, partial(self.expand, batch)))
 
     def describe(self):
         return {}
 
     def get_value(self, record, model_endpoint):
-        value = getattr(model_endpoint if self.of_endpoint else record, self.name)
-        if callable(value):
-            value = value(record) if self.of_endpoint else value()
-        return value
+        if self.is_of_endpoint:
+            value = getattr(model_endpoint, self.name)
+            return value(record) if callable(value) else value
+        value = getattr(record, self.name)
+        return value() if callable(value) else value
 
     def find_plan(self, model):
+        """Return the plan for records of a model, None if only their pks are shown."""
         if model not in self.plans:
-            self.plans[model] = self.plan.find_plan(self.name, False, model)
+            plan = self.plan.find_plan(self.name, model)
+            # Clients may choose the model of a GenericForeignKey: show only models of
+            # which the project said what may be seen.
+            if plan and not (plan.is_configured or _is_user_model(model)):
+                plan = None
+            self.plans[model] = plan
         return self.plans[model]
 
     def expand(self, batch, records):
-        """Return records that such a value gives as any expansion shows them."""
+        """Return records among the values as any expansion shows them."""
+        pks_by_model = {}
+        for record in records:
+            pks_by_model.setdefault(record._meta.model, set()).add(record.pk)
         shown = {}
-        for model in {record._meta.model for record in records}:
-            pks = {r.pk for r in records if r._meta.model is model} - {None}
+        for model, pks in pks_by_model.items():
             plan = self.find_plan(model)
-            # Clients may choose a GenericForeignKey's model: show only configured ones.
-            if plan and (plan.is_configured or _is_user_model(model)):
-                texts = plan.reader.fetch(pks, batch)
-                shown |= {(model, pk): json.loads(text) for pk, text in texts.items()}
-        keys = [(record._meta.model, record.pk) for record in records]
-        return [shown.get(key, _to_plain(key[1])) for key in keys]
+            if plan:
+                texts_by_pk = plan.reader.fetch(pks - {None}, batch)
+                for pk, text in texts_by_pk.items():
+                    shown[model, pk] = json.loads(text)
+        expanded = []
+        for record in records:
+            key = (record._meta.model, record.pk)
+            expanded.append(shown[key] if key in shown else _to_plain(record.pk))
+        return expanded
 
 
-# --- How a model is read and written: the plan ----------------------------------------
+# --- The plan: what a model looks like ------------------------------------------------
+
+
+class _Expansions:
+    """What all plans of one reply join and expand together, which is limited."""
+
+    def __init__(self):
+        # A join would bypass the database routers.
+        self.joins_left = 0 if settings.DATABASE_ROUTERS else _MAX_JOINS
+        #: The models that are shown whole, one for each place.
+        self.models = []
 
 
 class _Plan:
-    """How one model is read and encoded at one place of an answer.
+    """What one model looks like at one place of a reply.
 
-    Its `parts` each give the JSON text of one key; `lookups` are the columns they want,
-    and `joins` the relations to select. Rows are read as tuples unless somebody's code
-    needs instances (`needs_records`).
+    Each of its `parts` encodes one key. `lookups` are the columns that the parts want
+    of a query, and `joins` the relations to select. The records are read as rows,
+    unless code of the project's wants instances (`needs_records`).
     """
 
     def __init__(
-        self, model, endpoint_class=None, has_user=False, html_escape=False,
-        chosen=None, levels=None, outer=None,
-    ):  # fmt: skip
+        self,
+        model,
+        endpoint_class=None,
+        has_user=False,
+        html_escape=False,
+        chosen_encoder=None,
+        levels=None,
+        outer=None,
+    ):
+        """Plan a model at the top of a reply, or inside the plan `outer` with `levels`
+        left. Without a user, hooks that want one cannot be asked."""
         _autodiscover()
         self.model = model
         self.endpoint_class = endpoint_class or endpoint.find(model)
-        self.encoder = chosen or encoder.find(model)
+        self.encoder = chosen_encoder or encoder.find(model)
         self.has_user = has_user
-        # Who may see which records
-        self.asks = has_user and _overrides(self.endpoint_class, "can_get")
-        self.is_narrowed = _is_narrowed(model, self.endpoint_class)
-        self.hides = self.asks or self.is_narrowed
-        self.is_closed = endpoint.is_closed(model)
-        has_encoder = self.encoder is not None
-        self.is_configured = self.endpoint_class is not ModelEndpoint or has_encoder
-        # What is escaped: an encoder's own code gets the texts as they are.
-        self.is_custom = has_encoder and self.encoder._is_custom
-        self.escapes = html_escape or getattr(self.encoder, "html_escape", False)
-        self.html_escape = self.escapes and not self.is_custom
-        # What is expanded, below what
-        expand = self.endpoint_class.expand
-        self.levels = _levels(expand) if levels is None else levels
-        concrete = model._meta.concrete_model
-        self.ancestors = (*outer.ancestors, concrete) if outer else (concrete,)
-        #: The outermost plan counts the joins that are left, and what was expanded.
-        self.top = outer.top if outer else self
-        # A join would bypass the database routers.
-        self.joins_left = 0 if settings.DATABASE_ROUTERS else _MAX_JOINS
-        self.expanded = []
+        self._set_access()
+        self._set_escaping(html_escape, outer)
+        self._set_expansion(levels, outer)
         self._make_parts()
         self.reader = _Reader(self)
 
+    def _set_access(self):
+        """Work out who may see which records."""
+        self.asks_can_get = self.has_user and _overrides(self.endpoint_class, "can_get")
+        self.is_narrowed = _is_narrowed(self.model, self.endpoint_class)
+        self.may_hide = self.asks_can_get or self.is_narrowed
+        self.is_closed = endpoint.is_closed(self.model)
+        #: Whether the project says what of the model may be seen.
+        self.is_configured = (
+            self.endpoint_class is not ModelEndpoint or self.encoder is not None
+        )
+
+    def _set_escaping(self, html_escape, outer):
+        """Work out whether texts are escaped here, or by an outer plan already."""
+        is_escaped_outside = outer is not None and outer.is_escaped
+        wants_escaping = html_escape or getattr(self.encoder, "html_escape", False)
+        self.is_escaped = wants_escaping or is_escaped_outside
+        self.escapes = self.is_escaped and not is_escaped_outside
+
+    def _set_expansion(self, levels, outer):
+        """Work out what is expanded, below which models."""
+        self.levels = levels
+        if levels is None:
+            self.levels = _levels(self.endpoint_class.expand)
+        concrete = self.model._meta.concrete_model
+        if outer is None:
+            self.ancestors = [concrete]
+            self.expansions = _Expansions()
+        else:
+            self.ancestors = [*outer.ancestors, concrete]
+            self.expansions = outer.expansions
+
+    # Parts
+
     def _make_parts(self):
+        self.is_custom = self.encoder is not None and self.encoder._is_custom
         self.peers = {}
-        fields = _model_fields(self.model)
-        names = _select_shown(self.model, self.endpoint_class, self.encoder)
         self.parts = [_Column(self, "pk", self.model._meta.pk, "pk")]
-        self.parts += [self._make_part(name, fields.get(name)) for name in names]
-        self.names = [part.name for part in self.parts]
-        self.template = "{" + ",".join(f"{_dump(n)}:%s" for n in self.names) + "}"
-        self.managers = {p.name: p for p in self.parts if isinstance(p, _Tags)}
-        self.joined = [part for part in self.parts if isinstance(part, _JoinedKey)]
-        self.joins = [join for part in self.joined for join in part.joins]
+        fields = _model_fields(self.model)
+        for name in _select_shown(self.model, self.endpoint_class, self.encoder):
+            self.parts.append(self._make_part(name, fields.get(name)))
         self.lookups = []
+        self.joins = []
+        self.managers = {}
         for part in self.parts:
             part.start = len(self.lookups)
-            self.lookups += part.lookups
+            self.lookups.extend(part.lookups)
+            if isinstance(part, _JoinedKey):
+                self.joins.extend(part.joins)
+            elif isinstance(part, _Tags):
+                self.managers[part.name] = part
+        self.names = [part.name for part in self.parts]
+        keys = [f"{_dump(name)}:%s" for name in self.names]
+        self.template = "{" + ",".join(keys) + "}"
         self.needs_records = (
             self.is_custom
-            or self.asks
+            or self.asks_can_get
             or _needs_instances(self.model)
             or any(part.needs_records for part in self.parts)
         )
@@ -1112,211 +1508,324 @@ class _Plan:
         return _Column(self, name, field)
 
     def _make_key(self, field):
-        """Return the part for a foreign key. It is joined unless somebody says which
-        records there are, no constraint guards it (a join would lose the row), or the
-        joins are too many."""
+        """Return the part for a foreign key: a pk, or a record, joined or fetched."""
         related = field.remote_field.model
         levels = self._find_levels(field.name, related)
         if levels is None:
             return _ForeignKey(self, field)
-        tables = 1 + len(related._meta.all_parents)
-        is_joined = field.db_constraint and self.top.joins_left >= tables
-        if is_joined and not _is_narrowed(related, endpoint.find(related)):
-            self.top.joins_left -= tables
-            plan = self.find_plan(field.name, self.html_escape, related)
-            return _JoinedKey(self, field, plan)
-        key = (related, repr(levels))
-        if key not in self.peers:
-            plan = self.find_plan(field.name, self.html_escape, related)
-            self.peers[key] = plan, []
-        return _FetchedKey(self, field, *self.peers[key])
+        if self._can_join(field, related):
+            self.expansions.joins_left -= _count_tables(related)
+            return _JoinedKey(self, field, self.find_plan(field.name, related))
+        peers_key = (related, repr(levels))
+        if peers_key not in self.peers:
+            self.peers[peers_key] = self.find_plan(field.name, related), []
+        related_plan, peers = self.peers[peers_key]
+        return _FetchedKey(self, field, related_plan, peers)
 
-    def find_plan(self, name, html_escape, related):
-        """Return the plan of the records that a name expands to, None for pks."""
+    def _can_join(self, field, related):
+        """Return whether an expanded foreign key is read by a join.
+
+        A constraint must guard it, since a join loses the row of a key to nothing; the
+        project must not choose the related records; and enough joins must be left.
+        """
+        if not field.db_constraint:
+            return False
+        if _is_narrowed(related, endpoint.find(related)):
+            return False
+        return self.expansions.joins_left >= _count_tables(related)
+
+    def find_plan(self, name, related):
+        """Return the plan for the records that a name expands to, None for pks."""
         levels = self._find_levels(name, related)
         if levels is None:
             return None
-        self.top.expanded.append(related)
-        return _Plan(related, None, self.has_user, html_escape, None, levels, self)
+        self.expansions.models.append(related)
+        return _Plan(related, has_user=self.has_user, levels=levels, outer=self)
 
     def _find_levels(self, name, related):
-        """Return how far a relation is expanded, None if it stays a pk: because no
-        levels are left, the model is closed, or its hooks want a user and have none."""
+        """Return how far a relation is expanded, None if only the pk is shown.
+
+        The pk is shown if no levels are left, if the model is closed, or if its hooks
+        want a user and there is none.
+        """
         endpoint_class = endpoint.find(related)
-        hooks = ("get_queryset", "can_get")
-        is_private = any(_overrides(endpoint_class, hook) for hook in hooks)
-        if endpoint.is_closed(related) or is_private and not self.has_user:
+        if endpoint.is_closed(related):
             return None
-        if len(self.top.expanded) >= _MAX_EXPANDED:
+        if not self.has_user and _asks_about_records(endpoint_class):
+            return None
+        if len(self.expansions.models) >= _MAX_EXPANSIONS:
             return None
         if isinstance(self.levels, dict):
             return self.levels.get(name)
         if self.levels < 1 or related._meta.concrete_model in self.ancestors:
             return None
         levels = _levels(endpoint_class.expand)
-        return levels if isinstance(levels, dict) else min(self.levels - 1, levels)
+        if isinstance(levels, dict):
+            return levels
+        return min(self.levels - 1, levels)
+
+    # Writing
 
     @cached_property
     def writable(self):
-        """The parts that clients may write, by the key they are sent under."""
-        cls = self.endpoint_class
-        if cls.fields is None and _is_user_model(self.model):
+        """The parts that clients may write, by the key that they are sent under."""
+        endpoint_class = self.endpoint_class
+        if endpoint_class.fields is None and _is_user_model(self.model):
             return {}
-        named = () if cls.fields in (None, "__all__") else cls.fields
-        found = {
-            part.name: part
-            for part in self.parts[1:]
-            if part.field and _is_writable(part.field, part.name in named)
+        writable = {}
+        for part in self.parts[1:]:
+            if part.field and _is_writable(part.field, self._is_named(part.name)):
+                writable[part.name] = part
+        never = {
+            *endpoint_class.readonly_fields,
+            *endpoint_class.immutable_fields,
+            *endpoint_class.exclude,
         }
-        never = {*cls.readonly_fields, *cls.immutable_fields, *cls.exclude}
-        pk = self.model._meta.pk
-        pk = _root_key(self.model) if _is_parent_link(pk) else pk
-        keys = {pk.name, self.model._meta.pk.name, *_pk_names(self.model)}
-        if keys & never:
-            never |= keys
-        elif keys & {*named} and not isinstance(pk, models.AutoField):
-            is_relation = isinstance(pk, models.ForeignKey)
-            part = _ForeignKey(self, pk) if is_relation else _Column(self, "pk", pk)
-            found["pk"] = found[pk.name] = part
-        return {name: part for name, part in found.items() if name not in never}
+        if part := self._make_writable_key(never):
+            writable["pk"] = part
+            writable[part.field.name] = part
+        elif not never.isdisjoint(self._key_names):
+            never |= self._key_names
+        return {name: part for name, part in writable.items() if name not in never}
+
+    def _is_named(self, name):
+        """Return whether `fields` names a field, and not just all of them."""
+        fields = self.endpoint_class.fields
+        return fields not in (None, "__all__") and name in fields
+
+    @cached_property
+    def _written_key(self):
+        """The field that a pk is written to: a parent's, where the model has one."""
+        key = self.model._meta.pk
+        return _root_key(self.model) if _is_parent_link(key) else key
+
+    @cached_property
+    def _key_names(self):
+        """All names of the primary key."""
+        names = _pk_names(self.model)
+        return names | {self._written_key.name, self.model._meta.pk.name}
+
+    def _make_writable_key(self, never):
+        """Return the part for a primary key that clients may choose, or None."""
+        key = self._written_key
+        is_named = any(self._is_named(name) for name in self._key_names)
+        if not is_named or not never.isdisjoint(self._key_names):
+            return None
+        if isinstance(key, models.AutoField):
+            return None
+        if isinstance(key, models.ForeignKey):
+            return _ForeignKey(self, key)
+        return _Column(self, "pk", key)
+
+    # Describing and encoding
 
     def describe(self, is_written=False):
-        """Return the schema of a record; what is only read is marked if it `is_written`
-        too."""
+        """Return the schema of a record. If it `is_written` too, mark what is not."""
         if self.is_custom:
             return {"type": "object"}
-        found = {part.name: part.describe() for part in self.parts}
-        for name in found if is_written else ():
-            if name not in self.writable:
-                found[name] = found[name] | {"readOnly": True}
-        return _describe_object(found)
-
-    # Encoding
+        properties = {}
+        for part in self.parts:
+            schema = part.describe()
+            if is_written and part.name not in self.writable:
+                schema = {**schema, "readOnly": True}
+            properties[part.name] = schema
+        return _describe_object(properties)
 
     def encode(self, batch):
         """Return the JSON text of each record of a batch."""
         if not batch.pks:
             return []
-        texts = self.encode_plainly(batch)
-        return self._encode_custom(batch, texts) if self.is_custom else texts
+        texts = self.encode_parts(batch)
+        if self.is_custom:
+            texts = self._encode_custom(batch, texts)
+        return self.escape(texts)
 
-    def encode_plainly(self, batch):
-        """Return the JSON text of each record, without asking a custom encoder."""
-        texts = [part.encode(batch) for part in self.parts]
-        return list(map(self.template.__mod__, zip(*texts, strict=True)))
+    def encode_parts(self, batch):
+        """Return the JSON text of each record; neither ask a custom encoder nor escape
+        it."""
+        columns = [part.encode(batch) for part in self.parts]
+        return [self.template % texts for texts in zip(*columns, strict=True)]
+
+    def escape(self, texts):
+        """Return JSON texts as they are, or with the texts in them escaped for HTML."""
+        if not self.escapes:
+            return texts
+        return [_dump(_escape_texts(json.loads(text))) for text in texts]
 
     def _encode_custom(self, batch, texts):
-        """Let the model's encoder speak, within what its endpoint lets be seen."""
-        texts = dict(zip(map(id, batch.records), texts, strict=True))
-        token = _encoding.set((self.encoder, texts))
+        """Let the model's encoder say what is shown, within what its endpoint shows."""
+        texts_by_id = dict(zip(map(id, batch.records), texts, strict=True))
+        token = _encoding.set((self.encoder, texts_by_id))
         try:
-            given = [_to_plain(self.encoder.to_dict(each)) for each in batch.records]
+            dicts = [
+                _to_plain(self.encoder.to_dict(record)) for record in batch.records
+            ]
         finally:
             _encoding.reset(token)
-        hidden = self._hidden
-        given = [{k: v for k, v in each.items() if k not in hidden} for each in given]
-        return _dump_each(_escape_texts(given) if self.escapes else given)
+        for shown in dicts:
+            for name in self._hidden_names.intersection(shown):
+                del shown[name]
+        return _dump_each(dicts)
 
     @cached_property
-    def _hidden(self):
-        """The keys of the model that its endpoint does not let be seen."""
-        seen = _select_visible(self.model, self.endpoint_class)
-        unseen = [f for n, f in _model_fields(self.model).items() if n not in seen]
-        return {n for f in unseen for n in (f.name, getattr(f, "attname", f.name))}
+    def _hidden_names(self):
+        """The names of the model's fields that its endpoint does not show."""
+        visible = _select_visible(self.model, self.endpoint_class)
+        names = set()
+        for name, field in _model_fields(self.model).items():
+            if name not in visible:
+                names.update([name, getattr(field, "attname", name)])
+        return names
 
-    def dump(self, values):
-        """Return each of some values as JSON text."""
-        kinds = {*map(type, values)}
-        if not kinds <= _PLAIN:
-            convert = {kind: _CONVERSIONS.get(kind, _to_plain) for kind in kinds}
-            values = [convert[type(value)](value) for value in values]
-        return self.dump_plain(values)
 
-    def dump_plain(self, values):
-        """Return each of some values that need no conversion as JSON text."""
-        return _dump_each(_escape_texts([*values]) if self.html_escape else values)
+def _count_tables(model):
+    """Return how many tables a join of a model takes: its own and its parents'."""
+    return 1 + len(model._meta.all_parents)
+
+
+def _asks_about_records(endpoint_class):
+    """Return whether hooks of an endpoint class say which records a user sees."""
+    if _overrides(endpoint_class, "get_queryset"):
+        return True
+    return _overrides(endpoint_class, "can_get")
+
+
+@functools.cache
+def _make_plan(_is_routed, *arguments):
+    return _Plan(*arguments)
+
+
+def _get_plan(*arguments):
+    """Return the plan at the top of a reply, kept until something is registered."""
+    _autodiscover()
+    return _make_plan(bool(settings.DATABASE_ROUTERS), *arguments)
+
+
+# --- The reader: how a model is queried -----------------------------------------------
 
 
 class _Reader:
-    """How the records of a plan's model are queried, and made into batches."""
+    """How the records of a plan's model are queried, and put into batches."""
 
     def __init__(self, plan):
         self.plan = plan
-        self.model = model = plan.model
-        order, pk = plan.endpoint_class.ordering, model._meta.pk
-        # The statements that are kept, each made when it is first wanted.
-        every = model._default_manager.order_by
-        counted = models.Func(template="COUNT(*)", output_field=models.IntegerField())
-        locked = partial(every().select_for_update().filter, pk=_GIVEN)
-        self.names = [field.attname for field in model._meta.concrete_fields]
-        self._locking = _Statement(lambda: locked().values_list(*self.names), pk)
-        self._count = _Statement(lambda: every().values_list(counted))
-        self._by_pk = _Statement(lambda: self._rows.order_by().filter(pk=_GIVEN), pk)
-        self._ordered = _Statement(lambda: _in_order(self._rows, order))
-        # An expression might compile the current time zone into the SQL.
-        keys = (*(order or ()), *model._meta.ordering)
-        self._is_lasting = all(isinstance(key, str) for key in keys)
+        self.model = plan.model
+
+    # The statements that are kept
 
     @cached_property
     def _rows(self):
-        """The query of all rows; None if the project chooses or needs the records."""
+        """The query for all rows; None if the project chooses or needs the records."""
         if self.plan.is_narrowed or self.plan.needs_records:
             return None
         return self.model._default_manager.values_list(*self.plan.lookups)
 
+    @cached_property
+    def _one_by_pk(self):
+        rows = self._rows.order_by().filter(pk=_PLACEHOLDER)
+        return _Statement(rows, self.model._meta.pk)
+
+    @cached_property
+    def _all_in_order(self):
+        return _Statement(_in_order(self._rows, self.plan.endpoint_class.ordering))
+
+    @cached_property
+    def _count(self):
+        count = models.Func(template="COUNT(*)", output_field=models.IntegerField())
+        return _Statement(self.model._default_manager.order_by().values_list(count))
+
+    @cached_property
+    def _locked_by_pk(self):
+        rows = self.model._default_manager.order_by().select_for_update()
+        rows = rows.filter(pk=_PLACEHOLDER).values_list(*self._attribute_names)
+        return _Statement(rows, self.model._meta.pk)
+
+    @cached_property
+    def _attribute_names(self):
+        return [field.attname for field in self.model._meta.concrete_fields]
+
+    @cached_property
+    def _can_keep_order(self):
+        """Whether the order is made of names: the SQL of an expression may hold the
+        current time zone."""
+        order = self.plan.endpoint_class.ordering or ()
+        keys = [*order, *self.model._meta.ordering]
+        return all(isinstance(key, str) for key in keys)
+
+    # Reading records
+
     def get_queryset(self, model_endpoint):
-        """Return the query of all that an endpoint shows, ready to narrow and load."""
+        """Return the query for all records of an endpoint, ready to narrow and load."""
         if self._rows is not None:
             return self._rows
         queryset = model_endpoint.get_queryset(model_endpoint.request)
         if not self.plan.needs_records:
             return queryset.values_list(*self.plan.lookups)
-        queryset, joins = queryset.defer(None), self.plan.joins
-        return queryset.select_related(*joins) if joins else queryset
+        queryset = queryset.defer(None)
+        if self.plan.joins:
+            queryset = queryset.select_related(*self.plan.joins)
+        return queryset
 
     def load(self, queryset, model_endpoint):
-        """Return the batch of what a queryset gives, whoever may get it."""
+        """Return the batch of a queryset's records, whoever may get them."""
         if self.plan.needs_records:
-            return _Instances(self.plan, [*queryset], queryset.db, model_endpoint)
-        return _Statement(lambda: queryset).load(queryset.db, model_endpoint)
+            records = list(queryset)
+            return _Instances(self.plan, records, queryset.db, model_endpoint)
+        return _Statement(queryset).load(queryset.db, model_endpoint)
 
     def load_visible(self, queryset, model_endpoint):
-        """Return the batch of what a queryset gives and the user may get."""
+        """Return the batch of a queryset's records that the user may get."""
         return self.drop_refused(self.load(queryset, model_endpoint))
 
     def load_one(self, pk, model_endpoint, using=None):
         """Return the batch of one record, whoever may get it, or an empty one."""
         if self._rows is not None:
-            return self._by_pk.load(using or self._rows.db, model_endpoint, [pk])
-        found = self.get_queryset(model_endpoint).filter(pk=pk)[:1]
-        return self.load(found.using(using) if using else found, model_endpoint)
+            return self._one_by_pk.load(using or self._rows.db, model_endpoint, [pk])
+        queryset = self.get_queryset(model_endpoint).filter(pk=pk)[:1]
+        if using:
+            queryset = queryset.using(using)
+        return self.load(queryset, model_endpoint)
 
     def load_page(self, model_endpoint, conditions, order, start, size):
         """Return the batch of a page of the records that match, and how many match."""
-        found = self.get_queryset(model_endpoint)
-        is_whole = found is self._rows and not conditions
+        queryset = self.get_queryset(model_endpoint)
+        is_whole = queryset is self._rows and not conditions
         if is_whole:
-            total = self._count.load(found.db).column(0)[0]
+            total = self._count.load(queryset.db).column(0)[0]
         else:
-            found = found.filter(*conditions)
-            total = found.count()
-        limits = (start, start + size)
+            queryset = queryset.filter(*conditions)
+            total = queryset.count()
         if start >= total:
-            return _Rows([], found.db, model_endpoint), total
-        if is_whole and order == self.plan.endpoint_class.ordering and self._is_lasting:
-            return self._ordered.load(found.db, model_endpoint, limits=limits), total
-        page = _in_order(found, order)[slice(*limits)]
+            return _Rows([], queryset.db, model_endpoint), total
+        limits = (start, start + size)
+        is_usual_order = order == self.plan.endpoint_class.ordering
+        if is_whole and is_usual_order and self._can_keep_order:
+            batch = self._all_in_order.load(queryset.db, model_endpoint, limits=limits)
+            return batch, total
+        page = _in_order(queryset, order)[slice(*limits)]
         return self.load_visible(page, model_endpoint), total
 
     def lock_one(self, pk, using):
         """Return a locked record, or None; only where the plan is not `is_narrowed`."""
-        rows = self._locking.load(using, values=[pk]).rows()
-        return next((self.model.from_db(using, self.names, row) for row in rows), None)
+        for row in self._locked_by_pk.load(using, values=[pk]).rows():
+            return self.model.from_db(using, self._attribute_names, row)
+        return None
 
-    # Records that are there already, and those that other records refer to
+    def fetch(self, pks, batch):
+        """Return by pk the JSON text of the records that those of a batch refer to."""
+        model_endpoint = self.make_endpoint(batch.model_endpoint.request)
+        queryset = self.get_queryset(model_endpoint).filter(pk__in=pks)
+        referring = batch.model_endpoint.model
+        is_near = router.db_for_read(self.model) == router.db_for_read(referring)
+        if is_near and not self.plan.is_narrowed:
+            queryset = queryset.using(batch.using)
+        related = self.load_visible(queryset, model_endpoint)
+        return dict(zip(related.pks, self.plan.encode(related), strict=True))
+
+    # Records that are there already
 
     def make_endpoint(self, request):
-        """Return the endpoint instance that speaks for the model within a request."""
+        """Return an endpoint of the model for a request."""
         return self.plan.endpoint_class._for_model(self.model, request)
 
     def make_batch(self, records, using, request):
@@ -1324,100 +1833,82 @@ class _Reader:
         return _Instances(self.plan, records, using, self.make_endpoint(request))
 
     def adopt(self, records, request=None):
-        """Return the batch of the project's instances, their relations prefetched."""
-        for record, part in itertools.product(records, self.plan.joined):
-            if not part.field.is_cached(record):
-                # An int for "5", by which the relation is found.
-                key = part.field.to_python(getattr(record, part.field.attname))
-                setattr(record, part.field.attname, key)
+        """Return the batch of instances that the project made; prefetch their joins."""
+        for part in self.plan.parts:
+            if isinstance(part, _JoinedKey):
+                self._convert_keys(records, part.field)
         models.prefetch_related_objects(records, *self.plan.joins)
         using = router.db_for_read(self.model, instance=records[0])
         return self.make_batch(records, using, request)
 
+    def _convert_keys(self, records, field):
+        """Make the project's "5" the 5 that a prefetch finds the related record by."""
+        for record in records:
+            if not field.is_cached(record):
+                key = getattr(record, field.attname)
+                setattr(record, field.attname, field.to_python(key))
+
     def drop_refused(self, batch):
         """Return a batch without the records that the user may not get."""
-        if not self.plan.asks or not batch.pks:
+        if not self.plan.asks_can_get or not batch.pks:
             return batch
         model_endpoint = batch.model_endpoint
-        may_get = partial(model_endpoint.can_get, model_endpoint.user)
-        records = [*filter(may_get, batch.records)]
+        records = []
+        for record in batch.records:
+            if model_endpoint.can_get(model_endpoint.user, record):
+                records.append(record)
         return _Instances(self.plan, records, batch.using, model_endpoint)
-
-    def fetch(self, pks, batch):
-        """Return by pk what is shown of the records that another model's refer to."""
-        model_endpoint, other = (
-            self.make_endpoint(batch.model_endpoint.request),
-            batch.model_endpoint.model,
-        )
-        queryset = self.get_queryset(model_endpoint).filter(pk__in=pks)
-        is_near = router.db_for_read(self.model) == router.db_for_read(other)
-        if is_near and not self.plan.is_narrowed:
-            queryset = queryset.using(batch.using)
-        found = self.load_visible(queryset, model_endpoint)
-        return dict(zip(found.pks, self.plan.encode(found), strict=True))
-
-
-@functools.cache
-def _make_plan(_generation, _is_routed, *arguments):
-    return _Plan(*arguments)
-
-
-def _get_plan(*arguments):
-    """Return the plan at the top of an answer, kept until something is registered."""
-    _autodiscover()
-    is_routed = bool(settings.DATABASE_ROUTERS)
-    return _make_plan(_Registry.generation, is_routed, *arguments)
-
-
-def _get_value(record, name):
-    value = None
-    with contextlib.suppress(AttributeError, core_exceptions.ObjectDoesNotExist):
-        value = getattr(record, name)
-    return None if hasattr(value, "resolve_expression") else value
-
-
-#: The custom encoder that is running, and the JSON text of each of its records by id:
-#: how the to_dict() that it extends gets at it.
-_encoding = contextvars.ContextVar("encoding")
-
-
-def _encode_records(records, chosen=None, html_escape=False, request=None):
-    """Return instances as dicts, in their order, as the request's user may see them."""
-    encoded = {}
-    # Not type(): request.user is a lazy object.
-    for model in {record._meta.model: None for record in records}:
-        same = [record for record in records if record._meta.model is model]
-        make = _Plan if chosen else _get_plan
-        plan = make(model, None, bool(request), html_escape, chosen)
-        texts = plan.encode(plan.reader.adopt(same, request))
-        encoded.update(zip(map(id, same), map(json.loads, texts), strict=True))
-    return [encoded[id(record)] for record in records]
 
 
 # --- Encoders -------------------------------------------------------------------------
 
+#: The custom encoder that is running, and the JSON text of each of its records by id.
+#: A to_dict() that calls super().to_dict() gets the record's text from here.
+_encoding = contextvars.ContextVar("encoding")
+
+
+def _encode_records(records, chosen_encoder=None, html_escape=False, request=None):
+    """Return instances as dicts, in their order, as the request's user may see them."""
+    records_by_model = {}
+    for record in records:
+        # Not type(): request.user is a lazy object.
+        records_by_model.setdefault(record._meta.model, []).append(record)
+    # Plans for an encoder of the caller's are not kept: it may live for one call only.
+    make_plan = _Plan if chosen_encoder else _get_plan
+    encoded = {}
+    for model, same in records_by_model.items():
+        has_user = request is not None
+        plan = make_plan(model, None, has_user, html_escape, chosen_encoder)
+        texts = plan.encode(plan.reader.adopt(same, request))
+        for record, text in zip(same, texts, strict=True):
+            encoded[id(record)] = json.loads(text)
+    return [encoded[id(record)] for record in records]
+
 
 class DefaultEncoder:
-    """How a model looks in JSON; extend `to_dict` to say it in code."""
+    """What a model looks like in JSON; extend `to_dict` to say it in code."""
 
     #: Whether every text is escaped for HTML.
     html_escape = False
 
     def to_dict(self, record, html_escape=False):
         """Return what is shown of a record as a dict of plain data."""
-        speaking, texts = _encoding.get((None, {}))
-        if speaking is self and id(record) in texts:
-            return json.loads(texts[id(record)])
-        plan = _Plan(record._meta.model, html_escape=html_escape, chosen=self)
-        return json.loads(plan.encode_plainly(plan.reader.adopt([record]))[0])
+        running, texts_by_id = _encoding.get((None, {}))
+        if running is self and id(record) in texts_by_id:
+            return json.loads(texts_by_id[id(record)])
+        plan = _Plan(record._meta.model, html_escape=html_escape, chosen_encoder=self)
+        texts = plan.encode_parts(plan.reader.adopt([record]))
+        if not self._is_custom:
+            texts = plan.escape(texts)
+        return json.loads(texts[0])
 
     @property
     def _is_custom(self):
-        """Whether code of its own says what is shown."""
+        """Whether code of the project's says what is shown."""
         return type(self).to_dict is not DefaultEncoder.to_dict
 
     def _select(self, names):
-        """Return which of the names that the endpoint lets be seen are shown."""
+        """Return those of the visible names that are shown."""
         return names
 
 
@@ -1428,7 +1919,7 @@ class HTMLEscapeEncoder(DefaultEncoder):
 
 
 class IncludeEncoder(DefaultEncoder):
-    """Shows the fields it lists, and the pk."""
+    """Shows the fields that it lists, and the pk."""
 
     def __init__(self, include):
         self.include = include
@@ -1438,7 +1929,7 @@ class IncludeEncoder(DefaultEncoder):
 
 
 class ExcludeEncoder(DefaultEncoder):
-    """Shows all fields but those it lists."""
+    """Shows all fields but those that it lists."""
 
     def __init__(self, exclude):
         self.exclude = exclude
@@ -1448,35 +1939,33 @@ class ExcludeEncoder(DefaultEncoder):
 
 
 class _Registry:
-    """What is registered, by class."""
-
-    #: Incremented by every change of a registry: plans made before are not used again.
-    generation = 0
+    """What is registered, by model or form."""
 
     def __init__(self):
         self._registry = {}
 
     def unregister(self, model) -> None:
-        """Take out what is registered for it; raise NotRegistered if nothing is."""
+        """Forget what is registered for a model; raise NotRegistered if nothing is."""
         if model not in self._registry:
             raise NotRegistered(f"{_label(model)} is not registered.")
         del self._registry[model]
-        self._change()
+        _make_plan.cache_clear()
 
     def is_registered(self, model) -> bool:
-        """Return whether anything is registered for it."""
+        """Return whether anything is registered for a model."""
         return model in self._registry
 
     def find(self, model):
-        """Return what is registered for a model, or what it is a proxy of, or None."""
-        concrete = model._meta.concrete_model
-        for base in filter(self.is_registered, model.__mro__):
-            if base._meta.concrete_model is concrete:
+        """Return what is registered for a model or for a model that it is a proxy of,
+        None if nothing is."""
+        concrete_model = model._meta.concrete_model
+        for base in model.__mro__:
+            if base in self._registry and base._meta.concrete_model is concrete_model:
                 return self._registry[base]
         return None
 
-    def _change(self):
-        _Registry.generation += 1
+    def _add(self, model, value):
+        self._registry[model] = value
         _make_plan.cache_clear()
 
 
@@ -1484,33 +1973,39 @@ class _EncoderRegistry(_Registry):
     """The registry of encoders: what each model looks like, wherever it appears."""
 
     def register(self, model, encoder) -> None:
-        """Let an encoder, or the class of one, speak for a model. Raise
-        AlreadyRegistered if one does, ImproperlyConfigured for what is none."""
+        """Let an encoder, or an encoder class, say what a model looks like.
+
+        Raise AlreadyRegistered if the model has one, and ImproperlyConfigured if it is
+        no encoder.
+        """
         if model in self._registry:
             raise AlreadyRegistered(f"{_label(model)} has an encoder already.")
-        self._registry[model] = self._make(encoder)
-        self._change()
+        self._add(model, self._make(encoder))
 
     def encode(self, record: Any, encoder=None, html_escape=False) -> Any:
-        """Return a record as a dict, a QuerySet or an iterable of records as a list, by
-        an `encoder` or the registered one. No user is known here, so what it refers to
-        stays a pk where the endpoint overrides `can_get` or `get_queryset`."""
-        encoder = encoder and self._make(encoder)
+        """Return a record as a dict, a QuerySet or an iterable of records as a list.
+
+        `encoder` replaces the registered one. No user is known here. So a related
+        record is shown as its pk if its endpoint overrides `can_get` or `get_queryset`.
+        """
+        if encoder is not None:
+            encoder = self._make(encoder)
         if isinstance(record, models.Model):
             return _encode_records([record], encoder, html_escape)[0]
-        items = [*record]
+        items = list(record)
         if all(isinstance(item, models.Model) for item in items):
             return _encode_records(items, encoder, html_escape)
-        plain = _to_plain(items, partial(_encode_records, chosen=encoder))
+        plain = _to_plain(items, partial(_encode_records, chosen_encoder=encoder))
         return _escape_texts(plain) if html_escape else plain
 
     def _make(self, encoder):
-        kind = encoder if isinstance(encoder, type) else type(encoder)
-        if not issubclass(kind, DefaultEncoder):
-            what = f"{encoder!r} is no encoder: extend DefaultEncoder.to_dict()."
-            raise ImproperlyConfigured(what)
-        _refuse_names(kind)
-        return encoder() if encoder is kind else encoder
+        """Return an encoder, or make one of its class."""
+        encoder_class = encoder if isinstance(encoder, type) else type(encoder)
+        if not issubclass(encoder_class, DefaultEncoder):
+            message = f"{encoder!r} is no encoder: extend DefaultEncoder.to_dict()."
+            raise ImproperlyConfigured(message)
+        _refuse_names(encoder_class)
+        return encoder() if encoder is encoder_class else encoder
 
 
 encoder = _EncoderRegistry()
@@ -1518,106 +2013,132 @@ encoder = _EncoderRegistry()
 
 # --- Reading input --------------------------------------------------------------------
 
+_FORM_TYPE = "application/x-www-form-urlencoded"
+_MULTIPART_TYPE = "multipart/form-data"
 _JSON_TYPE = "application/json"
-_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", _JSON_TYPE)
+_TYPES = (_FORM_TYPE, _MULTIPART_TYPE, _JSON_TYPE)
+
 #: NUL, which PostgreSQL refuses, and lone surrogates, which no database stores.
 _BAD_TEXT = re.compile("[\0\ud800-\udfff]")
-#: A URL-encoded body without these bytes needs no further check.
+#: A URL-encoded ASCII body without these bytes needs no further check.
 _ODD_BYTES = re.compile(rb"[%\0]")
 
 
-def _check_storable(value, texts=True):
-    """Raise ValueError for a value that is nested too deeply, or cannot be stored. The
-    texts in it are skipped if `texts` is false: the caller knows they are fine."""
+def _check_storable(value, checks_texts=True):
+    """Raise ValueError for a value that is nested too deeply or cannot be stored.
+
+    Values are checked level by level, since Python is slow at checking one by one. If
+    `checks_texts` is false, the caller knows that all texts in the value are fine.
+    """
     level = [value]
     for _depth in range(_MAX_JSON_DEPTH + 1):
-        # Level by level, in C, rather than value by value.
-        kinds = {*map(type, level)}
-        if texts and _BAD_TEXT.search("".join(_of_kind(str, level))):
+        classes = set(map(type, level))
+        if checks_texts and _BAD_TEXT.search("".join(_pick(str, level))):
             raise ValueError(_("Null characters and lone surrogates are not allowed."))
-        if float in kinds and not all(map(math.isfinite, _of_kind(float, level))):
+        if float in classes and not all(map(math.isfinite, _pick(float, level))):
             raise ValueError(_("NaN and infinities are not allowed."))
-        if not kinds & {dict, list}:
+        if dict not in classes and list not in classes:
             return
-        level = [*filter(None, level)]
-        dicts = _of_kind(dict, level)
-        keys = dicts if texts else ()  # Iterated, a dict gives its keys.
-        held = [*map(dict.values, dicts), *_of_kind(list, level), *keys]
-        level = [*itertools.chain.from_iterable(held)]
+        level = _next_level(level, checks_texts)
     raise ValueError(_("It is nested too deeply."))
 
 
-def _of_kind(kind, values):
+def _next_level(level, with_keys):
+    """Return the values that lists and dicts hold, and the keys of dicts."""
+    containers = _pick(list, level)
+    for mapping in _pick(dict, level):
+        if mapping:
+            containers.append(mapping.values())
+            if with_keys:
+                containers.append(mapping)  # Iterated, a dict gives its keys.
+    return list(itertools.chain.from_iterable(containers))
+
+
+def _pick(kind, values):
+    """Return the values of exactly one class."""
     return [value for value in values if type(value) is kind]
 
 
-def _check_body(value, texts=True):
-    """Check a whole body; name the bad key if it is among the first _MAX_MEMBERS."""
+def _check_body(body, checks_texts=True):
+    """Raise ValueError for a body that cannot be stored; name the bad key if it is one
+    of the first _MAX_MEMBERS."""
     try:
-        return _check_storable(value, texts)
+        _check_storable(body, checks_texts)
     except ValueError as error:
-        pairs = enumerate(value if isinstance(value, list) else ())
-        pairs = value.items() if isinstance(value, dict) else pairs
-        for key, item in itertools.islice(pairs, _MAX_MEMBERS):
+        items = {}
+        if isinstance(body, dict):
+            items = body.items()
+        elif isinstance(body, list):
+            items = enumerate(body)
+        for key, value in itertools.islice(items, _MAX_MEMBERS):
             try:
-                _check_storable({key: item}, texts)
+                _check_storable({key: value}, checks_texts)
             except ValueError:
                 raise ValueError(f"{error} (in {_dump(key)})") from None
         raise
 
 
 def _make_object(pairs):
-    found = dict(pairs) if pairs else {}
-    if len(found) != len(pairs):
-        seen = set()
-        twice = next(key for key, _value in pairs if key in seen or seen.add(key))
-        raise ValueError(_('The key "%s" stands twice.') % twice[:100])
-    return found
+    """Return the dict for a JSON object; raise ValueError if a key stands twice."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        keys = set()
+        for key, _value in pairs:
+            if key in keys:
+                raise ValueError(_('The key "%s" stands twice.') % key[:100])
+            keys.add(key)
+    return made
 
 
 def _parse_json(text):
-    """Return the value of a JSON text; raise ValueError for one that will not do."""
+    """Return the value of a JSON text; raise ValueError for a bad one."""
     try:
         value = json.loads(text, object_pairs_hook=_make_object)
     except RecursionError:
         raise ValueError(_("It is nested too deeply.")) from None
-    # Only as an escape can NUL or a lone surrogate stand in the text.
-    _check_body(value, "\\u" in text)
+    # JSON text holds NUL and lone surrogates only as escapes.
+    _check_body(value, checks_texts="\\u" in text)
     return value
 
 
 def _read_body(request):
-    """Set `request.data`, the JSON's value or request.POST, or raise AJAXError 400."""
+    """Set `request.data` to the JSON's value, else to request.POST; raise AJAXError 400
+    for a bad body."""
     try:
         if request.content_type == _JSON_TYPE and request.body:
             request.data = _parse_json(request.body.decode())
         else:
             request.data = request.POST
-            if request.content_type == _TYPES[0]:
-                body = request.body
-                if body.isascii() and not _ODD_BYTES.search(body):
-                    return
-                unquote_to_bytes(body).decode()  # Django would replace bad UTF-8.
-            elif "\ufffd" in "".join(map("".join, dict(request.POST.lists()).values())):
-                raise ValueError(_("It is no UTF-8."))  # Django has replaced it.
-            _check_body(dict(request.POST.lists()) | dict.fromkeys(request.FILES))
+            _check_form(request)
     except ValueError as error:
         kind = "JSON" if request.content_type == _JSON_TYPE else _("form")
         message = _("The body is not valid (%(kind)s): %(error)s")
         raise AJAXError(400, message % {"kind": kind, "error": error}) from None
 
 
+def _check_form(request):
+    """Raise ValueError for a form with texts that are no UTF-8 or cannot be stored."""
+    if request.content_type == _FORM_TYPE:
+        body = request.body
+        if body.isascii() and not _ODD_BYTES.search(body):
+            return
+        unquote_to_bytes(body).decode()  # Django would replace what is no UTF-8.
+    texts = dict(request.POST.lists())
+    _check_body(texts | dict.fromkeys(request.FILES))
+
+
 class _FormValue(list):
-    """The texts and files of one key of a form; of a key with [] it is a plain list."""
+    """The texts and files that a form has for one key; a key that ends with [] gets a
+    plain list."""
 
 
 def _read_keys(request):
-    """Return by name what was sent: JSON values, or _FormValues."""
+    """Return by key what was sent: JSON values or _FormValues.
+
+    Raise AJAXError 400 for a body that is no object.
+    """
     if isinstance(request.data, MultiValueDict):
-        sent = {}
-        for key, values in (*request.POST.lists(), *request.FILES.lists()):
-            kind = list if key.endswith("[]") else _FormValue
-            sent.setdefault(key.removesuffix("[]"), kind()).extend(values)
+        sent = _read_form_keys(request)
     elif isinstance(request.data, dict):
         sent = dict(request.data)
     else:
@@ -1626,17 +2147,39 @@ def _read_keys(request):
     return sent
 
 
-def _unknown(key, names):
-    """Return the error for a key that is not shown, with what may have been meant."""
-    close = _find_close(key, names)
-    said = _('Unknown key. Did you mean "%s"?') % close if close else _("Unknown key.")
-    return [said]
+def _read_form_keys(request):
+    sent = {}
+    for data in (request.POST, request.FILES):
+        for key, values in data.lists():
+            name = key.removesuffix("[]")
+            if name not in sent:
+                sent[name] = _FormValue() if name == key else []
+            sent[name].extend(values)
+    return sent
+
+
+def _only_value(sent):
+    """Return the one value of a form's key; return any other value as it is."""
+    if isinstance(sent, _FormValue) and len(sent) == 1:
+        return sent[0]
+    return sent
+
+
+def _unknown_key(key, known_names):
+    """Return the message for an unknown key, with the name that may be meant."""
+    close = _find_close(key, known_names)
+    if close:
+        return _('Unknown key. Did you mean "%s"?') % close
+    return _("Unknown key.")
 
 
 def _refuse_unknown(sent, shown):
-    """Return an error for each key, up to a number, that is not one of those shown."""
-    unknown = [key for key in sent if key not in shown]
-    return {key: _unknown(key, shown) for key in unknown[:_MAX_UNKNOWN_KEYS]}
+    """Return an error for each key that is not shown, up to a number."""
+    errors = {}
+    for key in sent:
+        if key not in shown and len(errors) < _MAX_EXPLAINED_KEYS:
+            errors[key] = [_unknown_key(key, shown)]
+    return errors
 
 
 def _invalid_value():
@@ -1649,28 +2192,30 @@ def _read_single(field, sent):
     if isinstance(sent, _FormValue):
         if len(sent) != 1:
             raise ValidationError(_("This key takes one value."))
-        is_nullable = field.null and not isinstance(field, _TEXT_FIELDS)
-        value = None if is_nullable and sent[0] in ("", "null") else sent[0]
+        value = sent[0]
+        is_text = isinstance(field, _TEXT_FIELDS)
+        if value in ("", "null") and field.null and not is_text:
+            value = None
     if value is None and not field.null:
         raise ValidationError(field.error_messages["null"])
     return value
 
 
 def _read_several(sent):
+    """Return the list that was sent; a form may send it as the text of a JSON list."""
     if sent == [""]:
         return []
-    if isinstance(sent, _FormValue) and len(sent) == 1 and str(sent[0])[:1] == "[":
-        with contextlib.suppress(TypeError, ValueError):
-            sent = _parse_json(sent[0])
+    text = _only_value(sent)
+    if isinstance(text, str) and text.startswith("[") and text is not sent:
+        with contextlib.suppress(ValueError):
+            sent = _parse_json(text)
     if not isinstance(sent, list):
         raise ValidationError(_("This key takes a list."))
     return sent
 
 
-_BOOLEANS = {"true": True, "on": True, "false": False, "off": False, "": False}
-
-
-def _text(value):
+def _as_text(value):
+    """Return a JSON text or number as text; raise ValidationError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise _invalid_value()
     return str(value)
@@ -1678,16 +2223,20 @@ def _text(value):
 
 def _read_text(field, value, is_form):
     """Read a JSON text or number as the text that a form would send."""
-    value = field.to_python(_text(value))
+    value = field.to_python(_as_text(value))
     if isinstance(value, datetime.datetime):
         value = _read_datetime(value)
     _check_storable(value)
     return value
 
 
+#: What forms send for booleans, besides the texts that BooleanField takes.
+_BOOLEANS = {"true": True, "on": True, "false": False, "off": False, "": False}
+
+
 def _read_boolean(field, value, is_form):
     if not isinstance(value, bool):
-        value = _BOOLEANS.get(_text(value).lower(), value)
+        value = _BOOLEANS.get(_as_text(value).lower(), value)
     return field.to_python(value)
 
 
@@ -1700,23 +2249,25 @@ def _read_file_path(field, value, is_form):
 
 
 def _read_array(field, value, is_form):
-    values = _parse_json(value) if isinstance(value, str) else value
-    if not isinstance(values, list):
+    if isinstance(value, str):
+        value = _parse_json(value)
+    if not isinstance(value, list):
         raise _invalid_value()
-    return [_read_value(field.base_field, each) for each in values]
+    return [_read_value(field.base_field, item) for item in value]
 
 
 class _Kind(NamedTuple):
-    """A kind of field: its types and format in JSON Schema, and what reads a value."""
+    """A kind of field: its types and format in JSON Schema, and how a value is read."""
 
     types: tuple = ()
     format: str = ""
+    #: Called with the field, the value, and whether a form sent it.
     read: Callable = _read_text
 
 
-#: By the name of a field's class, or the nearest base that stands here: models and
-#: forms call theirs alike. What values become in JSON is in _CONVERSIONS, by their own
-#: class, since functions return them too.
+#: The kinds of fields, by the name of a class: models and forms name theirs alike. A
+#: subclass follows its nearest base listed here. How values become JSON is not said
+#: here but in _CONVERSIONS, since functions return values of no field.
 _KINDS = {
     "ArrayField": _Kind(read=_read_array),
     "BinaryField": _Kind(("string",), "byte"),
@@ -1732,7 +2283,8 @@ _KINDS = {
     "FilePathField": _Kind(("string",), read=_read_file_path),
     "FloatField": _Kind(("number",)),
     "GenericIPAddressField": _Kind(("string",)),
-    "IntegerField": _Kind(("integer", "string")),  # SQLite's columns all hold 64 bits.
+    # Also text: every integer column of SQLite's holds 64 bits.
+    "IntegerField": _Kind(("integer", "string")),
     "JSONField": _Kind(read=_read_json),
     "TextField": _Kind(("string",)),
     "TimeField": _Kind(("string",), "time-local"),
@@ -1741,13 +2293,17 @@ _KINDS = {
 
 
 def _find_kind(field):
-    names = (each.__name__ for each in type(field).__mro__)
-    return next((_KINDS[name] for name in names if name in _KINDS), _Kind())
+    for base in type(field).__mro__:
+        if base.__name__ in _KINDS:
+            return _KINDS[base.__name__]
+    return _Kind()
 
 
 def _read_value(field, sent):
-    """Return what a field (no relation, no file) makes of what was sent for it. Whether
-    the value is a good one (length, range, choices) is for validation to say."""
+    """Return the value that a field, no relation or file, makes of what was sent.
+
+    Whether it is a good value (its length, range, choice) is for validation to say.
+    """
     value = _read_single(field, sent)
     if value is None:
         return None
@@ -1758,35 +2314,39 @@ def _read_value(field, sent):
 
 
 #: Date-times within these days are valid in every time zone.
-_CALENDAR = datetime.date(1, 1, 2), datetime.date(9999, 12, 30)
+_FIRST_DAY = datetime.date(1, 1, 2)
+_LAST_DAY = datetime.date(9999, 12, 30)
 
 
 def _read_datetime(value):
-    """Return a date-time as USE_TZ wants it; raise ValueError for what is no time."""
+    """Return a date-time as USE_TZ wants it; raise ValueError at the calendar's end."""
     value = from_current_timezone(value)
     if timezone.is_aware(value):
         value = value.astimezone(datetime.timezone.utc)
-    if not _CALENDAR[0] <= value.date() <= _CALENDAR[1]:
+    if not _FIRST_DAY <= value.date() <= _LAST_DAY:
         raise ValueError(_("The date-time is at the end of the calendar."))
-    is_odd = timezone.is_aware(value) and not settings.USE_TZ
-    return timezone.make_naive(value) if is_odd else value
-
-
-def _read_pk(model, value):
-    """Return a pk, or that of an object which holds it, as its field has it."""
-    value = value.get("pk") if isinstance(value, dict) else value
-    field = _root_key(model)
-    is_number = isinstance(field, models.IntegerField)
-    if is_number and not re.fullmatch("-?[0-9]+", str(value)):
-        raise _invalid_value()  # To Python 1_0 is a number, too.
-    value = _read_value(field, value)
-    field.run_validators(value)
+    if timezone.is_aware(value) and not settings.USE_TZ:
+        return timezone.make_naive(value)
     return value
+
+
+def _read_pk(model, sent):
+    """Return a pk, or the pk of an object that holds one, as its field has it."""
+    if isinstance(sent, dict):
+        sent = sent.get("pk")
+    field = _root_key(model)
+    if isinstance(field, models.IntegerField):
+        # To Python 1_0 is a number, too.
+        if not re.fullmatch("-?[0-9]+", str(sent)):
+            raise _invalid_value()
+    pk = _read_value(field, sent)
+    field.run_validators(pk)
+    return pk
 
 
 def _read_file(field, sent):
     """Return the upload, False to clear the file, or None to leave it as it is."""
-    value = sent[0] if isinstance(sent, _FormValue) and len(sent) == 1 else sent
+    value = _only_value(sent)
     if value is None or value == "null":
         return False
     if isinstance(value, File):
@@ -1797,35 +2357,28 @@ def _read_file(field, sent):
 
 
 def _read_tags(manager, sent):
-    """Return the tag names that were sent: a list, or text as taggit parses it."""
+    """Return the tag names that were sent: a list, or text as taggit parses it.
+
+    Each name is validated by the `name` field of the manager's tag model.
+    """
     from taggit.utils import parse_tags
 
-    value = sent[0] if isinstance(sent, _FormValue) and len(sent) == 1 else sent
-    value = parse_tags(value) if isinstance(value, str) else value
+    value = _only_value(sent)
+    if isinstance(value, str):
+        value = parse_tags(value)
     if not isinstance(value, list) or len(value) > _MAX_TAGS:
         raise ValidationError(_("Tags are text, or a list of at most %s.") % _MAX_TAGS)
-    names = [each.get("name") if isinstance(each, dict) else each for each in value]
-    if not all(isinstance(name, str) for name in names):
-        raise _invalid_value()
     field = manager.remote_field.model._meta.get_field("name")
-    return sorted({field.clean(name, None) for name in names})
+    names = set()
+    for tag in value:
+        name = tag.get("name") if isinstance(tag, dict) else tag
+        if not isinstance(name, str):
+            raise _invalid_value()
+        names.add(field.clean(name, None))
+    return sorted(names)
 
 
-# --- What `list` lets a client ask for ------------------------------------------------
-
-
-@functools.lru_cache(maxsize=1024)
-def _end_of_path(model, name):
-    field, rest, opts = None, name.split("__"), model._meta
-    while rest and opts:
-        try:
-            field = opts.pk if rest[0] == "pk" else opts.get_field(rest[0])
-        except core_exceptions.FieldDoesNotExist:
-            break
-        opts = getattr(field.related_model, "_meta", None)
-        del rest[0]
-    return field, rest
-
+# --- What clients may ask of a list ---------------------------------------------------
 
 #: Lookups that compare with a value as the field itself has it.
 _COMPARISONS = {"exact", "gt", "gte", "lt", "lte"}
@@ -1833,99 +2386,135 @@ _DATE_PARTS = {
     "date", "time", "year", "iso_year", "quarter", "month", "week", "week_day",
     "iso_week_day", "day", "hour", "minute", "second",
 }  # fmt: skip
-#: What a filter may ask. Not patterns, which can take for ever, nor what arrays and
-#: ranges are asked, which takes no plain text.
+#: The lookups that a filter may use. Patterns are not among them, since one can run for
+#: ever; nor are the lookups of arrays and ranges, which take no plain text.
 _LOOKUPS = {
     *_COMPARISONS, *_DATE_PARTS, "isnull", "in", "iexact", "contains", "icontains",
     "startswith", "istartswith", "endswith", "iendswith",
 }  # fmt: skip
 
 
+@functools.lru_cache(maxsize=1024)
+def _end_of_path(model, path_name):
+    """Return the field at the end of a path such as "author__name__startswith", and
+    the lookups after the field."""
+    field = None
+    opts = model._meta
+    names = path_name.split("__")
+    while names and opts:
+        try:
+            field = opts.pk if names[0] == "pk" else opts.get_field(names[0])
+        except core_exceptions.FieldDoesNotExist:
+            break
+        opts = getattr(field.related_model, "_meta", None)
+        del names[0]
+    return field, names
+
+
 def _is_offered(field, lookups):
-    """Whether a filter may ask a field at the end of its path these lookups."""
+    """Return whether a filter may use these lookups on a field."""
     if _is_special(field) or hasattr(field, "base_field"):
         return lookups == ["isnull"]
     if isinstance(field, models.JSONField) and lookups:
-        if lookups[0] in field.get_lookups():
+        own_lookups = field.get_lookups()
+        if lookups[0] in own_lookups:
             return lookups in (["isnull"], ["exact"])
-        lookups = [each for each in lookups if each in field.get_lookups()]
-    *parts, last = lookups or ["exact"]
-    return last in _LOOKUPS and _DATE_PARTS.issuperset(parts)
+        # The names before the lookup are keys of the JSON.
+        lookups = [lookup for lookup in lookups if lookup in own_lookups]
+    if not lookups:
+        return True
+    return lookups[-1] in _LOOKUPS and _DATE_PARTS.issuperset(lookups[:-1])
 
 
-def _whole_number(sent, default):
+def _read_whole_number(sent, default):
+    """Return a whole number that was sent, the default for anything else."""
     text = str(sent[0] if isinstance(sent, _FormValue) else sent)
-    is_number = re.fullmatch("-?[0-9]+", text)
-    return min(int(text[:30]), _MAX_SAFE_INTEGER) if is_number else default
+    if not re.fullmatch("-?[0-9]+", text):
+        return default
+    return min(int(text[:30]), _MAX_SAFE_INTEGER)
 
 
 class _ListOptions:
-    """What an endpoint lets the clients of `list` ask for, and how that is read."""
+    """What clients may ask of an endpoint's `list`, and how it is read."""
 
     def __init__(self, model_endpoint):
         self.model_endpoint = model_endpoint
         self.model = model_endpoint.model
 
     @cached_property
-    def conditions(self):
-        """What turns a value into a condition, by the key it is sent under."""
-        managers = self.model_endpoint._plan.managers.items()
-        found = {name: part.match_any for name, part in managers}
+    def condition_makers(self):
+        """The functions that make a condition of a value, by the value's key."""
+        makers = {}
+        for name, part in self.model_endpoint._plan.managers.items():
+            makers[name] = part.match_any
         for entry in self.model_endpoint.list_filter:
-            found[entry] = partial(self.match_any, entry)
+            makers[entry] = partial(self.match_any, entry)
         if self.model_endpoint.search_fields:
-            found["search"] = self.search
-        return found
+            makers["search"] = self.search
+        return makers
 
     def read(self, sent):
-        """Return the order and the conditions that were sent, for order_by() and
-        filter(); raise AJAXError 400 with an error for each key that will not do."""
-        order, conditions, errors = self.model_endpoint.ordering, [], {}
+        """Return the order and the conditions that were sent.
+
+        Raise AJAXError 400 with an error for each bad key or value.
+        """
+        order = self.model_endpoint.ordering
+        conditions = []
+        errors = {}
         for key, value in sent.items():
             try:
                 if key == "order_by":
                     order = self.read_order(value) or order
-                elif key in self.conditions:
-                    conditions.append(self.conditions[key](value))
                 else:
-                    known = [*self.conditions, "order_by", "items_per_page"]
-                    raise ValidationError(_unknown(key, [*known, "current_page"]))
+                    conditions.append(self.read_condition(key, value))
             except ValidationError as error:
                 errors[key] = error.messages
             except (ArithmeticError, LookupError, TypeError, ValueError):
                 errors[key] = _invalid_value().messages
-            if len(errors) == _MAX_UNKNOWN_KEYS:
+            if len(errors) == _MAX_EXPLAINED_KEYS:
                 break
         if errors:
             raise AJAXError(400, _("Invalid parameters."), errors=errors)
         return order, conditions
 
+    def read_condition(self, key, value):
+        """Return the condition that a key and its value make."""
+        if key in self.condition_makers:
+            return self.condition_makers[key](value)
+        known_keys = [*self.condition_makers, "order_by"]
+        known_keys += ["items_per_page", "current_page"]
+        raise ValidationError(_unknown_key(key, known_keys))
+
     def read_order(self, value):
-        """Return the names to order by, of a list or of text with commas."""
+        """Return the names to order by, of a list or a text with commas."""
         texts = value if isinstance(value, list) else [value]
-        if not all(isinstance(text, str) for text in texts):
-            raise _invalid_value()
-        keys = [key.strip() for text in texts for key in text.split(",") if key.strip()]
+        keys = []
+        for text in texts:
+            if not isinstance(text, str):
+                raise _invalid_value()
+            keys += [key.strip() for key in text.split(",") if key.strip()]
         if len(keys) > _MAX_SORT_KEYS:
             raise ValidationError(_("At most %s names.") % _MAX_SORT_KEYS)
+        sortable = self.model_endpoint.sortable_by
         for key in keys:
-            if key.removeprefix("-") not in self.model_endpoint.sortable_by:
-                raise ValidationError(_unknown(key, self.model_endpoint.sortable_by))
+            if key.removeprefix("-") not in sortable:
+                raise ValidationError(_unknown_key(key, sortable))
         return keys
 
     def search(self, value):
         """Return the condition that the admin's search finds a record."""
         from django.contrib import admin
 
-        text = value[0] if isinstance(value, _FormValue) and len(value) == 1 else value
+        text = _only_value(value)
         if not isinstance(text, str) or len(text) > _MAX_FILTER_LENGTH:
             raise _invalid_value()
         if len(text.split()) > _MAX_SEARCH_WORDS:
             raise ValidationError(_("At most %s words.") % _MAX_SEARCH_WORDS)
-        searching = admin.ModelAdmin(self.model, admin.site)
-        searching.search_fields = self.model_endpoint.search_fields
-        rows = self.model._base_manager.all()
-        rows = searching.get_search_results(self.model_endpoint.request, rows, text)[0]
+        model_admin = admin.ModelAdmin(self.model, admin.site)
+        model_admin.search_fields = self.model_endpoint.search_fields
+        rows, _may_repeat = model_admin.get_search_results(
+            self.model_endpoint.request, self.model._base_manager.all(), text
+        )
         return Q(pk__in=rows.values("pk"))
 
     def match_any(self, entry, value):
@@ -1935,56 +2524,68 @@ class _ListOptions:
         values = value if isinstance(value, list) else [value]
         if len(values) > _MAX_FILTER_VALUES:
             raise ValidationError(_("At most %s values.") % _MAX_FILTER_VALUES)
-        found = [self.match(entry.removesuffix("__in"), each) for each in values]
-        found = Q.create([Q(pk__in=[]), *found], connector=Q.OR)
-        rows = self.model._base_manager.filter(found)
+        alternatives = [Q(pk__in=[])]
+        for item in values:
+            alternatives.append(self.match(entry.removesuffix("__in"), item))
+        condition = Q.create(alternatives, connector=Q.OR)
+        rows = self.model._base_manager.filter(condition)
         with contextlib.suppress(core_exceptions.EmptyResultSet):
-            # Compile it now, so that impossible values (a year 10000) raise here.
-            _Statement(lambda: rows).compile(rows.db)
+            # Compile it now: an impossible value, such as a year 10000, raises here.
+            _Statement(rows).compile(rows.db)
         if lookup_spawns_duplicates(self.model._meta, entry):
             return Q(pk__in=rows.values("pk"))
-        return found
+        return condition
 
     def match(self, entry, value):
         """Return the condition that an entry has one value."""
         field, lookups = _end_of_path(self.model, entry)
         if lookups == ["isnull"]:
             return Q((entry, _read_value(models.BooleanField(), value)))
-        is_text = isinstance(field, _TEXT_FIELDS)
-        if not lookups and (value is None or value == "null" and not is_text):
+        if not lookups and self.is_null(field, value):
             return Q((f"{entry}__isnull", True))
         if field.is_relation and lookups in ([], ["exact"]):
-            entry = entry.removesuffix("__exact") + "__pk"
-            return Q((entry, _read_pk(field.related_model, value)))
+            path_name = entry.removesuffix("__exact")
+            return Q((f"{path_name}__pk", _read_pk(field.related_model, value)))
         if not lookups or len(lookups) == 1 and lookups[0] in _COMPARISONS:
             value = _read_value(field, value)
-        elif not isinstance(value, (str, int, float)) or not _is_offered(
-            field, lookups
-        ):
+        elif not isinstance(value, (str, int, float)):
+            raise _invalid_value()
+        elif not _is_offered(field, lookups):
             raise _invalid_value()
         if isinstance(value, str) and len(value) > _MAX_FILTER_LENGTH:
             raise ValidationError(_("At most %s characters.") % _MAX_FILTER_LENGTH)
         return Q((entry, value))
 
+    def is_null(self, field, value):
+        """Return whether a value means NULL: a form says it with a text."""
+        if value is None:
+            return True
+        return value == "null" and not isinstance(field, _TEXT_FIELDS)
+
     def describe(self):
         """Return the schemas of all that may be sent, by key."""
-        found = dict.fromkeys(self.model_endpoint._plan.managers, _describe_list(_TEXT))
+        properties = {}
+        for name in self.model_endpoint._plan.managers:
+            properties[name] = _describe_list(_TEXT)
         for entry in self.model_endpoint.list_filter:
             field, lookups = _end_of_path(self.model, entry.removesuffix("__in"))
-            found[entry] = dict(_TEXT) if lookups else _describe_field(field)
-        found |= {"search": _TEXT} if self.model_endpoint.search_fields else {}
+            properties[entry] = dict(_TEXT) if lookups else _describe_field(field)
+        if self.model_endpoint.search_fields:
+            properties["search"] = _TEXT
         if self.model_endpoint.sortable_by:
             names = ", ".join(self.model_endpoint.sortable_by)
-            found["order_by"] = _TEXT | {
-                "description": f"{names}; a - turns one round."
-            }
-        return found | {"items_per_page": _NUMBER, "current_page": _NUMBER}
+            description = f"{names}; a minus sign before a name reverses its order."
+            properties["order_by"] = {**_TEXT, "description": description}
+        properties["items_per_page"] = _NUMBER
+        properties["current_page"] = _NUMBER
+        return properties
 
 
 # --- Decorators -----------------------------------------------------------------------
 
 
 def _login_url():
+    """Return the address of the login page as keywords of an AJAXError."""
     return {"login_url": resolve_url(settings.LOGIN_URL)}
 
 
@@ -1994,37 +2595,40 @@ def _require_login(request):
 
 
 def login_required(view: Callable) -> Callable:
-    """Let only logged-in users call an endpoint, sync or async: else AJAXError 403."""
+    """Let only logged-in users call an endpoint, sync or async.
+
+    Raise AJAXError 403 with the address of the login page for anybody else.
+    """
 
     @functools.wraps(view)
-    def guarded(request, *args, **kwargs):
+    def guarded_view(request, *args, **kwargs):
         _require_login(request)
-        return view(request, *args, **kwargs)  # For an async view, the coroutine.
+        return view(request, *args, **kwargs)  # An async view returns its coroutine.
 
-    guarded.wants_login = True
-    return guarded
+    guarded_view.wants_login = True
+    return guarded_view
 
 
 def json_response(view: Callable) -> Callable:
-    """Give any view the answers of an endpoint: JSON for what it returns and raises."""
+    """Give any view the replies of an endpoint: JSON for what it returns and raises."""
 
     @functools.wraps(view)
-    def answered(request, *args, **kwargs):
+    def json_view(request, *args, **kwargs):
         try:
             with contextlib.ExitStack() as stack:
-                _enter_atomic_requests(stack, answered)
+                _enter_atomic_requests(stack, json_view)
                 result = _run_view(view, request, *args, **kwargs)
                 return _success_response(result, request)
         except Exception as error:
             return _error_response(request, error)
 
-    spared = getattr(view, "_non_atomic_requests", ())
-    answered._non_atomic_requests = _EveryAlias(spared)
-    return answered
+    exempt_aliases = getattr(view, "_non_atomic_requests", ())
+    json_view._non_atomic_requests = _EveryAlias(exempt_aliases)
+    return json_view
 
 
 def _run_view(view, request, *args, **kwargs):
-    """Return what a view returns; an async one is run with its user loaded already."""
+    """Return what a view returns; run an async one with its user loaded already."""
     result = view(request, *args, **kwargs)
     if not inspect.isawaitable(result):
         return result
@@ -2041,29 +2645,42 @@ def _run_view(view, request, *args, **kwargs):
 
 
 @functools.lru_cache(maxsize=256)
-def _find_places(function, *names):
-    """Return how many arguments a function takes by place, and whether it takes these
-    names as keywords."""
-    parameters = [*inspect.signature(function).parameters.values()]
-    takes_names = any(p.kind is p.VAR_KEYWORD or p.name in names for p in parameters)
-    takes_all = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    places = sum(p.kind < p.VAR_POSITIONAL for p in parameters)
-    return sys.maxsize if takes_all else places, takes_names
+def _count_places(function):
+    """Return how many arguments a function takes by position."""
+    places = 0
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return sys.maxsize
+        if parameter.kind < parameter.VAR_POSITIONAL:
+            places += 1
+    return places
 
 
-def _call(hook, *arguments, **named):
+@functools.lru_cache(maxsize=256)
+def _takes_keyword(function, name):
+    """Return whether a function takes a keyword argument of a name."""
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD or parameter.name == name:
+            return True
+    return False
+
+
+def _call_hook(hook, *arguments, **modified):
     """Call a hook with as many arguments as it takes: the old package's took fewer.
-    What is `named` goes by keyword if it has such a parameter."""
+
+    A hook that takes `modified` as a keyword gets it so.
+    """
     function = getattr(hook, "__func__", hook)
-    places, takes_names = _find_places(function, *named)
-    if not takes_names:
-        arguments, named = (*arguments, *named.values()), {}
-    is_method = function is not hook
-    return hook(*arguments[: places - is_method], **named)
+    if modified and not _takes_keyword(function, "modified"):
+        arguments = (*arguments, modified.pop("modified"))
+    places = _count_places(function)
+    if function is not hook:
+        places -= 1  # The place of `self`.
+    return hook(*arguments[:places], **modified)
 
 
 def _takes_one(function, *before):
-    """Whether something can be called with one argument, after those before it."""
+    """Return whether something can be called with one argument, after those before."""
     try:
         inspect.signature(function, follow_wrapped=False).bind(*before, None)
     except (TypeError, ValueError):
@@ -2072,9 +2689,12 @@ def _takes_one(function, *before):
 
 
 def _takes_request(function, *before):
-    """Whether a function can be called with a request, named so, and nothing else."""
-    name = [*inspect.signature(function).parameters, None, None][len(before)]
-    return name == "request" and _takes_one(function, *before)
+    """Return whether a function can be called with a request, named so, and no more."""
+    names = list(inspect.signature(function).parameters)
+    position = len(before)
+    if names[position : position + 1] != ["request"]:
+        return False
+    return _takes_one(function, *before)
 
 
 # --- Transactions ---------------------------------------------------------------------
@@ -2082,41 +2702,49 @@ def _takes_request(function, *before):
 
 @contextlib.contextmanager
 def _transaction(using, locks=True):
-    """Run a block as one transaction. If it `locks`, SQLite does BEGIN IMMEDIATE:
-    other writers wait, instead of failing with "database is locked" after a read."""
+    """Run a block as one transaction.
+
+    If it `locks`, SQLite does BEGIN IMMEDIATE. Other writers wait then, instead of
+    failing with "database is locked" after a read.
+    """
     connection = connections[using]
     connection.ensure_connection()
-    mode = vars(connection).get("transaction_mode")
-    connection.transaction_mode = "IMMEDIATE" if locks else mode  # SQLite's only.
+    usual_mode = vars(connection).get("transaction_mode")
+    if locks:
+        connection.transaction_mode = "IMMEDIATE"  # Only SQLite looks at it.
     try:
         with transaction.atomic(using=using):
-            connection.transaction_mode = mode
+            connection.transaction_mode = usual_mode
             yield
     finally:
-        connection.transaction_mode = mode
+        connection.transaction_mode = usual_mode
 
 
 class _EveryAlias(set):
-    """Seems to contain every alias, so that Django opens no transaction of its own for
-    the view. Iterated, it gives those that the view itself exempts from ours."""
+    """A set that seems to contain every alias, so that Django opens no transaction of
+    its own around a view. Its items are the aliases that the view exempts from ours."""
 
     def __contains__(self, alias):
         return True
 
 
 def _enter_atomic_requests(stack, view, locks=True):
-    """Open the transactions that ATOMIC_REQUESTS wants around a view: here, so that an
-    error reply rolls back, and what fails at the commit is an error reply."""
-    spared = getattr(view, "_non_atomic_requests", ())
+    """Open the transactions that ATOMIC_REQUESTS wants around a view.
+
+    Opened here, they are rolled back for an error reply, and an error at their commit
+    becomes an error reply.
+    """
+    exempt_aliases = list(getattr(view, "_non_atomic_requests", ()))
     for alias, options in connections.settings.items():
-        if options["ATOMIC_REQUESTS"] and alias not in {*spared}:
+        if options["ATOMIC_REQUESTS"] and alias not in exempt_aliases:
             stack.enter_context(_transaction(alias, locks))
 
 
 # --- Writing a record -----------------------------------------------------------------
 
 
-def _copy(record):
+def _copy_record(record):
+    """Return a copy of a record, with copies of the lists and dicts in it."""
     copied = copy.copy(record)
     for name, value in vars(copied).items():
         if isinstance(value, (dict, list)):
@@ -2125,36 +2753,40 @@ def _copy(record):
 
 
 def _is_same(field, stored, modified):
-    """Whether two instances have the same value, as the field stores it."""
-    before, after = vars(stored).get(field.attname), vars(modified).get(field.attname)
+    """Return whether two instances have the same value, as the field stores it."""
+    before = vars(stored).get(field.attname)
+    after = vars(modified).get(field.attname)
     if before is after:
         return True
     if isinstance(after, File) and not getattr(after, "_committed", False):
         return False  # A new upload, whatever its name.
     if isinstance(field, models.JSONField):
-        before, after = repr(before), repr(after)  # To Python True is 1.
+        return repr(before) == repr(after)  # To Python True equals 1.
     return before == after
 
 
 def _insert_first(record):
     """Make the first save() of a new record an INSERT, so that a pk that was sent never
-    overwrites a record. Not by save(force_insert=True): a model's own save() may not
-    take it."""
+    overwrites a record.
+
+    A model's own save() may not take force_insert=True, which would do so too.
+    """
 
     def insert(**options):
         del record.save_base
-        record.save_base(**options | {"force_insert": (models.Model,)})
+        options["force_insert"] = (models.Model,)
+        record.save_base(**options)
 
     if record._state.adding and record.pk is not None:
         record.save_base = insert
 
 
 class _Draft:
-    """A record that is written: what was sent is read into it, validated, and saved.
+    """A record that is being written: what was sent is read into it, validated, saved.
 
-    `stored` is the record as it is, None for a new one. What is wrong with a key waits
-    in `errors` until the user is known to be allowed to write; many-to-many values and
-    tags wait in `relations` until the record is saved.
+    `stored` is the record as it is stored, None for a new record. The errors of keys
+    wait in `errors` until the user is known to be allowed to write. The values of
+    many-to-many relations and tags wait in `relations` until the record is saved.
     """
 
     def __init__(self, model_endpoint):
@@ -2164,142 +2796,191 @@ class _Draft:
         self.sent = _read_keys(model_endpoint.request)
         self.errors = {}
         self.relations = {}
-        #: By foreign key the value that was found to refer to something.
-        self.found = {}
+        #: By foreign key, the value that refers to a record, as was checked.
+        self.checked_keys = {}
 
     def read_into(self, record, stored=None):
         """Read what was sent into a record."""
-        self.record, self.stored = record, stored
+        self.record = record
+        self.stored = stored
         for key, value in self.sent.items():
             part = self.plan.writable.get(key)
-            if part is None or part.field.primary_key and stored is not None:
+            if part is None or (part.field.primary_key and stored is not None):
                 continue
             try:
                 part.read(self, value)
             except ValidationError as error:
                 self.errors[key] = error.messages
-        pk_names = _pk_names(self.plan.model)
-        shown = {*self.plan.names, *self.plan.writable, *pk_names}
-        self.errors |= _refuse_unknown(self.sent, shown)
+        shown = {*self.plan.names, *self.plan.writable, *_pk_names(self.plan.model)}
+        self.errors.update(_refuse_unknown(self.sent, shown))
 
     def find_related(self, field, pks):
-        """Return by pk the records that may be referred to; raise ValidationError for
-        one that may not."""
+        """Return by pk the records that a relation may refer to; raise ValidationError
+        if it may not refer to one of them."""
+        if not pks:
+            return {}
         related = field.remote_field.model
-        model_endpoint = endpoint.find(related)._for_model(related, self.request)
-        rows = self.model_endpoint.get_field_queryset(self.request, field).filter(
-            pk__in=pks
-        )
-        rows = rows.complex_filter(field.get_limit_choices_to()) if pks else ()
-        found = {
-            each.pk: each
-            for each in rows
-            if model_endpoint.can_get(model_endpoint.user, each)
-        }
+        rows = self.model_endpoint.get_field_queryset(self.request, field)
+        rows = rows.filter(pk__in=pks)
+        rows = rows.complex_filter(field.get_limit_choices_to())
+        related_endpoint = endpoint.find(related)._for_model(related, self.request)
+        records = {}
+        for record in rows:
+            if related_endpoint.can_get(related_endpoint.user, record):
+                records[record.pk] = record
         for pk in pks:
-            if pk not in found:
+            if pk not in records:
                 message = _("%(model)s with pk %(pk)s does not exist.")
-                what = {"model": related._meta.verbose_name, "pk": pk}
-                raise ValidationError(message, params=what)
-        return found
+                params = {"model": related._meta.verbose_name, "pk": pk}
+                raise ValidationError(message, params=params)
+        return records
 
     @contextlib.contextmanager
     def refusing_first(self):
-        """Answer 403 if a hook fails over a value that is missing or was not readable:
-        who may not write is to learn nothing else."""
+        """Answer 403 if a hook fails because a value is missing or was not readable: a
+        user who must not write learns nothing else."""
         try:
             yield
         except Exception as error:
-            # RelatedObjectDoesNotExist is both.
-            kinds = (AttributeError, core_exceptions.ObjectDoesNotExist)
-            is_absent = all(isinstance(error, kind) for kind in kinds)
             is_refusal = isinstance(error, AJAXError) and error.code == 403
-            if is_refusal or not (self.errors or is_absent):
+            # Django raises it for a foreign key without a value: it is both.
+            is_missing = isinstance(error, AttributeError) and isinstance(
+                error, core_exceptions.ObjectDoesNotExist
+            )
+            if is_refusal or not (self.errors or is_missing):
                 raise
             raise AJAXError(403, _MESSAGES[403]) from error
 
-    def find_same(self):
-        """Return the fields that still have the value that is stored."""
-        if self.stored is None:
-            return set()
-        fields = self.record._meta.concrete_fields
-        return {each for each in fields if _is_same(each, self.stored, self.record)}
+    def find_unchanged(self):
+        """Return the fields of which the value is stored already."""
+        unchanged = set()
+        if self.stored is not None:
+            for field in self.record._meta.concrete_fields:
+                if _is_same(field, self.stored, self.record):
+                    unchanged.add(field)
+        return unchanged
 
     def is_changed(self):
-        """Whether any column differs from what is stored."""
-        return len(self.find_same()) < len(self.record._meta.concrete_fields)
+        """Return whether any column differs from the stored record."""
+        return len(self.find_unchanged()) < len(self.record._meta.concrete_fields)
 
     def validate(self):
-        """Raise AJAXError 400 with what full_clean() says. Unchanged fields are
-        skipped; clean(), unique checks and constraints wait until all are valid."""
-        record, names = self.record, self.plan.names
-        found = self.found.items()
-        found = {f.name for f, pk in found if pk == getattr(record, f.attname)}
-        skipped = {f.name for f in self.find_same()} | found | self.errors.keys()
+        """Raise AJAXError 400 with the errors of full_clean() and of what was sent.
+
+        Unchanged fields are skipped. clean(), the unique checks and the constraints run
+        once all fields are valid.
+        """
+        record = self.record
         errors = dict(self.errors)
         try:
-            record.clean_fields(skipped)
+            record.clean_fields(exclude=self.find_skipped_names())
             if not errors:
-                record.clean_fields = lambda exclude=None: None  # Done.
+                # full_clean() would clean the fields again, and with `exclude` skip
+                # unique checks of the fields that it leaves out.
+                record.clean_fields = lambda exclude=None: None
                 record.full_clean()
         except ValidationError as error:
             for name, messages in _errors_by_field(error).items():
-                key = name if name in names else "pk"
-                if name not in {*names, *_pk_names(self.plan.model)}:
-                    key = core_exceptions.NON_FIELD_ERRORS
-                errors.setdefault(key, []).extend(messages)
+                errors.setdefault(self.find_shown_name(name), []).extend(messages)
         finally:
             vars(record).pop("clean_fields", None)
         if errors:
             raise _invalid(errors)
 
+    def find_skipped_names(self):
+        """Return the names of the fields that need no validation: unchanged, checked
+        already, or known to be wrong."""
+        names = set(self.errors)
+        for field in self.find_unchanged():
+            names.add(field.name)
+        for field, key in self.checked_keys.items():
+            if key == getattr(self.record, field.attname):
+                names.add(field.name)
+        return names
+
+    def find_shown_name(self, name):
+        """Return the name under which clients see the errors of a field."""
+        if name in self.plan.names:
+            return name
+        if name in _pk_names(self.plan.model):
+            return "pk"
+        return core_exceptions.NON_FIELD_ERRORS
+
     def save_relations(self):
-        """Save what can only be saved once the record is."""
+        """Save the values that can be saved only after the record."""
         for name, values in self.relations.items():
             getattr(self.record, name).set(values)
 
 
-# --- Endpoints ------------------------------------------------------------------------
+# --- Operations -----------------------------------------------------------------------
 
 
 class _Operation(NamedTuple):
-    """What is known of an operation besides its method; `on_record` is None for one
-    that is called with or without a record."""
+    """What is known of an operation besides its method."""
 
     method: str
+    #: Whether it wants a record; None for one that is called with or without.
     on_record: bool | None
+    #: The hook that allows it, and the action of Django's permission for it.
     hook: str = "can_get"
     permission: str = ""
+    #: Whether it only reads.
     reads: bool = False
-    asks: str = ""
+    #: What the explorer asks the user first.
+    question: str = ""
     is_custom: bool = False
 
 
-#: The operations of every model. One more is a method, and a line here.
+#: The operations of every model. To add one, write its method and a line here; the
+#: schemas of its request and reply are in _describe_model().
 _OPERATIONS = {
     "create": _Operation("create", False, "can_create", "add"),
     "list": _Operation("list", False, "can_list", reads=True),
     "get": _Operation("get", True, reads=True),
     "update": _Operation("update", True, "can_update", "change"),
     "delete": _Operation(
-        "delete", True, "can_delete", "delete", asks="Delete this record?"
+        "delete", True, "can_delete", "delete", question="Delete this record?"
     ),
 }
 _CHANGE_TAGS = _Operation("tags", True, "can_update", "change")
-#: The commands on a TaggableManager.
+#: The commands of a TaggableManager.
 _COMMANDS = {
     "add": _CHANGE_TAGS,
     "remove": _CHANGE_TAGS,
     "set": _CHANGE_TAGS,
-    "clear": _CHANGE_TAGS._replace(asks="Take all tags away?"),
+    "clear": _CHANGE_TAGS._replace(question="Take all tags away?"),
     "similar": _Operation("_similar", True, reads=True),
 }
-#: What is called by a function's or a form's name only.
+#: The only operation of a function or a form.
 _CALL = _Operation("create", False)
 
 
+@functools.cache
+def _operations(endpoint_class):
+    """Return all operations of an endpoint class, by name."""
+    operations = dict(_OPERATIONS)
+    for base in endpoint_class.__mro__:
+        if not issubclass(base, ModelEndpoint):
+            continue
+        for name, value in vars(base).items():
+            if name.startswith("_") or hasattr(ModelEndpoint, name):
+                continue
+            is_overridden = getattr(endpoint_class, name) is not value
+            if is_overridden or not inspect.isfunction(value):
+                continue
+            if _takes_request(inspect.unwrap(value), "self"):
+                operations[name] = _Operation(name, None, is_custom=True)
+    return operations
+
+
+# --- Endpoints ------------------------------------------------------------------------
+
+
 class BaseAuthentication:
-    """Who may call models and forms: every user that is logged in and active."""
+    """Decides who may call models and forms: every user who is logged in and active.
+
+    Extend it, and name the class in the setting AJAX_AUTHENTICATION.
+    """
 
     def is_authenticated(self, request, application, method) -> bool:
         """Return whether the request's user may call the operation `method`."""
@@ -2322,24 +3003,29 @@ class BaseEndpoint:
 
 
 class _Function(BaseEndpoint):
-    """An ad-hoc endpoint, as `dispatch` knows it."""
+    """An ad-hoc endpoint, as `dispatch` uses it."""
 
     _operation = _CALL
 
     def __init__(self, view):
         self.view = view
-        marked = (view, type(view).__call__)
-        self.csrf_exempt = any(getattr(each, "csrf_exempt", False) for each in marked)
-        self.is_exempt = any(not getattr(e, "login_required", True) for e in marked)
+        # Decorators mark a view, or the __call__ of an object's class.
+        marked = [view, type(view).__call__]
+        self.csrf_exempt = any(getattr(mark, "csrf_exempt", False) for mark in marked)
+        self.is_login_exempt = any(
+            not getattr(mark, "login_required", True) for mark in marked
+        )
         self._non_atomic_requests = getattr(view, "_non_atomic_requests", ())
 
     @property
     def wants_login(self):
         """Whether LoginRequiredMiddleware wants a login."""
-        return not self.is_exempt and _has_login_middleware(tuple(settings.MIDDLEWARE))
+        if self.is_login_exempt:
+            return False
+        return _has_login_middleware(tuple(settings.MIDDLEWARE))
 
     def _authorize(self, request):
-        """Raise AJAXError 403 for who has to log in."""
+        """Raise AJAXError 403 if the user has to log in."""
         if self.wants_login:
             _require_login(request)
 
@@ -2350,16 +3036,24 @@ class _Function(BaseEndpoint):
 
 @functools.lru_cache(maxsize=8)
 def _has_login_middleware(middleware):
-    from django.contrib.auth.middleware import LoginRequiredMiddleware as wanted
+    from django.contrib.auth.middleware import LoginRequiredMiddleware
 
-    found = map(import_string, middleware)
-    return any(isinstance(each, type) and issubclass(each, wanted) for each in found)
+    for dotted_path in middleware:
+        middleware_class = import_string(dotted_path)
+        # It may also be a function.
+        if isinstance(middleware_class, type):
+            if issubclass(middleware_class, LoginRequiredMiddleware):
+                return True
+    return False
 
 
 class _ServedEndpoint(BaseEndpoint):
-    """What endpoints of models and forms share. One instance per request has `request`,
-    `application` (the label in the path), `model` (or the form's class), `method` (the
-    operation, or the tags manager), and `pk` and `command` as in the path, or None."""
+    """What the endpoints of models and forms share. There is one instance per request.
+
+    It has `request`; `application`, the app label in the path; `model`, or the form's
+    class; `method`, the operation or the tags manager; and `pk` and `command` of the
+    path, or None.
+    """
 
     request: Any = None
     _operation = _CALL
@@ -2373,30 +3067,32 @@ class _ServedEndpoint(BaseEndpoint):
 
     @property
     def user(self) -> Any:
-        """The request's user, an anonymous one where there is no request."""
+        """The request's user, an anonymous one if there is no request."""
         if self.request is not None:
             return self.request.user
         from django.contrib.auth.models import AnonymousUser
 
         return AnonymousUser()
 
+    def authenticate(self, request, application, method) -> bool:
+        """Return whether the user may call at all; by default AJAX_AUTHENTICATION says
+        so."""
+        default = f"{__name__}.BaseAuthentication"
+        dotted_path = getattr(settings, "AJAX_AUTHENTICATION", default)
+        authentication = import_string(dotted_path)()
+        return authentication.is_authenticated(request, application, method)
+
     def _find_operation(self):
         """Return the operation that the path names."""
         return _CALL
 
-    def authenticate(self, request, application, method) -> bool:
-        """Return whether the user may call at all; by default the setting says."""
-        default = f"{__name__}.BaseAuthentication"
-        authentication = getattr(settings, "AJAX_AUTHENTICATION", default)
-        authentication = import_string(authentication)()
-        return authentication.is_authenticated(request, application, method)
-
     def _authorize(self, request):
-        """Raise AJAXError 403 for who may not call, 415 for what cannot be read."""
+        """Raise AJAXError 403 if the user may not call, 415 if the body's type is none
+        that is read."""
         self.request = request
         if not self.authenticate(request, self.application, self.method):
             extra = {} if self.user.is_authenticated else _login_url()
-            raise self._refuse("authenticate", _("User is not authorized."), **extra)
+            raise self._refusal("authenticate", _("User is not authorized."), **extra)
         if request.content_type not in _TYPES and request.body:
             raise AJAXError(415, _("Send %s.") % ", ".join(_TYPES))
 
@@ -2404,120 +3100,54 @@ class _ServedEndpoint(BaseEndpoint):
         """Return what the operation returns."""
         return _run_view(getattr(self, self._operation.method), request)
 
-    def _refuse(self, hook, message=_MESSAGES[403], **extra):
+    def _refusal(self, hook, message=_MESSAGES[403], **extra):
         """Return the AJAXError 403 for a hook that said no."""
         hint = _hint(f"{hook} of {type(self).__name__} returned False")
         return AJAXError(403, message, **extra, **hint)
 
 
-def _is_writable(field, is_named):
-    is_members = field.many_to_many and not _is_tags_manager(field)
-    if is_members and not field.remote_field.through._meta.auto_created:
-        return False
-    if field.generated or _is_special(field):
-        return False
-    return is_named or field.editable and not field.primary_key
-
-
-@functools.cache
-def _operations(endpoint_class):
-    """Return all operations of an endpoint class by name."""
-    found = dict(_OPERATIONS)
-    for base in endpoint_class.__mro__:
-        for name, value in vars(base).items():
-            is_new = name[0] != "_" and not hasattr(ModelEndpoint, name)
-            is_new = is_new and issubclass(base, ModelEndpoint)
-            is_last = is_new and getattr(endpoint_class, name) is value
-            if is_last and inspect.isfunction(value):
-                if _takes_request(inspect.unwrap(value), "self"):
-                    found[name] = _Operation(name, None, is_custom=True)
-    return found
-
-
 class ModelEndpoint(_ServedEndpoint):
     """Serves the records of a model, the way ModelAdmin does; register a subclass.
 
-    In every hook `self.request`, `self.user`, `self.model`, `self.pk` and `self.record`
-    are at hand. A public method whose only required argument is `request` is an
-    operation of its own, with or without a record.
+    Every hook can use `self.request`, `self.user`, `self.model`, `self.pk` and
+    `self.record`. A public method of which the only required argument is `request` is
+    an operation of its own, with or without a record.
     """
 
-    # What is shown and written
+    # Options: what is shown and written
 
-    #: Names of what clients see and may send; None and "__all__" are all model fields.
-    #: Also properties and methods, of the endpoint (taking the record) or model.
+    #: The names that clients see and may send; None and "__all__" are all model fields.
+    #: It may also name properties and methods, of the endpoint (whose methods get the
+    #: record) or of the model.
     fields: Any = None
-    #: Names that are neither seen nor written.
+    #: The names that clients neither see nor send.
     exclude: Any = ()
-    #: Names that are seen, never written; `immutable_fields` is the old name.
+    #: The names that clients see and never write; `immutable_fields` is the old name.
     readonly_fields: Any = ()
     immutable_fields: Any = ()
-    #: Foreign keys shown whole: True (all), levels, names ("category__parent"), False.
+    #: The foreign keys that are shown as whole records: True for all, a number of
+    #: levels, names such as "category__parent", or False for none.
     expand: Any = True
 
-    # What `list` does
+    # Options: what `list` does
 
-    #: The order of `list`; None is the queryset's or model's own.
+    #: The order of `list`; None is the order of the queryset or the model.
     ordering: Any = None
-    #: What clients may order by, search in, and filter on, as in `filter()`.
+    #: What clients may order by, search in, and filter on; names as for `filter()`.
     sortable_by: Any = ()
     search_fields: Any = ()
     list_filter: Any = ()
-    #: Page sizes; None is the setting AJAX_MAX_PER_PAGE.
+    #: The usual and the largest size of a page; None is the setting AJAX_MAX_PER_PAGE.
     list_per_page = 20
     max_per_page: Any = None
 
-    # Who may do what
+    # Options: who may do what
 
-    #: Names of the operations offered, None for all; a tags manager's is its commands'.
+    #: The names of the operations that are offered, None for all. The name of a tags
+    #: manager stands for its commands.
     operations: Any = None
-    #: Whether Django's permissions are wanted too; None is True for user models.
+    #: Whether writes also want Django's permissions; None is True for user models.
     require_permissions: Any = None
-
-    @classmethod
-    def _for_model(cls, model, request):
-        """Return an endpoint that speaks for a model within another one's request."""
-        found = cls(model._meta.app_label, model, "get")
-        found.request = request
-        return found
-
-    # The way of a request to an operation
-
-    def _offers(self, name):
-        """Whether `operations` has an operation, or a tags manager."""
-        return self.operations is None or name in self.operations
-
-    def _find_operation(self):
-        """Return the operation that the path names, or raise AJAXError 404 (400 for one
-        that wants a record, without one)."""
-        if self.command:
-            return self._find_command()
-        known = _operations(type(self))
-        found = known.get(self.method) if self._offers(self.method) else None
-        if found and found.on_record and self.pk is None:
-            raise AJAXError(400, _("Invalid request for record."))
-        if found and found.on_record in (None, self.pk is not None):
-            return found
-        raise self._no_operation()
-
-    def _find_command(self):
-        """Return the operation of a tags command; a read-only manager has `similar`."""
-        if not self._offers(self.method) or self.method not in self._plan.managers:
-            raise self._no_operation()
-        found = _COMMANDS.get(self.command)
-        if found and (found.reads or self.method in self._plan.writable):
-            return found
-        raise _missing(_("Invalid method."), self.command, _COMMANDS)
-
-    def _no_operation(self):
-        known = self.operations or {*_operations(type(self)), *self._plan.managers}
-        return _missing(_("Invalid method."), self.method, known)
-
-    def _run(self, request):
-        """Return what the operation returns; a custom one wants `can_get` to allow."""
-        if self._operation.is_custom and self.pk is not None:
-            self._get_visible_record()
-        return super()._run(request)
 
     # Operations
 
@@ -2540,10 +3170,10 @@ class ModelEndpoint(_ServedEndpoint):
     def get(self, request):
         """Return the record."""
         plan = self._plan
-        batch = plan.reader.load_one(self._parse_own_pk(), self)
+        batch = plan.reader.load_one(self._parse_pk(), self)
         if not batch.pks:
             raise self._not_found()
-        if plan.asks:
+        if plan.asks_can_get:
             self.record = batch.records[0]
             self._get_visible_record()
         return json.loads(plan.encode(batch)[0])
@@ -2553,7 +3183,7 @@ class ModelEndpoint(_ServedEndpoint):
         draft = _Draft(self)
         with _transaction(self._using):
             stored = self._get_record(locked=True)
-            modified = _copy(stored)
+            modified = _copy_record(stored)
             draft.read_into(modified, stored)
             with draft.refusing_first():
                 self.prepare_record(request, modified, False)
@@ -2575,59 +3205,71 @@ class ModelEndpoint(_ServedEndpoint):
             self._permit("delete", record)
             payload = {"pk": record.pk}
             self.delete_record(request, record)
-            sent = {"instance": record, "payload": payload, "request": request}
-            ajax_deleted.send(sender=self.model, **sent)
+            ajax_deleted.send(
+                sender=self.model, instance=record, payload=payload, request=request
+            )
             return payload
 
     def list(self, request):
-        """Return a page of records, with `total` and the like beside it."""
+        """Return a page of records; `total` and the like go beside them."""
         if not self.can_list(self.user):
-            raise self._refuse("can_list")
-        parameters, (default, most) = _read_keys(request), self._get_sizes()
-        size = _whole_number(parameters.pop("items_per_page", None), default)
-        page = max(1, _whole_number(parameters.pop("current_page", None), 1))
-        size = min(max(1, size), most)
-        order, conditions = _ListOptions(self).read(parameters)
+            raise self._refusal("can_list")
+        sent = _read_keys(request)
+        default_size, largest_size = self._get_page_sizes()
+        size = _read_whole_number(sent.pop("items_per_page", None), default_size)
+        size = min(max(1, size), largest_size)
+        page = max(1, _read_whole_number(sent.pop("current_page", None), 1))
+        order, conditions = _ListOptions(self).read(sent)
         start = (page - 1) * size
         batch, total = self._plan.reader.load_page(self, conditions, order, start, size)
-        texts = self._plan.encode(batch)
-        pages = {"total_pages": max(1, math.ceil(total / size)), "current_page": page}
-        return _Page(texts, {"total": total, **pages, "items_per_page": size})
+        metadata = {
+            "total": total,
+            "total_pages": max(1, math.ceil(total / size)),
+            "current_page": page,
+            "items_per_page": size,
+        }
+        return _Page(self._plan.encode(batch), metadata)
 
     def tags(self, request):
-        """Run a tags command that changes the record; return all tags."""
+        """Run a tags command that changes the record; return all its tags."""
         with _transaction(self._using):
             record = self._get_visible_record(locked=True)
             self._permit("update", record, modified=record)
             part = self._plan.managers[self.method]
-            run = getattr(getattr(record, self.method), self.command)
+            command = getattr(getattr(record, self.method), self.command)
             if self.command == "clear":
-                run()
+                command()
             elif self.command == "set":
-                run(self._read_names(request, part.field))
+                command(self._read_tag_names(request, part.field))
             else:
-                run(*self._read_names(request, part.field))
+                command(*self._read_tag_names(request, part.field))
             return json.loads(part.encode_tags([record.pk], self._using)[0])
 
-    # Records and querysets
+    # Hooks: which records there are, and how they are written
 
     @functools.cached_property
     def record(self) -> Any:
-        """The record of the path, None without one; AJAXError 404 if there is none."""
-        return None if self.pk is None else self._get_record()
+        """The record of the path, None without one; AJAXError 404 if it is missing."""
+        if self.pk is None:
+            return None
+        return self._get_record()
 
     def get_queryset(self, request) -> models.QuerySet:
-        """Return what there is for this request: what is outside does not exist."""
+        """Return the records that exist for this request."""
         return self.model._default_manager.all()
 
     def get_field_queryset(self, request, field) -> models.QuerySet:
-        """Return what may be sent for a relation; `limit_choices_to` narrows it too."""
+        """Return the records that clients may send for a relation.
+
+        `limit_choices_to` narrows them further.
+        """
         related = field.remote_field.model
-        rows = endpoint.find(related)._for_model(related, request).get_queryset(request)
-        return rows.none() if endpoint.is_closed(related) else rows
+        related_endpoint = endpoint.find(related)._for_model(related, request)
+        queryset = related_endpoint.get_queryset(request)
+        return queryset.none() if endpoint.is_closed(related) else queryset
 
     def prepare_record(self, request, record: Any, created: bool) -> None:
-        """Change a record that was read, before permissions are asked."""
+        """Change a record after it was read, before permissions are asked."""
 
     def save_record(self, request, record: Any, created: bool) -> None:
         """Save a record that is permitted and valid, within the transaction."""
@@ -2637,84 +3279,7 @@ class ModelEndpoint(_ServedEndpoint):
         """Delete a record, within the transaction."""
         record.delete()
 
-    @cached_property
-    def _using(self):
-        return router.db_for_write(self.model)
-
-    def _get_sizes(self):
-        """Return the usual and the largest size of a page."""
-        most = self.max_per_page
-        most = getattr(settings, "AJAX_MAX_PER_PAGE", 100) if most is None else most
-        return min(self.list_per_page, most), most
-
-    def _get_record(self, locked=False):
-        """Return the record of the path, or raise AJAXError 400 or 404."""
-        pk = self._parse_own_pk()
-        self.record = None  # get_queryset() may look at it while it is fetched.
-        if locked and not self._plan.is_narrowed:
-            self.record = self._plan.reader.lock_one(pk, self._using)
-        else:
-            rows = self.get_queryset(self.request).filter(pk=pk)
-            if locked:
-                rows = rows.using(self._using)
-                if connections[self._using].features.has_select_for_update:
-                    # By a bare query: one with DISTINCT or outer joins cannot lock.
-                    plain = models.QuerySet(self.model, using=self._using)
-                    len(plain.select_for_update().filter(pk=pk))
-            self.record = next(iter(rows[:1]), None)
-        if self.record is None:
-            raise self._not_found()
-        return self.record
-
-    def _get_visible_record(self, locked=False):
-        """Return the record of the path; raise AJAXError 403 if can_get says no."""
-        record = self._get_record(locked) if locked else self.record
-        if not self.can_get(self.user, record):
-            raise self._refuse("can_get")
-        return record
-
-    def _parse_own_pk(self):
-        try:
-            return _read_pk(self.model, self.pk)
-        except ValidationError:
-            raise self._not_found() from None
-
-    def _not_found(self):
-        message = _('%(model)s with id of "%(pk)s" not found.')
-        return AJAXError(404, message % {"model": self.model.__name__, "pk": self.pk})
-
-    def _show_written(self, pk):
-        """Return a record that was written as `get` shows it, else its pk."""
-        batch = self._plan.reader.load_one(pk, self, self._using)
-        texts = self._plan.encode(self._plan.reader.drop_refused(batch))
-        return json.loads(texts[0]) if texts else {"pk": pk}
-
-    def _similar(self, request):
-        """Return records that share tags with this one, most shared first."""
-        record, reader = self._get_visible_record(), self._plan.reader
-        using, size = self.get_queryset(request).db, self._get_sizes()[0]
-        found = reader.get_queryset(self).exclude(pk=record.pk)
-        found = self._plan.managers[self.method].rank(found, record.pk, using)
-        texts = self._plan.encode(reader.load_visible(found[:size], self))
-        return [json.loads(text) for text in texts]
-
-    @cached_property
-    def _plan(self):
-        return _get_plan(self.model, type(self), True)
-
-    def _read_names(self, request, manager):
-        """Return the names of the tags that were sent."""
-        sent = _read_keys(request)
-        errors = _refuse_unknown(sent, ["tags"])
-        try:
-            names = _read_tags(manager, sent.get("tags"))
-        except ValidationError as error:
-            errors["tags"] = error.messages
-        if errors:
-            raise _invalid(errors)
-        return names
-
-    # Permissions
+    # Hooks: who may do what
 
     def can_create(self, user, record: Any) -> bool:
         """Return whether the user may create the record, which is not saved yet."""
@@ -2729,32 +3294,186 @@ class ModelEndpoint(_ServedEndpoint):
         return False
 
     def can_update(self, user, record: Any, modified: Any) -> bool:
-        """Return whether the user may change `record`, as stored, to `modified`, an
-        unsaved copy. New many-to-many values and tags are on neither."""
+        """Return whether the user may change `record`, as it is stored, to `modified`,
+        an unsaved copy. Neither has the new many-to-many values and tags."""
         return user.is_active
 
     def can_delete(self, user, record: Any) -> bool:
         """Return whether the user may delete the record."""
         return user.is_active
 
-    @property
-    def _wants_permissions(self):
-        wanted = self.require_permissions
-        return _is_user_model(self.model) if wanted is None else wanted
+    # From the path to the operation
+
+    @classmethod
+    def _for_model(cls, model, request):
+        """Return an endpoint for a model that another endpoint's request touches."""
+        model_endpoint = cls(model._meta.app_label, model, "get")
+        model_endpoint.request = request
+        return model_endpoint
+
+    def _find_operation(self):
+        """Return the operation that the path names.
+
+        Raise AJAXError 404 if there is none, 400 if it wants a record and the path has
+        none.
+        """
+        if self.command:
+            return self._find_command()
+        operation = _operations(type(self)).get(self.method)
+        if operation is None or not self._offers(self.method):
+            raise self._no_operation()
+        has_record = self.pk is not None
+        if operation.on_record and not has_record:
+            raise AJAXError(400, _("Invalid request for record."))
+        if has_record and operation.on_record is False:
+            raise self._no_operation()
+        return operation
+
+    def _find_command(self):
+        """Return the operation of a tags command; a manager that clients may not write
+        has only `similar`."""
+        if not self._offers(self.method) or self.method not in self._plan.managers:
+            raise self._no_operation()
+        operation = _COMMANDS.get(self.command)
+        if operation and (operation.reads or self.method in self._plan.writable):
+            return operation
+        raise _missing(_("Invalid method."), self.command, _COMMANDS)
+
+    def _offers(self, name):
+        """Return whether `operations` has an operation, or a tags manager."""
+        return self.operations is None or name in self.operations
+
+    def _no_operation(self):
+        """Return the AJAXError 404 for an operation that is not offered."""
+        names = self.operations
+        if not names:
+            names = {*_operations(type(self)), *self._plan.managers}
+        return _missing(_("Invalid method."), self.method, names)
+
+    def _run(self, request):
+        """Return what the operation returns; a custom one on a record wants can_get to
+        allow it."""
+        if self._operation.is_custom and self.pk is not None:
+            self._get_visible_record()
+        return super()._run(request)
 
     def _permit(self, name, *records, **modified):
-        """Raise AJAXError 403 unless the hook of an operation, and the permission if
-        it is wanted, allow it."""
+        """Raise AJAXError 403 unless the hook of an operation allows it, and the user
+        has the permission, if it is wanted."""
         operation = _OPERATIONS[name]
         hook = getattr(self, operation.hook)
-        if not _call(hook, self.user, *records, **modified):
-            raise self._refuse(operation.hook)
+        if not _call_hook(hook, self.user, *records, **modified):
+            raise self._refusal(operation.hook)
         if self._wants_permissions:
             opts = self.model._meta
             codename = get_permission_codename(operation.permission, opts)
-            if not self.user.has_perm(f"{opts.app_label}.{codename}"):
-                hint = _hint(f"the user lacks {opts.app_label}.{codename}")
+            permission = f"{opts.app_label}.{codename}"
+            if not self.user.has_perm(permission):
+                hint = _hint(f"the user lacks {permission}")
                 raise AJAXError(403, _MESSAGES[403], **hint)
+
+    @property
+    def _wants_permissions(self):
+        if self.require_permissions is None:
+            return _is_user_model(self.model)
+        return self.require_permissions
+
+    # The record of the path
+
+    @cached_property
+    def _plan(self):
+        return _get_plan(self.model, type(self), True)
+
+    @cached_property
+    def _using(self):
+        """The alias of the database that is written to."""
+        return router.db_for_write(self.model)
+
+    def _parse_pk(self):
+        """Return the pk of the path; raise AJAXError 404 for one that is no pk."""
+        try:
+            return _read_pk(self.model, self.pk)
+        except ValidationError:
+            raise self._not_found() from None
+
+    def _get_record(self, locked=False):
+        """Return the record of the path; raise AJAXError 404 if it is missing."""
+        pk = self._parse_pk()
+        self.record = None  # get_queryset() may look at it while it is fetched.
+        if not locked:
+            rows = self.get_queryset(self.request).filter(pk=pk)
+            self.record = next(iter(rows[:1]), None)
+        elif self._plan.is_narrowed:
+            self.record = self._lock_in_queryset(pk)
+        else:
+            self.record = self._plan.reader.lock_one(pk, self._using)
+        if self.record is None:
+            raise self._not_found()
+        return self.record
+
+    def _lock_in_queryset(self, pk):
+        """Lock a record and return it, None if get_queryset() does not have it.
+
+        A query of the project's may have DISTINCT or outer joins, which cannot lock. So
+        a bare query takes the lock.
+        """
+        if connections[self._using].features.has_select_for_update:
+            bare = models.QuerySet(self.model, using=self._using)
+            list(bare.select_for_update().filter(pk=pk))
+        rows = self.get_queryset(self.request).filter(pk=pk).using(self._using)
+        return next(iter(rows[:1]), None)
+
+    def _get_visible_record(self, locked=False):
+        """Return the record of the path; raise AJAXError 403 if can_get says no."""
+        record = self._get_record(locked=True) if locked else self.record
+        if not self.can_get(self.user, record):
+            raise self._refusal("can_get")
+        return record
+
+    def _not_found(self):
+        message = _('%(model)s with id of "%(pk)s" not found.')
+        return AJAXError(404, message % {"model": self.model.__name__, "pk": self.pk})
+
+    def _show_written(self, pk):
+        """Return a written record as `get` shows it, only its pk if `get` would not."""
+        reader = self._plan.reader
+        batch = reader.drop_refused(reader.load_one(pk, self, self._using))
+        texts = self._plan.encode(batch)
+        return json.loads(texts[0]) if texts else {"pk": pk}
+
+    # Lists and tags
+
+    def _get_page_sizes(self):
+        """Return the usual and the largest size of a page."""
+        largest = self.max_per_page
+        if largest is None:
+            largest = getattr(settings, "AJAX_MAX_PER_PAGE", 100)
+        return min(self.list_per_page, largest), largest
+
+    def _similar(self, request):
+        """Return the records that share tags with this one, most shared first."""
+        record = self._get_visible_record()
+        reader = self._plan.reader
+        using = self.get_queryset(request).db
+        queryset = reader.get_queryset(self).exclude(pk=record.pk)
+        part = self._plan.managers[self.method]
+        queryset = part.rank(queryset, record.pk, using)
+        size, _largest = self._get_page_sizes()
+        texts = self._plan.encode(reader.load_visible(queryset[:size], self))
+        return [json.loads(text) for text in texts]
+
+    def _read_tag_names(self, request, manager):
+        """Return the names of the tags that were sent, or raise AJAXError 400."""
+        sent = _read_keys(request)
+        errors = _refuse_unknown(sent, ["tags"])
+        names = []
+        try:
+            names = _read_tags(manager, sent.get("tags"))
+        except ValidationError as error:
+            errors["tags"] = error.messages
+        if errors:
+            raise _invalid(errors)
+        return names
 
 
 class FormEndpoint(_ServedEndpoint):
@@ -2764,6 +3483,21 @@ class FormEndpoint(_ServedEndpoint):
         """Return further keyword arguments for the form, such as `instance`."""
         return {}
 
+    def create(self, request):
+        """Return what `form.save()` returned, else the cleaned data, records as pks."""
+        form = self._make_form(request)
+        if not _is_valid(form):
+            raise _invalid(form.errors)
+        if hasattr(form, "instance"):
+            _insert_first(form.instance)
+        if hasattr(form, "save"):
+            return form.save()
+        for name, value in form.cleaned_data.items():
+            field = form.fields.get(name)
+            if isinstance(field, forms.ModelChoiceField):
+                form.cleaned_data[name] = field.prepare_value(value)
+        return form.cleaned_data
+
     def _run(self, request):
         """Return what `create` does; a ModelForm is one transaction up to the reply."""
         options = getattr(self.model, "_meta", None)
@@ -2772,31 +3506,31 @@ class FormEndpoint(_ServedEndpoint):
         with _transaction(router.db_for_write(options.model)):
             return _success_response(super()._run(request), request)
 
-    def create(self, request):
-        """Return what `form.save()` returned, else the cleaned data, records as pks."""
-        data = _make_form_data(self.model, request)
-        kwargs = {"data": data, "files": request.FILES, **self.get_form_kwargs(request)}
+    def _make_form(self, request):
+        """Return the form with what was sent."""
+        kwargs = {
+            "data": _make_form_data(self.model, request),
+            "files": request.FILES,
+            **self.get_form_kwargs(request),
+        }
         form = self.model(**kwargs)
         for field in form.fields.values():
-            field.clean = partial(_clean, field.clean, field)
-        try:
-            is_valid = form.is_valid()
-        except (binascii.Error, UnicodeEncodeError):  # Of BinaryField on Django 5.2.
-            raise _invalid_value() from None
-        if not is_valid:
-            raise _invalid(form.errors)
-        if hasattr(form, "instance"):
-            _insert_first(form.instance)
-        if hasattr(form, "save"):
-            return form.save()
-        for name, value in form.cleaned_data.items():
-            if isinstance(form.fields.get(name), forms.ModelChoiceField):
-                form.cleaned_data[name] = form.fields[name].prepare_value(value)
-        return form.cleaned_data
+            field.clean = partial(_clean_storable, field.clean, field)
+        return form
 
 
-def _clean(clean, field, value, *initial):
-    """Clean as a form's field does, refusing what cannot be stored."""
+def _is_valid(form):
+    """Return whether a form is valid; raise ValidationError for base64 that is none."""
+    try:
+        return form.is_valid()
+    except (binascii.Error, UnicodeEncodeError):
+        # Django 5.2 raises them for a BinaryField.
+        raise _invalid_value() from None
+
+
+def _clean_storable(clean, field, value, *initial):
+    """Clean a value as its form field does; raise ValidationError also if no database
+    could store it."""
     try:
         if isinstance(field, forms.JSONField) and isinstance(value, str):
             _parse_json(value or "null")
@@ -2812,31 +3546,45 @@ def _check_times(value):
     """Return date-times, in lists too, as USE_TZ wants them; check those of ranges."""
     if isinstance(value, datetime.datetime):
         return _read_datetime(value)
+    if isinstance(value, list):
+        return [_check_times(item) for item in value]
     if hasattr(value, "lower_inc"):
-        _check_times([value.lower, value.upper])
-    return [*map(_check_times, value)] if isinstance(value, list) else value
+        _check_times(value.lower)
+        _check_times(value.upper)
+    return value
 
 
 def _make_form_data(form_class, request):
-    """Return a form's data; a JSON object becomes the texts a browser would send."""
+    """Return a form's data: JSON values become the texts that a browser would send.
+
+    Raise TooManyFieldsSent for more values than a form may have.
+    """
     data = MultiValueDict()
     for key, value in _read_keys(request).items():
-        is_json = isinstance(form_class.base_fields.get(key), forms.JSONField)
-        if is_json and not isinstance(value, _FormValue):
+        is_json_field = isinstance(form_class.base_fields.get(key), forms.JSONField)
+        if is_json_field and not isinstance(value, _FormValue):
             data[key] = _dump(value)
         elif value is not None:
-            values = value if isinstance(value, list) else [value]
-            texts = [each for each in values if not isinstance(each, File)]
-            texts = [each if isinstance(each, str) else _dump(each) for each in texts]
-            data.setlist(key, texts)
-    most = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
-    if most is not None and sum(len(values) for _key, values in data.lists()) > most:
+            data.setlist(key, _make_texts(value))
+    limit = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
+    if limit is not None and sum(map(len, dict(data.lists()).values())) > limit:
         raise core_exceptions.TooManyFieldsSent(_("It has too many values."))
     several = (forms.MultipleChoiceField, forms.ModelMultipleChoiceField)
     for name, field in form_class.base_fields.items():
         if isinstance(field, several) and data.getlist(name) == [""]:
-            data.setlist(name, [])  # How a page says that nothing is chosen.
+            data.setlist(name, [])  # So a page says that nothing is chosen.
     return data
+
+
+def _make_texts(value):
+    """Return the texts that a form would send for a value; files are not among them."""
+    texts = []
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str):
+            texts.append(item)
+        elif not isinstance(item, File):
+            texts.append(_dump(item))
+    return texts
 
 
 # --- Registry -------------------------------------------------------------------------
@@ -2847,66 +3595,90 @@ class _EndpointRegistry(_Registry):
 
     def __init__(self):
         super().__init__()
+        #: By (ModelEndpoint or FormEndpoint, app label, name), the model or form.
         self._paths = {}
 
     def register(self, model, endpoint_class=None) -> None:
-        """Serve a model or form, or several, by a class; skip a swapped model.
-        Raise AlreadyRegistered, or ImproperlyConfigured for what cannot be served."""
+        """Serve a model or form, or several of them, by an endpoint class.
+
+        A swapped model is skipped. Raise AlreadyRegistered for a model, form or path
+        that is served, and ImproperlyConfigured for what cannot be served.
+        """
         if model and isinstance(model, (list, tuple, set)):
-            for each in model:
-                self.register(each, endpoint_class)
+            for item in model:
+                self.register(item, endpoint_class)
             return
-        kinds = (models.Model, forms.BaseForm)
-        if not (isinstance(model, type) and issubclass(model, kinds)):
-            raise ImproperlyConfigured(f"{model!r} is neither a model nor a form.")
-        base = FormEndpoint if issubclass(model, forms.BaseForm) else ModelEndpoint
+        base = _find_base(model)
         endpoint_class = endpoint_class or base
-        self._check(model, endpoint_class, base)
+        _check_served(model, endpoint_class, base)
         if base is ModelEndpoint and model._meta.swapped:
             return
         if model in self._registry:
             raise AlreadyRegistered(f"{_label(model)} is registered already.")
-        paths = [(base, *where) for where in _paths_of(model, endpoint_class)]
-        for each in paths:
-            if each in self._paths:
-                both = f"{_label(model)} and {_label(self._paths[each])}"
-                where = "/".join(each[1:])
-                raise AlreadyRegistered(f"{both} are both at {where}.json.")
-        self._registry[model] = endpoint_class
-        self._paths |= dict.fromkeys(paths, model)
-        self._change()
+        paths = [(base, *pair) for pair in _find_paths(model, endpoint_class)]
+        for key in paths:
+            self._check_free(key, model)
+        self._add(model, endpoint_class)
+        self._paths.update(dict.fromkeys(paths, model))
+
+    def _check_free(self, key, model):
+        if key in self._paths:
+            _base, label, name = key
+            labels = f"{_label(model)} and {_label(self._paths[key])}"
+            raise AlreadyRegistered(f"{labels} are both at {label}/{name}.json.")
 
     def unregister(self, model) -> None:
         """Serve a model or form no more; raise NotRegistered if it is not served."""
         super().unregister(model)
-        self._paths = {k: v for k, v in self._paths.items() if v is not model}
+        for key, served in list(self._paths.items()):
+            if served is model:
+                del self._paths[key]
 
     def find(self, model):
-        """Return the endpoint class that speaks for a model."""
+        """Return the endpoint class of a model, ModelEndpoint if none is registered."""
         return super().find(model) or ModelEndpoint
 
     def is_closed(self, model):
-        """Whether a model has no endpoint, but another on its table does: nobody said
-        what of it may be seen, so only its pk is."""
+        """Return whether a model has no endpoint, but another model on one of its
+        tables has one: nobody said what of the model may be seen."""
         if super().find(model):
             return False
-        tables, *others = (
-            {part._meta.concrete_model for part in (each, *each._meta.all_parents)}
-            for each in (model, *self._registry)
-            if issubclass(each, models.Model)
-        )
-        return any(tables & each for each in others)
+        tables = _find_tables(model)
+        for served in self._registry:
+            if issubclass(served, models.Model):
+                if not tables.isdisjoint(_find_tables(served)):
+                    return True
+        return False
 
-    def _check(self, model, endpoint_class, base):
-        pk = getattr(model._meta, "pk", None) if base is ModelEndpoint else model
-        if not issubclass(endpoint_class, base):
-            raise ImproperlyConfigured(f"{_label(model)} wants a {base.__name__}.")
+
+def _find_tables(model):
+    """Return a model and its parents, as the models that their tables are of."""
+    return {base._meta.concrete_model for base in (model, *model._meta.all_parents)}
+
+
+def _find_base(served):
+    """Return the base class of the endpoints for a model or form."""
+    if isinstance(served, type):
+        if issubclass(served, models.Model):
+            return ModelEndpoint
+        if issubclass(served, forms.BaseForm):
+            return FormEndpoint
+    raise ImproperlyConfigured(f"{served!r} is neither a model nor a form.")
+
+
+def _check_served(served, endpoint_class, base):
+    """Raise ImproperlyConfigured for what cannot be served, or would be open."""
+    if not issubclass(endpoint_class, base):
+        raise ImproperlyConfigured(f"{_label(served)} wants a {base.__name__}.")
+    if base is ModelEndpoint:
+        pk = served._meta.pk
         if pk is None or isinstance(pk, models.CompositePrimaryKey):
-            raise ImproperlyConfigured(f"{_label(model)} has no key of one field.")
-        _refuse_names(model, {"__exclude__": _OLD_NAMES["__exclude__"]}, ())
-        _refuse_names(endpoint_class)
-        if base is ModelEndpoint:
-            _refuse_reverse_relations(model, endpoint_class)
+            message = f"{_label(served)} has no primary key of one field."
+            raise ImproperlyConfigured(message)
+    _refuse_old_exclude(served)
+    _refuse_names(endpoint_class)
+    if base is ModelEndpoint:
+        _refuse_reverse_relations(served, endpoint_class)
 
 
 #: Names of the old package and of ModelAdmin that nothing asks, and what to do instead.
@@ -2929,56 +3701,112 @@ _OLD_NAMES = {
     "save_model": "override save_record().",
 }
 
-#: The options and hooks that are asked: all public names, but for the operations and
-#: what an instance has at hand.
-_ASKED = {
-    name
-    for each in (ModelEndpoint, FormEndpoint, DefaultEncoder)
-    for name in dir(each)
-    if name[0] != "_"
-} - {*_OPERATIONS, "tags", "request", "user", "record"}
+
+def _find_asked_names():
+    """Return the names of all options and hooks."""
+    names = set()
+    for base in (ModelEndpoint, FormEndpoint, DefaultEncoder):
+        names.update(name for name in dir(base) if not name.startswith("_"))
+    # The operations and what an instance has at hand are none.
+    return names - {*_OPERATIONS, "tags", "request", "user", "record"}
 
 
-def _refuse_names(cls, old=_OLD_NAMES, asked=_ASKED):
-    """Refuse a class with a misspelt or outdated hook: what it was meant to close would
-    be open."""
-    ours = (each for each in cls.__mro__ if each.__module__ != __name__)
-    for name, value in {k: v for each in ours for k, v in vars(each).items()}.items():
-        meant = None if name in _ASKED else _find_close(name, asked, 0.88)
-        is_operation = inspect.isfunction(value) and _takes_request(value, "self")
-        if name in old or meant and not is_operation:
-            advice = old.get(name) or f"did you mean {meant}?"
-            what = f"{cls.__module__}.{cls.__name__}.{name}"
-            raise ImproperlyConfigured(f"Nothing asks {what}: {advice}")
+_ASKED_NAMES = _find_asked_names()
+#: The attributes that an instance has: an operation of that name would hide one.
+_INSTANCE_NAMES = {
+    "application",
+    "command",
+    "method",
+    "model",
+    "pk",
+    "record",
+    "request",
+    "user",
+}
+
+
+def _refuse_names(checked_class):
+    """Raise ImproperlyConfigured for a name that does not do what it says: what it was
+    meant to close would be open."""
+    for name, value in _find_own_names(checked_class).items():
+        advice = _advise(checked_class, name, value)
+        if advice:
+            full_name = f"{checked_class.__module__}.{checked_class.__name__}.{name}"
+            raise ImproperlyConfigured(f"Nothing asks {full_name}: {advice}")
+
+
+def _advise(checked_class, name, value):
+    """Return what to do instead of giving a class this name, None if it is fine."""
+    if name in _OLD_NAMES:
+        return _OLD_NAMES[name]
+    if _is_internal(checked_class, name):
+        return "the base class uses this name itself: choose another one."
+    if name in _INSTANCE_NAMES and inspect.isfunction(value):
+        return "each instance has an attribute of this name: choose another one."
+    is_operation = inspect.isfunction(value) and _takes_request(value, "self")
+    if name in _ASKED_NAMES or is_operation:
+        return None
+    close = _find_close(name, _ASKED_NAMES, 0.88)
+    return close and f"did you mean {close}?"
+
+
+def _is_internal(checked_class, name):
+    """Return whether a base class of this module has a name for its own use."""
+    if not name.startswith("_") or name.endswith("__"):
+        return False
+    for base in checked_class.__mro__:
+        if base.__module__ == __name__ and name in vars(base):
+            return True
+    return False
+
+
+def _refuse_old_exclude(model):
+    """Raise ImproperlyConfigured for a model with the old package's __exclude__."""
+    if "__exclude__" in _find_own_names(model):
+        full_name = f"{model.__module__}.{model.__name__}.__exclude__"
+        advice = _OLD_NAMES["__exclude__"]
+        raise ImproperlyConfigured(f"Nothing asks {full_name}: {advice}")
+
+
+def _find_own_names(checked_class):
+    """Return by name what a class and its bases outside of this module define."""
+    own = {}
+    for base in checked_class.__mro__:
+        if base.__module__ != __name__:
+            own.update(vars(base))
+    return own
 
 
 def _refuse_reverse_relations(model, endpoint_class):
-    """Refuse `fields` that name what refers to the model: it is no record to show."""
-    named = {*(endpoint_class.fields or ())}
-    for field in model._meta.get_fields() if named else ():
-        if field.one_to_many or field.auto_created and not field.concrete:
-            accessor = getattr(field, "get_accessor_name", lambda: None)()
-            for name in named & {field.name, accessor}:
-                what = f"{endpoint_class.__name__}.fields names {name}"
+    """Raise ImproperlyConfigured if `fields` names what refers to the model."""
+    names = endpoint_class.fields or ()
+    for relation in model._meta.related_objects if names else ():
+        for name in (relation.name, relation.get_accessor_name()):
+            if name in names:
+                message = f"{endpoint_class.__name__}.fields names {name}"
                 advice = "a reverse relation: name a method that lists it."
-                raise ImproperlyConfigured(f"{what}, {advice}")
+                raise ImproperlyConfigured(f"{message}, {advice}")
 
 
-def _label(model):
-    meta = getattr(model, "_meta", None)
-    return getattr(meta, "label", f"{model.__module__}.{model.__name__}")
+def _label(served):
+    """Return the label of a model, or the dotted path of a form."""
+    opts = getattr(served, "_meta", None)
+    return getattr(opts, "label", f"{served.__module__}.{served.__name__}")
 
 
-def _paths_of(model, endpoint_class):
-    """Return the (application, name) pairs under which a model or form is found."""
-    name = model.__name__.lower()
-    labels = [model._meta.app_label] if issubclass(model, models.Model) else []
-    modules = {model.__module__: None, endpoint_class.__module__: None}
-    configs = [apps.get_containing_app_config(m) for m in modules if m != __name__]
-    labels += [config.label for config in configs if config]
+def _find_paths(served, endpoint_class):
+    """Return the (app label, name) pairs under which a model or form is found."""
+    labels = []
+    if issubclass(served, models.Model):
+        labels.append(served._meta.app_label)
+    for module in (served.__module__, endpoint_class.__module__):
+        if module != __name__:
+            config = apps.get_containing_app_config(module)
+            if config:
+                labels.append(config.label)
     if not labels:
-        raise ImproperlyConfigured(f"{_label(model)} is of no installed app.")
-    return [(label, name) for label in dict.fromkeys(labels)]
+        raise ImproperlyConfigured(f"{_label(served)} is of no installed app.")
+    return [(label, served.__name__.lower()) for label in dict.fromkeys(labels)]
 
 
 endpoint = _EndpointRegistry()
@@ -2998,18 +3826,23 @@ def register(*served) -> Callable[[type], type]:
 
 
 class _Discovery:
-    """The ad-hoc endpoints of all apps, found once, on first use. If an endpoints.py
-    fails, the registries are as before: half of the endpoints would be wrong."""
+    """The ad-hoc endpoints of all apps, found once, on first use.
+
+    If an endpoints.py fails, the registries are put back as they were before: half of
+    the endpoints would be wrong.
+    """
 
     def __init__(self):
         self.lock = threading.RLock()
         self.is_started = False
+        #: The module that failed, and the exception.
         self.error = None
+        #: By (app label, name).
         self.functions = {}
 
     def run(self):
         """Import every app's endpoints.py; raise ImproperlyConfigured if one fails."""
-        with self.lock:  # Threads wait; an endpoints.py may get here again.
+        with self.lock:  # Other threads wait; an endpoints.py may get here again.
             if not self.is_started:
                 self.is_started = True
                 self._import_all()
@@ -3018,28 +3851,40 @@ class _Discovery:
 
     def _import_all(self):
         registries = (endpoint, encoder)
-        before = [{k: copy.copy(v) for k, v in vars(r).items()} for r in registries]
+        contents = [_copy_contents(registry) for registry in registries]
         try:
             for config in apps.get_app_configs():
-                where = f"{config.name}.endpoints"
-                self.functions |= _import_functions(config)
+                module_name = f"{config.name}.endpoints"
+                self.functions.update(_import_functions(config))
         except BaseException as error:
-            self.error = (where, error)
-            for registry, state in zip(registries, before, strict=True):
-                vars(registry).update(state)
+            self.error = (module_name, error)
+            for registry, content in zip(registries, contents, strict=True):
+                vars(registry).update(content)
+            _make_plan.cache_clear()
             if not isinstance(error, Exception):
                 raise
 
     def _describe_error(self):
-        """Return a sentence about an endpoints.py that fails, with file and line."""
-        where, error = self.error
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [each for each in frames if each.filename.endswith("endpoints.py")]
-        file, line, *_rest = (own or frames)[-1]
-        if isinstance(error, SyntaxError):
-            file, line = error.filename, error.lineno
-        what = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
-        return f"{where} cannot be imported: {what} ({file}, line {line})."
+        """Return a sentence about the endpoints.py that failed, with file and line."""
+        module_name, error = self.error
+        file, line = _find_failed_line(error)
+        message = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
+        return f"{module_name} cannot be imported: {message} ({file}, line {line})."
+
+
+def _copy_contents(registry):
+    return {name: dict(content) for name, content in vars(registry).items()}
+
+
+def _find_failed_line(error):
+    """Return the file and the line of an endpoints.py at which an import failed."""
+    if isinstance(error, SyntaxError):
+        return error.filename, error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in frames:
+        if frame.filename.endswith("endpoints.py"):
+            return frame.filename, frame.lineno
+    return frames[-1].filename, frames[-1].lineno
 
 
 def _import_endpoints(config):
@@ -3047,28 +3892,36 @@ def _import_endpoints(config):
     if not module_has_submodule(config.module, "endpoints"):
         return None
     module = importlib.import_module(f"{config.name}.endpoints")
-    return None if module is sys.modules[__name__] else module
+    if module is sys.modules[__name__]:
+        return None  # By the old import path, this file is its own `endpoints`.
+    return module
 
 
 def _import_functions(config):
-    if (module := _import_endpoints(config)) is None:
+    """Return the ad-hoc endpoints of an app, by label and name."""
+    module = _import_endpoints(config)
+    if module is None:
         return {}
-    offered = getattr(module, "__all__", None)
-    if offered is None:
-        offered = [n for n, v in vars(module).items() if _is_endpoint(v, module)]
-    found = {name: getattr(module, name) for name in offered if name[0] != "_"}
-    return {
-        (config.label, name): _Function(value)
-        for name, value in found.items()
-        if callable(value) and not isinstance(value, type)
-    }
+    names = getattr(module, "__all__", None)
+    if names is None:
+        names = [
+            name for name, value in vars(module).items() if _is_exposed(value, module)
+        ]
+    functions = {}
+    for name in names:
+        value = getattr(module, name)
+        is_function = callable(value) and not isinstance(value, type)
+        if is_function and not name.startswith("_"):
+            functions[config.label, name] = _Function(value)
+    return functions
 
 
-def _is_endpoint(value, module):
-    """Whether a value is an endpoint object, or a module's own view function."""
-    inner = inspect.unwrap(value) if callable(value) else value
-    if not inspect.isfunction(inner):
-        return isinstance(inner, BaseEndpoint) and callable(inner)
+def _is_exposed(value, module):
+    """Return whether a value of a module is an endpoint: an instance of BaseEndpoint,
+    or a function of a request that the module defines."""
+    function = inspect.unwrap(value) if callable(value) else value
+    if not inspect.isfunction(function):
+        return isinstance(function, BaseEndpoint) and callable(function)
     return value.__module__ == module.__name__ and _takes_request(value)
 
 
@@ -3084,34 +3937,40 @@ def _autodiscover():
 
 
 class _CsrfCheck(CsrfViewMiddleware):
-    """Django's check, run by the view, so that its refusal can be JSON: `_reject`,
-    which is private, is where Django turns a reason into an HTML page."""
+    """Django's check, run by the view, so that its refusal can be JSON.
+
+    `_reject` is private API: there Django makes an HTML page of the reason.
+    """
 
     def _reject(self, request, reason):
         return reason
 
 
 def _check_csrf(request, view):
-    """Raise AJAXError 403, with a token to try again, unless the request has one."""
+    """Raise AJAXError 403 with a token to try again, unless the request has a token."""
     check = _CsrfCheck(dispatch)
     if "CSRF_COOKIE" not in request.META:
         check.process_request(request)
     reason = check.process_view(request, view, (), {})
-    if reason:
-        if reason.startswith(("Origin", "Referer")):
-            raise AJAXError(403, reason, csrf=True)
-        how = _("Send the token, the cookie %(cookie)s or csrf of this, as %(header)s.")
-        how %= {"cookie": settings.CSRF_COOKIE_NAME, "header": _get_header_name()}
-        raise AJAXError(403, f"{reason} {how}", csrf=get_token(request))
+    if not reason:
+        return
+    if reason.startswith(("Origin", "Referer")):
+        raise AJAXError(403, reason, csrf=True)
+    advice = _("Send the token, the cookie %(cookie)s or csrf of this, as %(header)s.")
+    advice %= {"cookie": settings.CSRF_COOKIE_NAME, "header": _get_header_name()}
+    raise AJAXError(403, f"{reason} {advice}", csrf=get_token(request))
 
 
 def _get_header_name():
+    """Return the name of the header for the CSRF token, as clients write it."""
     name = settings.CSRF_HEADER_NAME.removeprefix("HTTP_")
-    return "X-CSRFToken" if name == "X_CSRFTOKEN" else name.replace("_", "-").title()
+    if name == "X_CSRFTOKEN":
+        return "X-CSRFToken"
+    return name.replace("_", "-").title()
 
 
 def _keep_csrf_cookie(request, response):
-    """Set the CSRF cookie if it changed, as at login, and no middleware will."""
+    """Set the CSRF cookie if it changed, as at a login, and no middleware will."""
     if request.META.get("CSRF_COOKIE_NEEDS_UPDATE"):
         return _CsrfCheck(dispatch).process_response(request, response)
     return response
@@ -3130,35 +3989,51 @@ def _check_request(request):
 
 
 def _resolve(
-    app=None, name=None, model=None, pk=None, operation=None, tags=None, command=None,
-    **_mount,
-):  # fmt: skip
-    """Return the endpoint at a path, its operation found, or raise AJAXError 404."""
+    app=None,
+    name=None,
+    model=None,
+    pk=None,
+    operation=None,
+    tags=None,
+    command=None,
+    **mount,
+):
+    """Return the endpoint at a path, with its operation.
+
+    `mount` is what the path of the mount captures; it is ignored. Raise AJAXError 404
+    if there is no such endpoint or operation.
+    """
     _autodiscover()
     function = _discovery.functions.get((app, name))
     if function is not None:
         return function
     served = endpoint._paths.get((FormEndpoint, app, name))
-    served = served or endpoint._paths.get((ModelEndpoint, app, name or model))
+    if served is None:
+        served = endpoint._paths.get((ModelEndpoint, app, name or model))
     if served is None:
         raise _missing(_("AJAX endpoint does not exist."), f"{app}/{name or model}")
     method = tags or operation or "create"
-    found = endpoint._registry[served](app, served, method, pk, command)
-    found._operation = found._find_operation()
-    if getattr(getattr(found, found._operation.method), "csrf_exempt", False):
-        found.csrf_exempt = True
-    return found
+    resolved = endpoint._registry[served](app, served, method, pk, command)
+    resolved._operation = resolved._find_operation()
+    run = getattr(resolved, resolved._operation.method)
+    if getattr(run, "csrf_exempt", False):
+        resolved.csrf_exempt = True
+    return resolved
 
 
 def _missing(message, sent, names=None):
     """Return the AJAXError 404 for a name that is not there; in DEBUG with what is."""
+    if not settings.DEBUG:
+        return AJAXError(404, message)
     if names is None:
-        served = [each[1:] for each in endpoint._paths]
-        names = ["/".join(each) for each in (*_discovery.functions, *served)]
-    close = settings.DEBUG and _find_close(sent.lower(), names, 0.75)
-    known = ", ".join(sorted(names)[:_MAX_UNKNOWN_KEYS]) or "nothing"
-    hint = f"Did you mean {close}?" if close else f"There is: {known}."
-    return AJAXError(404, message, **_hint(hint))
+        names = {"/".join(pair) for pair in _discovery.functions}
+        for _base, label, name in endpoint._paths:
+            names.add(f"{label}/{name}")
+    close = _find_close(sent.lower(), names, 0.75)
+    if close:
+        return AJAXError(404, message, hint=f"Did you mean {close}?")
+    known = ", ".join(sorted(names)[:_MAX_EXPLAINED_KEYS])
+    return AJAXError(404, message, hint=f"There is: {known or 'nothing'}.")
 
 
 @csrf_exempt
@@ -3168,13 +4043,14 @@ def dispatch(request, **segments):
     try:
         if "app" in segments:
             _check_request(request)
-        found = _resolve(**segments)
-        _check_csrf(request, found)
-        found._authorize(request)
+        resolved = _resolve(**segments)
+        _check_csrf(request, resolved)
+        resolved._authorize(request)
         _read_body(request)
         with contextlib.ExitStack() as stack:
-            _enter_atomic_requests(stack, found, not found._operation.reads)
-            response = _success_response(found._run(request), request)
+            locks = not resolved._operation.reads
+            _enter_atomic_requests(stack, resolved, locks)
+            response = _success_response(resolved._run(request), request)
     except Exception as error:
         response = _error_response(request, error)
     return _keep_csrf_cookie(request, response)
@@ -3191,21 +4067,44 @@ dispatch._non_atomic_requests = _EveryAlias()
 @json_response
 def _serve_page_text(request, name="", **_mount):
     """Serve client.js to everybody, the explorer in DEBUG and to active staff."""
-    user, is_client = getattr(request, "user", None), name == "client.js"
-    if not (is_client or settings.DEBUG or user and user.is_active and user.is_staff):
+    is_client = name == "client.js"
+    if not is_client and not _may_explore(request):
         raise Http404
-    own = {"CSRF_TOKEN": get_token(request)}  # Its cookie is sent, too.
-    own |= {"csrftoken": settings.CSRF_COOKIE_NAME, "X-CSRFToken": _get_header_name()}
-    kind, text = _TEXTS.get(name, (_JSON_TYPE, None))
-    for usual, given in own.items() if text else ():
-        text = text.replace(_dump(usual), _dump(given), 1)
-    text = text or _dump(_describe_api(request))
-    cache = "private, no-cache" if is_client else "no-store"
-    headers = {"Cache-Control": cache, "Vary": "Cookie", "X-Frame-Options": "DENY"}
-    headers["X-Content-Type-Options"] = "nosniff"
-    response = HttpResponse(text, f"{kind}; charset=utf-8", headers=headers)
+    token = get_token(request)  # Its cookie is sent, too.
+    if name == "openapi.json":
+        content_type, text = _JSON_TYPE, _dump(_describe_api(request))
+    else:
+        content_type, text = _TEXTS[name]
+        text = _fill_in(text, token)
+    headers = {
+        "Cache-Control": "private, no-cache" if is_client else "no-store",
+        "Vary": "Cookie",
+        "X-Frame-Options": "DENY",
+        "X-Content-Type-Options": "nosniff",
+    }
+    response = HttpResponse(text, f"{content_type}; charset=utf-8", headers=headers)
     response = ConditionalGetMiddleware(lambda request: response)(request)
     return _keep_csrf_cookie(request, response)
+
+
+def _may_explore(request):
+    """Return whether the request's user may see the explorer."""
+    if settings.DEBUG:
+        return True
+    user = getattr(request, "user", None)
+    return user is not None and user.is_active and user.is_staff
+
+
+def _fill_in(text, token):
+    """Return a text with the site's names of the cookie and the header, and a token."""
+    replacements = {
+        "CSRF_TOKEN": token,
+        "csrftoken": settings.CSRF_COOKIE_NAME,
+        "X-CSRFToken": _get_header_name(),
+    }
+    for usual, replacement in replacements.items():
+        text = text.replace(_dump(usual), _dump(replacement), 1)
+    return text
 
 
 # --- OpenAPI --------------------------------------------------------------------------
@@ -3316,7 +4215,7 @@ def _describe_model(path, model_endpoint):
     required = [name for name in given if not fields[name].has_default()]
     record = {"$ref": f"#/components/schemas/{model._meta.label_lower}"}
     only_pk, rows = _describe_object({"pk": {}}), {"data": _describe_list(record)}
-    written = {"data": {"anyOf": [record, only_pk]} if plan.hides else record}
+    written = {"data": {"anyOf": [record, only_pk]} if plan.may_hide else record}
     pages = ("total", "total_pages", "current_page", "items_per_page")
     shapes = {
         "create": (body, required, written),
@@ -3339,7 +4238,7 @@ def _describe_model(path, model_endpoint):
                 where = f"{path}/{{pk}}/{name}" if is_on_record else f"{path}/{name}"
                 hook = operation.hook if is_on_record or name in shapes else None
                 who = _describe_who(model_endpoint, hook, operation.permission)
-                yield _describe_call(where, doc, who, *shape, asks=operation.asks)
+                yield _describe_call(where, doc, who, *shape, asks=operation.question)
     for name, command in itertools.product(plan.managers, _COMMANDS):
         operation = _COMMANDS[command]
         if model_endpoint._offers(name) and (operation.reads or name in plan.writable):
@@ -3348,7 +4247,7 @@ def _describe_model(path, model_endpoint):
             shape = (None, (), rows) if operation.reads else shape
             who = _describe_who(model_endpoint, operation.hook, operation.permission)
             where, doc = f"{path}/{{pk}}/{name}/{command}", f"Tags: {command}."
-            yield _describe_call(where, doc, who, *shape, asks=operation.asks)
+            yield _describe_call(where, doc, who, *shape, asks=operation.question)
 
 
 def _describe_calls(request, schemas):
@@ -3434,7 +4333,7 @@ def _check_exposure():
         for name, value in named:
             own = getattr(value, "__module__", None) == module.__name__
             is_called = own and not isinstance(value, type) and _takes_one(value)
-            if name[0] != "_" and is_called and not _is_endpoint(value, module):
+            if name[0] != "_" and is_called and not _is_exposed(value, module):
                 yield "W004", f"{module.__name__}.{name} is not exposed.", hint
 
 
@@ -3501,7 +4400,7 @@ class _Names:
 
 
 #: By class attribute.
-_RULES = {n: f for n, f in vars(_Names).items() if n in _ASKED}
+_RULES = {n: f for n, f in vars(_Names).items() if n in _ASKED_NAMES}
 
 
 def _check_names(model, endpoint_class):
@@ -3529,7 +4428,7 @@ def _check_hidden_create(model, endpoint_class):
     if "create" not in (endpoint_class.operations or ("create",)):
         return
     hint = "Rename the ad-hoc endpoint or form, or leave it out of __all__."
-    for where in _paths_of(model, endpoint_class):
+    for where in _find_paths(model, endpoint_class):
         if where in _discovery.functions or (FormEndpoint, *where) in endpoint._paths:
             what = f"What is at {'/'.join(where)}.json hides the create of"
             yield "E003", f"{what} {_label(model)}.", hint
@@ -3537,7 +4436,7 @@ def _check_hidden_create(model, endpoint_class):
 
 def _check_expansions(model, endpoint_class):
     """W001: a model shown whole by expansion, though nobody said what it may show."""
-    for each in dict.fromkeys(_Plan(model, endpoint_class, True).expanded):
+    for each in dict.fromkeys(_Plan(model, endpoint_class, True).expansions.models):
         is_said = encoder.find(each) or endpoint.find(each) is not ModelEndpoint
         if not (is_said or _is_user_model(each)):
             hint = f"Register an endpoint or encoder for {each.__name__} (fields = "

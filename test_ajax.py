@@ -392,6 +392,12 @@ def describe_calls(_generation, _discovery, **changed):
     return found
 
 
+def registered():
+    """Return the contents of both registries."""
+    registries = (ajax.endpoint, ajax.encoder)
+    return tuple(tuple(registry._registry.items()) for registry in registries)
+
+
 class AjaxTestCase(TestCase):
     """Two users, and some records; `post` calls an endpoint as the first of them."""
 
@@ -434,9 +440,7 @@ class AjaxTestCase(TestCase):
         given = given | {"pk": "{pk}"} if "pk" in given else given
         keys = "app name model pk tags operation command".split()
         where = "/".join(given[key] for key in keys if key in given)
-        said = describe_calls(
-            ajax._Registry.generation, ajax._discovery, tz=settings.USE_TZ
-        )
+        said = describe_calls(registered(), ajax._discovery, tz=settings.USE_TZ)
         known = [said.get(f"/{where}{end}.json") for end in ("", "/create")]
         validator = known[0] or known[1]
         self.assertIsNotNone(validator, f"openapi.json does not know {where}.")
@@ -725,26 +729,6 @@ class Urls(AjaxTestCase):
         self.assertFalse(ajax.endpoint.is_registered(Pilot))
         self.post("shop/pilot", status=404)
 
-    def test_what_registers_while_a_record_is_read_holds_from_the_next_on(self):
-        class Narrow(OpenEndpoint):
-            fields = ["title"]
-
-        def register():
-            shown.side_effect = None
-            ajax.endpoint.unregister(Category)
-            ajax.endpoint.register(Category, Narrow)
-            return mock.DEFAULT
-
-        # Somebody registers while it is worked out what is shown.
-        shown = mock.PropertyMock(return_value=["title", "parent"])
-        self.serve(Category, fields=shown)
-        shown.side_effect = register
-        self.shown(self.article)
-        self.assertIsNone(shown.side_effect)
-        local = {"pk": self.local.pk, "title": "Local"}
-        self.assertEqual(self.shown(self.article)["category"], local)
-        self.assertEqual(self.shown(self.local), local)
-
     # The apps' endpoints.py
 
     def test_endpoints_are_imported_once_on_first_use_while_others_wait(self):
@@ -894,7 +878,7 @@ class Requests(AjaxTestCase):
             (self.FORM, b"title=\xff", "."),
             (self.MULTIPART, self.part(b"title", b"a\0"), key),
             (self.MULTIPART, self.part(b"title\0", b"a"), "."), (multipart, b"x", "."),
-            (self.MULTIPART, text, "."), (f"{multipart}=", b"x", "."),
+            (f"{multipart}=", b"x", "."),
             (f"{multipart}=\xe9", b"x", "."), (f"{multipart}={'x' * 300}", b"x", "."),
             (f"{self.FORM}; charset=latin-1", b"title=%e9", "UTF-8"),
             (f"{self.JSON}; charset=utf-16", b"\xff\xfe{\0}\0", "UTF-8"),
@@ -919,6 +903,17 @@ class Requests(AjaxTestCase):
                         self.assertEqual(status, 400, reply)
                         self.assertRegex(reply["data"]["message"], where)
         called.assert_not_called()
+
+    def test_the_replacement_character_is_text_however_it_is_sent(self):
+        title = "a\ufffd"
+        for content_type, body in [
+            (self.JSON, json.dumps({"title": title}).encode()),
+            (self.FORM, urlencode({"title": title}).encode()),
+            (self.MULTIPART, self.part(b"title", title.encode())),
+        ]:
+            with self.subTest(content_type):
+                status, reply = self.send("shop/category", body, content_type)
+                self.assertEqual((status, reply["data"]["title"]), (200, title))
 
     def test_json_within_the_limits_passes(self):
         for body in (
@@ -2313,6 +2308,53 @@ class Permissions(AjaxTestCase):
                 self.serve(Group)
         # What is no slip is one's own.
         self.serve(Group, can_publish=yes, author_fields=[], save=yes)
+
+    def test_no_operation_takes_the_place_of_the_endpoints_own_attributes(self):
+        for name in [
+            "request", "user", "model", "pk", "record", "method", "command",
+            "application", "_authorize", "_run", "_find_operation", "_plan",
+        ]:  # fmt: skip
+            with self.subTest(name):
+                with self.assertRaisesMessage(ImproperlyConfigured, f".{name}:"):
+                    self.serve(Group, **{name: lambda self, request: "x"})
+
+    def test_an_operation_may_have_any_other_name(self):
+        names = ["authorize", "run", "offers", "find_operation", "for_model", "plan"]
+        names += ["operation", "encode", "using", "permit", "login", "authenticated"]
+        operations = {name: lambda self, request: "paid" for name in names}
+        self.serve(Article, **operations)
+        self.client.logout()
+        for name in ["get", "update", "delete", *names]:
+            with self.subTest(name):
+                reply = self.post(f"{self.path}/{name}", status=403)
+                self.assertIn("login_url", reply)
+        self.client.force_login(self.user)
+        for name in names:
+            with self.subTest(name):
+                self.assertEqual(self.post(f"{self.path}/{name}")["data"], "paid")
+
+    def test_all_public_names_of_the_classes_are_documented(self):
+        shared = {"authenticate", "csrf_exempt", "request", "user"}
+        for endpoint_class, names in [
+            (ajax.BaseAuthentication, {"is_authenticated"}),
+            (ajax.BaseEndpoint, {"csrf_exempt"}),
+            (ajax.FormEndpoint, shared | {"create", "get_form_kwargs"}),
+            (
+                ajax.ModelEndpoint,
+                shared
+                | {"create", "delete", "get", "list", "tags", "update"}
+                | {"can_create", "can_delete", "can_get", "can_list", "can_update"}
+                | {"get_field_queryset", "get_queryset", "record"}
+                | {"delete_record", "prepare_record", "save_record"}
+                | {"exclude", "expand", "fields", "immutable_fields", "list_filter"}
+                | {"list_per_page", "max_per_page", "operations", "ordering"}
+                | {"readonly_fields", "require_permissions", "search_fields"}
+                | {"sortable_by"},
+            ),
+        ]:
+            with self.subTest(endpoint_class.__name__):
+                public = {n for n in dir(endpoint_class) if not n.startswith("_")}
+                self.assertEqual(public, names)
 
 
 # --- Writing --------------------------------------------------------------------------
@@ -4955,7 +4997,7 @@ class Matrix(AjaxTestCase):
     def test_a_relative_of_a_registered_model_stays_a_pk(self):
         endpoints = ajax.endpoint
         copies = {name: {**vars(endpoints)[name]} for name in ("_registry", "_paths")}
-        self.addCleanup(endpoints._change)
+        self.addCleanup(ajax._make_plan.cache_clear)
         with mock.patch.multiple(endpoints, **copies):
             endpoints.unregister(Article)
             endpoints.register(Headline)
