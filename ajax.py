@@ -4981,55 +4981,209 @@ open();
 
 _STYLE = """:root {
   color-scheme: light dark;
-  --back: light-dark(#fff, #131615); --tint: light-dark(#f4f6f5, #1c201e);
-  --text: light-dark(#1a1e1c, #e3e7e5); --muted: light-dark(#5a625e, #9ca5a0);
-  --line: light-dark(#dde2df, #2d3330); --edge: light-dark(#838c87, #75807a);
-  --accent: light-dark(#0a6b4c, #5fcaa2); --bad: light-dark(#b3261e, #ff9c91);
-  font: .9375rem/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
+  --background: #fff;
+  --raised-background: #f4f6f5;
+  --text: #1a1e1c;
+  --muted-text: #5a625e;
+  --divider: #dde2df;
+  --border: #838c87;
+  --accent: #0a6b4c;
+  --error: #b3261e;
+  font: .9375rem/1.5 system-ui, sans-serif;
+  color: var(--text);
+  background: var(--background);
 }
-* { box-sizing: border-box; margin: 0; padding: 0; }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+
+@media (prefers-color-scheme: dark) {
+  :root {
+    --background: #131615;
+    --raised-background: #1c201e;
+    --text: #e3e7e5;
+    --muted-text: #9ca5a0;
+    --divider: #2d3330;
+    --border: #75807a;
+    --accent: #5fcaa2;
+    --error: #ff9c91;
+  }
+}
+
+* {
+  box-sizing: border-box;
+  margin: 0;
+  padding: 0;
+}
+
+:focus-visible {
+  outline: 2px solid var(--accent);
+  outline-offset: 2px;
+}
+
 h1, h3 { font-size: 1em; }
-h2 { font-size: 1.25rem; outline: none; }
-small { display: block; color: var(--muted); font-size: .8125rem; }
-pre, code, h2, .field label { font-family: ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-pre { padding: .75rem; border-radius: 4px; background: var(--tint); font-size: .8125rem; white-space: pre-wrap; }
+
+/* A script focuses the heading of a call, so that it is read aloud. */
+h2 {
+  font-size: 1.25rem;
+  outline: none;
+}
+
+small {
+  display: block;
+  color: var(--muted-text);
+  font-size: .8125rem;
+}
+
+a {
+  display: inline-block;
+  min-width: 1.5rem;
+  color: var(--accent);
+}
+
+pre, code, h2, .field label {
+  font-family: ui-monospace, Menlo, Consolas, monospace;
+  overflow-wrap: anywhere;
+}
+
+pre {
+  padding: .75rem;
+  border-radius: 4px;
+  background: var(--raised-background);
+  font-size: .8125rem;
+  white-space: pre-wrap;
+}
+
 input, select, textarea, button {
-  padding: .375rem .5rem; border: 1px solid var(--edge); border-radius: 4px;
-  color: inherit; background: var(--back); font: inherit;
+  padding: .375rem .5rem;
+  border: 1px solid var(--border);
+  border-radius: 4px;
+  color: inherit;
+  background: var(--background);
+  font: inherit;
 }
-input, select, textarea { width: 100%; min-height: 2.375rem; field-sizing: content; max-height: 20rem; }
-.bad, [aria-invalid=true] { display: block; color: var(--bad); border-color: var(--bad); white-space: pre-line; }
+
+/* A text area grows with its text, where the browser supports field-sizing. */
+input, select, textarea {
+  width: 100%;
+  min-height: 2.375rem;
+  max-height: 20rem;
+  field-sizing: content;
+}
+
+[type=submit] {
+  width: 8rem;
+  border-color: var(--accent);
+  color: var(--background);
+  background: var(--accent);
+}
+
+.bad, [aria-invalid=true] {
+  display: block;
+  border-color: var(--error);
+  color: var(--error);
+  white-space: pre-line;
+}
+
 .bad:empty, pre:empty { display: none; }
+
 #side, main { padding: 1.5rem; }
-#side header, nav ul, .field div:first-child, .head { display: flex; flex-wrap: wrap; gap: 0 .75rem; align-items: baseline; }
-#find, #intro, article, article form, section { display: grid; gap: 1.25rem 3rem; align-content: start; max-width: 42rem; }
-#find { gap: .25rem; margin: 1.25rem 0; }
-nav h2 { margin-top: 1.25rem; font-size: .875rem; }
-nav ul { list-style: none; line-height: 1.75rem; }
-a { display: inline-block; min-width: 1.5rem; color: var(--accent); }
-nav a { text-decoration: none; }
-nav [aria-current] { color: inherit; font-weight: 600; box-shadow: inset 0 -2px var(--accent); }
-.field { display: grid; gap: .25rem 1.5rem; }
-.field label { font-size: .875rem; font-weight: 600; }
-[type=submit] { width: 8rem; border-color: var(--accent); color: var(--back); background: var(--accent); }
-.reply { max-height: 60vh; overflow: auto; }
-.head button { padding: .125rem .5rem; margin: 0 0 .25rem auto; font-size: .8125rem; }
-@media (width < 52rem) {
-  body:has(article) nav, body:not(:has(article)) #side a[href="#"] { display: none; }
+
+#side header, nav ul, .field div:first-child, .head {
+  display: flex;
+  flex-wrap: wrap;
+  gap: 0 .75rem;
+  align-items: baseline;
 }
-@media (width >= 52rem) {
-  body { display: grid; grid-template-columns: 20rem minmax(0, 1fr); }
-  #side { position: sticky; top: 0; height: 100vh; overflow: auto; border-right: 1px solid var(--line); }
+
+#find, #intro, article, article form, section {
+  display: grid;
+  gap: 1.25rem 3rem;
+  align-content: start;
+  max-width: 42rem;
+}
+
+#find {
+  gap: .25rem;
+  margin: 1.25rem 0;
+}
+
+nav h2 {
+  margin-top: 1.25rem;
+  font-size: .875rem;
+}
+
+nav ul {
+  list-style: none;
+  line-height: 1.75rem;
+}
+
+nav a { text-decoration: none; }
+
+nav [aria-current] {
+  color: inherit;
+  font-weight: 600;
+  box-shadow: inset 0 -2px var(--accent);
+}
+
+.field {
+  display: grid;
+  gap: .25rem 1.5rem;
+}
+
+.field label {
+  font-size: .875rem;
+  font-weight: 600;
+}
+
+.reply {
+  max-height: 60vh;
+  overflow: auto;
+}
+
+.head button {
+  margin: 0 0 .25rem auto;
+  padding: .125rem .5rem;
+  font-size: .8125rem;
+}
+
+/* Narrow: show either the list of calls, or one call and a link back to the list. */
+@media not all and (min-width: 52rem) {
+  body:has(article) nav { display: none; }
+  body:not(:has(article)) #side a[href="#"] { display: none; }
+}
+
+/* Wide: show the list beside the call, and each label beside its box. */
+@media (min-width: 52rem) {
+  body {
+    display: grid;
+    grid-template-columns: 20rem minmax(0, 1fr);
+  }
+
+  #side {
+    position: sticky;
+    top: 0;
+    height: 100vh;
+    overflow: auto;
+    border-right: 1px solid var(--divider);
+  }
+
   #side a[href="#"] { display: none; }
+
   .field { grid-template-columns: 10rem minmax(0, 1fr); }
   .field div:first-child { display: block; }
 }
-@media (width >= 80rem) {
-  article { grid-template: auto 1fr / minmax(0, 36rem) minmax(0, 1fr); max-width: 90rem; }
-  section { grid-area: 1 / 2 / 3; max-width: none; }
+
+/* Very wide: show the reply beside the form. */
+@media (min-width: 80rem) {
+  article {
+    grid-template: auto 1fr / minmax(0, 36rem) minmax(0, 1fr);
+    max-width: 90rem;
+  }
+
+  section {
+    grid-area: 1 / 2 / 3;
+    max-width: none;
+  }
 }
-"""  # noqa: E501
+"""
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -5040,21 +5194,36 @@ _PAGE = """<!doctype html>
 <script type="module" src="explorer.js"></script>
 <input type="hidden" name="csrfmiddlewaretoken" value="CSRF_TOKEN">
 <div id="side">
-  <header><h1>ajax.py</h1> <small id="you"></small> <a href="#">All calls</a></header>
+  <header>
+    <h1>ajax.py</h1>
+    <small id="you"></small>
+    <a href="#">All calls</a>
+  </header>
   <nav aria-label="Calls">
-    <form id="find" role="search"><label for="filter">Find a call</label>
+    <form id="find" role="search">
+      <label for="filter">Find a call</label>
       <input id="filter" type="search" autocomplete="off" aria-describedby="found">
-      <small id="found" role="status">By a word, or paste a path.</small></form>
-    <div id="calls"></div></nav></div>
-<main><div id="intro"><p>Choose a call to see what it takes, and try it.</p><pre id="about"></pre></div></main>
-"""  # noqa: E501
+      <small id="found" role="status">Type a word, or paste a path.</small>
+    </form>
+    <div id="calls"></div>
+  </nav>
+</div>
+<main>
+  <div id="intro">
+    <p>Choose a call to see its fields and to try it.</p>
+    <pre id="about"></pre>
+  </div>
+</main>
+"""
 
-#: Served as they are, but for the names of the site's cookie and header, and a token.
+#: The content type and the text of each file of the page. Serving a text replaces the
+#: names of the cookie and the header by the site's own, and CSRF_TOKEN by a token.
 _TEXTS = {
-    "": ("text/html", _PAGE), "explorer.css": ("text/css", _STYLE),
+    "": ("text/html", _PAGE),
+    "explorer.css": ("text/css", _STYLE),
     "explorer.js": ("text/javascript", _EXPLORER),
     "client.js": ("text/javascript", _CLIENT),
-}  # fmt: skip
+}
 
 
 if __name__ == "__main__":
