@@ -4761,222 +4761,541 @@ function addValues(data, body) {
 }
 """  # noqa: E501
 
-_EXPLORER = r"""/** The explorer: shows what openapi.json says, and calls it by client.js. */
+_EXPLORER = r"""/** The explorer: show the calls that openapi.json describes, and call them by client.js. */
 import ajax, {AJAXError} from "./client.js";
 
-const api = await (await fetch(new URL("openapi.json", import.meta.url))).json();
-const $ = selector => document.querySelector(selector);
-const own = schema => schema["x-ajax"] ?? {};
-const types = schema => [schema.type ?? ["JSON"]].flat();
+const api = await loadDescription();
+const calls = readCalls();
+const intro = getElement("#intro");
 
-/** Make an element; of its children what is no element becomes text, never HTML. */
-function make(tag, attributes, ...children) {
+/** The last pk that was typed, by the group of its call. */
+const lastPks = new Map();
+
+// --- Helpers ---
+
+/** Return the first element that a selector matches. */
+function getElement(selector) {
+  return document.querySelector(selector);
+}
+
+/** Make an element. Attributes that are false and children that are empty are left out. */
+function makeElement(tag, attributes, ...children) {
   const element = document.createElement(tag);
-  Object.entries(attributes).forEach(each => each[1] !== false && element.setAttribute(...each));
-  element.append(...children.filter(Boolean));
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== false) element.setAttribute(name, value);
+  }
+  for (const child of children) {
+    // A text stays text: it is never read as HTML.
+    if (child) element.append(child);
+  }
   return element;
 }
 
-const calls = Object.entries(api.paths ?? {}).map(([path, {post, parameters}]) => {
-  const name = path.slice(1).replace(/\.json$/, ""), group = post.tags[0];
-  const pattern = new RegExp(`(?:^|/)${name.replace("{pk}", "([^/]+)")}(?:\\.json)?$`);
-  return {...post, ...own(post), name, pattern, group, prefix: name.replace(/[^/]+$/, ""), pk: parameters?.[0].schema};
-});
+// --- Calls ---
 
-/** Find the call that a path or URL is of, and the pk in it. */
-function find(text) {
-  const found = calls.map(call => ({call, match: call.pattern.exec(text.trim())}));
-  const [first] = found.filter(each => each.match).sort((a, b) => a.match.index - b.match.index);
-  const pk = first?.match[1]?.replace(/^\{pk\}$/, "") ?? "";
-  try { return {...first, pk: decodeURIComponent(pk)}; } catch { return {...first, pk}; }
+/** Load openapi.json. */
+async function loadDescription() {
+  const response = await fetch(new URL("openapi.json", import.meta.url));
+  return response.json();
 }
 
-/** Say what a schema takes. */
-function words(schema) {
-  const {items, format, maxLength} = schema, {pk_of: model} = own(schema), [type, ...more] = types(schema);
-  const formats = {binary: "file", byte: "base64", "time-local": "time"};
-  const kinds = {string: "text", integer: "whole number", boolean: "true or false", ...formats};
-  const what = model ? `pk of ${model}` : items ? `list of ${words(items)}` : kinds[format] ?? format ?? kinds[type];
-  return `${what ?? type}${more.includes("null") ? " or null" : ""}${maxLength ? `, at most ${maxLength}` : ""}`;
+/** Return all calls of openapi.json, in its order. */
+function readCalls() {
+  return Object.entries(api.paths ?? {}).map(([path, item]) => makeCall(path, item));
 }
 
-/** Make a field: its name and type, its box, help, and a place for errors. */
-function field(call, name, schema, isRequired) {
-  const id = `${call.name}:${name}`, bad = make("span", {class: "bad"});
-  const box = makeBox(schema, {id, "aria-describedby": `${id}-type ${id}-help`, autocomplete: "off"});
-  const type = make("small", {id: `${id}-type`}, words(schema), isRequired && ", required");
-  const help = make("small", {id: `${id}-help`}, bad, schema.description);
-  return {name, schema, box, bad, row: make("div", {class: "field"},
-    make("div", {}, make("label", {for: id}, name), type), make("div", {}, box, help))};
+/** Describe the call of one path: its operation, name, pattern, group, prefix and pk. */
+function makeCall(path, {post, parameters}) {
+  const name = path.slice(1).replace(/\.json$/, "");
+  const segments = name.replace("{pk}", "([^/]+)");
+  return {
+    ...post,
+    ...getExtras(post),
+    name,
+    pattern: new RegExp(`(?:^|/)${segments}(?:\\.json)?$`),
+    group: post.tags[0],
+    prefix: name.replace(/[^/]+$/, ""),
+    pkSchema: parameters?.[0].schema,
+  };
 }
 
+/** Return what ajax.py adds to a description of OpenAPI. */
+function getExtras(description) {
+  return description["x-ajax"] ?? {};
+}
+
+/** Return the call that a path or URL names, and the pk in it. */
+function findCall(text) {
+  let call;
+  let match;
+  for (const candidate of calls) {
+    const candidateMatch = candidate.pattern.exec(text.trim());
+    // The match that starts first is the longest.
+    if (candidateMatch && (!match || candidateMatch.index < match.index)) {
+      call = candidate;
+      match = candidateMatch;
+    }
+  }
+  return {call, pk: decodePk(match?.[1] ?? "")};
+}
+
+/** Decode the pk in a path. The placeholder {pk} means that there is none. */
+function decodePk(pk) {
+  if (pk === "{pk}") return "";
+  try {
+    return decodeURIComponent(pk);
+  } catch {
+    return pk;
+  }
+}
+
+// --- Fields ---
+
+/** Return the types of a schema; a schema without a type takes any JSON. */
+function getTypes(schema) {
+  return [schema.type ?? "JSON"].flat();
+}
+
+/** Return whether a schema takes null. */
+function isNullable(schema) {
+  return getTypes(schema).slice(1).includes("null");
+}
+
+/** Describe in words what a schema takes. */
+function describeSchema(schema) {
+  let description = describeType(schema);
+  if (isNullable(schema)) description += " or null";
+  if (schema.maxLength) description += `, at most ${schema.maxLength}`;
+  return description;
+}
+
+const FORMATS = {binary: "file", byte: "base64", "time-local": "time"};
+const TYPES = {string: "text", integer: "whole number", boolean: "true or false"};
+
+/** Describe the type of a schema in a few words. */
+function describeType(schema) {
+  const {format, items} = schema;
+  const model = getExtras(schema).pk_of;
+  if (model) return `pk of ${model}`;
+  if (items) return `list of ${describeSchema(items)}`;
+  if (format) return FORMATS[format] ?? format;
+  const [type] = getTypes(schema);
+  return TYPES[type] ?? type;
+}
+
+/** Make a field: its name and type, its box, help, and a place for its errors. */
+function makeField(call, name, schema, isRequired) {
+  const id = `${call.name}:${name}`;
+  const description = `${id}-type ${id}-help`;
+  const box = makeBox(schema, {id, "aria-describedby": description, autocomplete: "off"});
+  const errors = makeElement("span", {class: "bad"});
+  const label = makeElement("label", {for: id}, name);
+  const type = makeElement("small", {id: `${id}-type`}, describeSchema(schema));
+  if (isRequired) type.append(", required");
+  const help = makeElement("small", {id: `${id}-help`}, errors, schema.description);
+  const row = makeElement(
+    "div",
+    {class: "field"},
+    makeElement("div", {}, label, type),
+    makeElement("div", {}, box, help),
+  );
+  return {name, schema, box, errors, row};
+}
+
+const INPUT_TYPES = {
+  binary: "file",
+  date: "date",
+  "date-time": "datetime-local",
+  "time-local": "time",
+};
+
+/** Make the box in which a value is typed or chosen. */
 function makeBox(schema, attributes) {
-  const inputs = {binary: "file", date: "date", "date-time": "datetime-local", "time-local": "time"};
-  const [type, ...more] = types(schema), states = [true, false, ...more.includes("null") ? [null] : []];
-  const choices = type === "boolean" ? states.map(each => ({const: each})) : schema.oneOf;
-  if (own(schema).multiline || type === "JSON") return make("textarea", attributes);
-  if (!choices) return make("input", {...attributes, type: inputs[schema.format] ?? "text"});
-  return make("select", attributes, make("option", {value: ""}, "not sent"), ...choices.map(each =>
-    make("option", {value: JSON.stringify(each.const)}, each.title ?? `${each.const}`)));
+  const [type] = getTypes(schema);
+  if (getExtras(schema).multiline || type === "JSON") return makeElement("textarea", attributes);
+  if (type === "boolean") return makeSelect(getBooleanChoices(schema), attributes);
+  if (schema.oneOf) return makeSelect(schema.oneOf, attributes);
+  return makeElement("input", {...attributes, type: INPUT_TYPES[schema.format] ?? "text"});
 }
 
-function read(schema, text) {
-  const [type, ...more] = types(schema);
-  if (text === "null" && more.includes("null")) return null;
-  if (type === "string") return text === '""' ? "" : text;
-  if (["integer", "number"].includes(type)) return String(Number(text)) === text ? Number(text) : text;
-  if (type === "array" && text[0] !== "[") return text.split(",").map(each => read(schema.items, each.trim()));
-  return JSON.parse(text);
+/** Return the choices of a boolean. */
+function getBooleanChoices(schema) {
+  const choices = [{const: true}, {const: false}];
+  if (isNullable(schema)) choices.push({const: null});
+  return choices;
 }
 
-/** Read all fields that hold something; what cannot be read is said at its box. */
-function collect(fields) {
+/** Make a select whose options hold their values as JSON. */
+function makeSelect(choices, attributes) {
+  const select = makeElement("select", attributes);
+  select.append(makeElement("option", {value: ""}, "not sent"));
+  for (const choice of choices) {
+    const title = choice.title ?? String(choice.const);
+    select.append(makeElement("option", {value: JSON.stringify(choice.const)}, title));
+  }
+  return select;
+}
+
+/** Return the values of all fields that have one. Mark a box whose text cannot be read. */
+function readFields(fields) {
   const data = {};
-  for (const {name, schema, box} of fields) {
-    box.setCustomValidity("");
+  for (const field of fields) {
+    field.box.setCustomValidity("");
+    if (!field.box.value) continue;
     try {
-      const value = () => (box.options ? JSON.parse(box.value) : read(schema, box.value));
-      if (box.value) data[name] = box.files?.[0] ?? value();
-    } catch (error) { box.setCustomValidity(error.message); }
+      data[field.name] = readBox(field);
+    } catch (error) {
+      field.box.setCustomValidity(`This is not valid JSON. ${error.message}`);
+    }
   }
   return fields[0]?.isBody ? data.body : data;
 }
 
-/** Put the errors of a reply beside their fields; give the text of all else. */
-function complain({message, errors = {}, hint}, fields) {
-  const rest = new Map(Object.entries(errors));
-  for (const {name, box, bad} of fields) {
-    bad.textContent = rest.get(name)?.join(" ") ?? "";
-    box.setAttribute("aria-invalid", rest.delete(name));
+/** Return the value of a box: the file, the choice, or the text as its schema reads it. */
+function readBox({box, schema}) {
+  if (box.files?.length) return box.files[0];
+  if (box.options) return JSON.parse(box.value);
+  return readText(box.value, schema);
+}
+
+/** Return the value that a text stands for. */
+function readText(text, schema) {
+  const [type] = getTypes(schema);
+  if (text === "null" && isNullable(schema)) return null;
+  if (type === "string") return text === '""' ? "" : text;
+  if (type === "integer" || type === "number") return readNumber(text);
+  if (type === "array" && !text.startsWith("[")) {
+    return text.split(",").map(item => readText(item.trim(), schema.items));
   }
-  const lines = [...rest].map(([name, messages]) => `${name}: ${messages.join(" ")}`);
-  return [message, hint, ...lines].filter(Boolean).join("\n");
+  return JSON.parse(text);
 }
 
-function javascript(call, path, data) {
-  const json = JSON.stringify(data, (name, each) => (each instanceof File ? "\0" : each), 1) ?? "{}";
-  const line = json.replace(/(,?)\n */g, (_, comma) => comma && ", ").replaceAll('"\\u0000"', "input.files[0]");
-  const literal = line.replace(/(?<=\{|, )"([a-z_$][\w$]*)":/gi, "$1:");
-  const method = call.name.endsWith("/list") ? "ajax.reply" : "ajax";
-  return `await ${method}(${JSON.stringify(path)}${literal === "{}" ? "" : `, ${literal}`});`;
+/** Read a number. Return the text itself if it is none, or would lose digits. */
+function readNumber(text) {
+  const number = Number(text);
+  return String(number) === text ? number : text;
 }
 
-function curl(call, path, data = {}) {
-  const {session, csrf, csrfCookie} = api.components.securitySchemes;
-  const token = csrfCookie ? "0".repeat(32) : $("[name=csrfmiddlewaretoken]").value;
-  const cookies = [csrfCookie && `${csrfCookie.name}=${token}`, call.security[0].session && `${session.name}=$SESSION`];
-  const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
-  const part = (name, each) => each instanceof File ? `-F ${quoted(`${name}=@${each.name}`)}`
-    : `--form-string ${quoted(`${name}=${Object(each) === each ? JSON.stringify(each) : each ?? ""}`)}`;
-  const parts = Object.entries(data ?? {}).flatMap(([name, value]) => [value].flat().map(each => part(name, each)));
-  return [
-    `curl ${new URL(path.split("/").map(encodeURIComponent).join("/"), import.meta.url)}.json`,
-    ...parts.some(each => each.startsWith("-F")) ? parts : [`--json ${quoted(JSON.stringify(data))}`],
-    `-H '${csrf.name}: ${token}'`, `-b "${cookies.filter(Boolean).join("; ")}"`, `-e ${location.origin}/`,
-  ].join(" \\\n  ");
+/** Show the errors of a reply beside their fields; return the text of all others. */
+function showErrors(error, fields) {
+  const others = new Map(Object.entries(error.errors ?? {}));
+  for (const field of fields) {
+    const messages = others.get(field.name);
+    field.errors.textContent = messages?.join(" ") ?? "";
+    field.box.setAttribute("aria-invalid", others.has(field.name));
+    others.delete(field.name);
+  }
+  const lines = [];
+  if (error.message) lines.push(error.message);
+  if (error.hint) lines.push(error.hint);
+  for (const [name, messages] of others) lines.push(`${name}: ${messages.join(" ")}`);
+  return lines.join("\n");
 }
 
-/** Make a box of code with a button that copies it. */
-function sample(title, note) {
-  const code = make("pre", {}), said = make("small", {role: "status"});
-  const button = make("button", {type: "button", "aria-label": `Copy ${title}`}, "Copy");
-  const copy = () => navigator.clipboard.writeText(code.textContent);
-  button.addEventListener("click", () => copy().then(() => said.replaceChildren("Copied")));
-  const head = make("div", {class: "head"}, make("h3", {}, title), said, button);
-  return {code, box: make("div", {}, head, code, note && make("small", {}, note))};
+// --- The same call as code ---
+
+/** Write a call as a line of JavaScript. */
+function writeJavaScript(call, path, data) {
+  const name = call.name.endsWith("/list") ? "ajax.reply" : "ajax";
+  const values = [JSON.stringify(path)];
+  const literal = data === undefined ? "{}" : writeLiteral(data);
+  if (literal !== "{}") values.push(literal);
+  return `await ${name}(${values.join(", ")});`;
 }
 
-function view(call, given) {
-  const {schema} = Object.values(call.requestBody?.content ?? {})[0] ?? {};
-  const fields = Object.entries(schema?.properties ?? {}).map(([name, each]) =>
-    field(call, name, each, schema.required.includes(name)));
-  if (schema && !schema.properties) fields.push({...field(call, "body", schema), isBody: true});
-  const pk = call.pk && field(call, "pk", call.pk, true);
-  if (pk) Object.assign(pk.box, {required: true, value: given || pks[call.group] || ""});
-  const hint = fields.length && 'An empty box is not sent; "" sends an empty text, null sends null.';
-  const form = make("form", {}, pk?.row, ...fields.map(each => each.row),
-    hint && make("small", {}, hint), make("button", {type: "submit"}, "Call"));
-  const js = sample("JavaScript"), shell = sample("curl", call.security[0].session &&
-    "SESSION is the cookie of your session, which scripts cannot read: see the browser’s tools.");
-  const status = make("div", {role: "status"});
-  const reply = make("pre", {class: "reply", tabindex: 0, role: "region", "aria-label": "Reply"});
-  const path = () => call.name.replace("{pk}", () => pk.box.value || "{pk}");
-  const show = () => {
-    pks[call.group] = pk?.box.value ?? pks[call.group];
-    const data = collect(fields);
-    js.code.textContent = javascript(call, path(), data);
-    shell.code.textContent = curl(call, path(), data);
-  };
-  form.addEventListener("input", show);
-  form.addEventListener("submit", async event => {
-    event.preventDefault();
-    if (call.asks && !confirm(`${call.asks}\n${path()}`)) return;
-    status.replaceChildren("Calling …");
-    const {line, text, error} = await answer(path(), collect(fields));
-    status.replaceChildren(make("strong", {}, line), make("span", {class: "bad"}, complain(error, fields)));
-    if (error.loginUrl) status.append(make("a", {href: error.loginUrl}, "Log in"));
-    reply.textContent = text;
+/** Write a value as JavaScript. Files are written as the file of an input. */
+function writeLiteral(value) {
+  if (value instanceof File) return "input.files[0]";
+  if (Array.isArray(value)) return `[${value.map(writeLiteral).join(", ")}]`;
+  if (!isObject(value)) return JSON.stringify(value);
+  const members = Object.entries(value).map(([name, member]) => {
+    const key = /^[a-z_$][\w$]*$/i.test(name) ? name : JSON.stringify(name);
+    return `${key}: ${writeLiteral(member)}`;
   });
-  show();
-  return make("article", {}, make("header", {}, make("h2", {tabindex: -1}, call.name),
-    make("p", {}, `${call.summary} ${call.description}`), make("p", {}, call.who)),
-    form, make("section", {}, status, reply, js.box, shell.box));
+  return `{${members.join(", ")}}`;
 }
 
-/** Make a call; give its status in a line, what came as text, and its error. */
-async function answer(path, data) {
-  const started = performance.now();
+/** Return whether a value is an object or a list. */
+function isObject(value) {
+  return typeof value === "object" && value !== null;
+}
+
+/** Write a call as a line for curl. */
+function writeCurl(call, path, data = {}) {
+  const {csrf, csrfCookie} = api.components.securitySchemes;
+  // Django accepts any token that equals the cookie.
+  const token = csrfCookie ? "0".repeat(32) : getElement("[name=csrfmiddlewaretoken]").value;
+  const url = new URL(path.split("/").map(encodeURIComponent).join("/"), import.meta.url);
+  const lines = [
+    `curl ${url}.json`,
+    ...writeCurlData(data),
+    `-H '${csrf.name}: ${token}'`,
+    `-b "${writeCookies(call, token)}"`,
+    `-e ${location.origin}/`,
+  ];
+  return lines.join(" \\\n  ");
+}
+
+/** Write the cookies that a call needs. */
+function writeCookies(call, token) {
+  const {session, csrfCookie} = api.components.securitySchemes;
+  const cookies = [];
+  if (csrfCookie) cookies.push(`${csrfCookie.name}=${token}`);
+  if (needsSession(call)) cookies.push(`${session.name}=$SESSION`);
+  return cookies.join("; ");
+}
+
+/** Return whether a call is for logged-in users. */
+function needsSession(call) {
+  return call.security[0].session !== undefined;
+}
+
+/** Write data as options of curl: as JSON or, if there are files, as parts of a form. */
+function writeCurlData(data) {
+  const parts = [];
+  let hasFiles = false;
+  for (const [name, value] of Object.entries(data ?? {})) {
+    for (const item of [value].flat()) {
+      parts.push(writeCurlPart(name, item));
+      if (item instanceof File) hasFiles = true;
+    }
+  }
+  return hasFiles ? parts : [`--json ${quote(JSON.stringify(data))}`];
+}
+
+/** Write one part of a form as an option of curl. */
+function writeCurlPart(name, value) {
+  if (value instanceof File) return `-F ${quote(`${name}=@${value.name}`)}`;
+  let text = value ?? "";
+  if (isObject(value)) text = JSON.stringify(value);
+  return `--form-string ${quote(`${name}=${text}`)}`;
+}
+
+/** Quote a text for a shell. */
+function quote(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/** Make a box of code with a button that copies it, and a note below. */
+function makeSample(title, note) {
+  const code = makeElement("pre", {});
+  const status = makeElement("small", {role: "status"});
+  const button = makeElement("button", {type: "button", "aria-label": `Copy ${title}`}, "Copy");
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(code.textContent);
+    status.textContent = "Copied";
+  });
+  const heading = makeElement("h3", {}, title);
+  const head = makeElement("div", {class: "head"}, heading, status, button);
+  const box = makeElement("div", {}, head, code);
+  if (note) box.append(makeElement("small", {}, note));
+  return {code, box};
+}
+
+// --- One call ---
+
+const EMPTY_HINT = 'Empty boxes are not sent. Type "" to send an empty text, or null to send null.';
+const SESSION_HINT = "Set SESSION to the value of your session cookie. " +
+  "Scripts cannot read it, but your browser’s developer tools show it.";
+
+/** Make the view of a call, with a pk in its box. */
+function makeView(call, pk) {
+  const form = makeForm(call, pk);
+  const javascript = makeSample("JavaScript");
+  const curl = makeSample("curl", needsSession(call) && SESSION_HINT);
+  const reply = makeReply();
+  const showCode = () => {
+    const path = form.getPath();
+    const data = readFields(form.fields);
+    if (form.pkField) lastPks.set(call.group, form.pkField.box.value);
+    javascript.code.textContent = writeJavaScript(call, path, data);
+    curl.code.textContent = writeCurl(call, path, data);
+  };
+  form.element.addEventListener("input", showCode);
+  form.element.addEventListener("submit", event => {
+    event.preventDefault();
+    submitForm(call, form, reply);
+  });
+  showCode();
+  const boxes = [reply.status, reply.text, javascript.box, curl.box];
+  const section = makeElement("section", {}, ...boxes);
+  return makeElement("article", {}, makeHeader(call), form.element, section);
+}
+
+/** Make the header of a call: its name, what it does and who may call it. */
+function makeHeader(call) {
+  return makeElement(
+    "header",
+    {},
+    makeElement("h2", {tabindex: -1}, call.name),
+    makeElement("p", {}, `${call.summary} ${call.description}`),
+    makeElement("p", {}, call.who),
+  );
+}
+
+/** Make the form of a call: its element, its fields and the path that it calls. */
+function makeForm(call, pk) {
+  const pkField = makePkField(call, pk);
+  const fields = makeFields(call);
+  const rows = fields.map(field => field.row);
+  const element = makeElement("form", {}, pkField?.row, ...rows);
+  if (fields.length > 0) element.append(makeElement("small", {}, EMPTY_HINT));
+  element.append(makeElement("button", {type: "submit"}, "Call"));
+  const getPath = () => call.name.replace("{pk}", () => pkField.box.value || "{pk}");
+  return {element, fields, pkField, getPath};
+}
+
+/** Make the field of the pk, or nothing for a call without one. */
+function makePkField(call, pk) {
+  if (!call.pkSchema) return undefined;
+  const field = makeField(call, "pk", call.pkSchema, true);
+  field.box.required = true;
+  field.box.value = pk || lastPks.get(call.group) || "";
+  return field;
+}
+
+/** Make a field for each property of the data, or a single one if any data may be sent. */
+function makeFields(call) {
+  const [content] = Object.values(call.requestBody?.content ?? {});
+  const schema = content?.schema;
+  if (!schema) return [];
+  if (!schema.properties) return [{...makeField(call, "body", schema), isBody: true}];
+  return Object.entries(schema.properties).map(([name, property]) =>
+    makeField(call, name, property, schema.required.includes(name)));
+}
+
+/** Make the place of the reply: its status line, and its text in a box that scrolls. */
+function makeReply() {
+  const attributes = {class: "reply", tabindex: 0, role: "region", "aria-label": "Reply"};
+  return {status: makeElement("div", {role: "status"}), text: makeElement("pre", attributes)};
+}
+
+/** Send what a form holds, if the user agrees, and show the reply. */
+async function submitForm(call, form, reply) {
+  const path = form.getPath();
+  if (call.asks && !confirm(`${call.asks}\n${path}`)) return;
+  reply.status.replaceChildren("Calling …");
+  const {line, text, error} = await callServer(path, readFields(form.fields));
+  const errors = makeElement("span", {class: "bad"}, showErrors(error, form.fields));
+  reply.status.replaceChildren(makeElement("strong", {}, line), errors);
+  if (error.loginUrl) {
+    reply.status.append(makeElement("a", {href: error.loginUrl}, "Log in"));
+  }
+  reply.text.textContent = text;
+}
+
+/** Make a call; return its status as a line, its reply as text, and its error. */
+async function callServer(path, data) {
+  const start = performance.now();
   try {
-    const response = await ajax.fetch(path, data), blob = await response.blob();
-    const time = Math.round(performance.now() - started), size = blob.size.toLocaleString("en");
+    const response = await ajax.fetch(path, data);
+    const blob = await response.blob();
+    const time = Math.round(performance.now() - start);
+    const size = blob.size.toLocaleString("en");
     const line = `${response.status} ${response.statusText}, ${time} ms, ${size} bytes`;
-    const text = /^text|json/.test(blob.type) ? await blob.text() : blob.type;
-    if (!blob.type.includes("json")) return {line, text, error: {}};
-    const reply = JSON.parse(text), shown = {line, text: JSON.stringify(reply, null, 2), error: {}};
-    return reply?.success !== false ? shown : {...shown, error: new AJAXError(reply.data.message, {response, reply})};
-  } catch (error) { return {line: "No answer", text: "", error}; }
+    return {line, ...await readReply(response, blob)};
+  } catch (error) {
+    return {line: "No reply was received.", text: "", error};
+  }
 }
 
-const intro = $("#intro"), pks = {}; // the last pk of each model
-
-/** List the calls that the filter lets through; give them. */
-function list() {
-  const text = $("#filter").value, {call: found} = find(text), {call: current} = find(location.hash.slice(1));
-  const has = call => `${call.name} ${call.summary}`.toLowerCase().includes(text.toLowerCase().trim());
-  const shown = calls.filter(call => (found ? call === found : has(call)));
-  const link = ({name, prefix}) => make("li", {},
-    make("a", {href: `#${name}`, "aria-current": name === current?.name && "page"}, name.slice(prefix.length)));
-  $("#calls").replaceChildren(...Object.values(Object.groupBy(shown, call => call.prefix)).flatMap(some => {
-    const [{group, prefix}] = some, rest = prefix.slice(group.length + 1);
-    const isFirst = shown.find(call => call.group === group) === some[0];
-    return [...isFirst ? [make("h2", {}, group)] : [], make("ul", {"aria-label": prefix},
-      rest && make("li", {}, make("code", {}, rest)), ...some.map(link))];
-  }));
-  return shown;
+/** Return the text of a reply, with JSON indented, and its error or an empty object. */
+async function readReply(response, blob) {
+  if (!/^text|json/.test(blob.type)) return {text: blob.type, error: {}};
+  const text = await blob.text();
+  if (!blob.type.includes("json")) return {text, error: {}};
+  const reply = JSON.parse(text);
+  let error = {};
+  if (reply?.success === false) error = new AJAXError(reply.data.message, {response, reply});
+  return {text: JSON.stringify(reply, null, 2), error};
 }
 
-/** Show the call that the address names. */
-function open() {
-  const {call, pk} = find(location.hash.slice(1));
-  $("main").replaceChildren(call ? view(call, pk) : intro);
+// --- The list of calls ---
+
+/** List the calls that match the filter, and return them. */
+function listCalls() {
+  const listedCalls = filterCalls(getElement("#filter").value);
+  const {call: currentCall} = findCall(location.hash.slice(1));
+  const elements = [];
+  let lastGroup;
+  for (const [prefix, prefixCalls] of groupByPrefix(listedCalls)) {
+    const {group} = prefixCalls[0];
+    if (group !== lastGroup) elements.push(makeElement("h2", {}, group));
+    lastGroup = group;
+    elements.push(makeCallList(prefix, prefixCalls, currentCall));
+  }
+  getElement("#calls").replaceChildren(...elements);
+  return listedCalls;
+}
+
+/** Return the call that a text names, or all calls whose name or summary contains it. */
+function filterCalls(text) {
+  const {call: namedCall} = findCall(text);
+  if (namedCall) return [namedCall];
+  const word = text.toLowerCase().trim();
+  return calls.filter(call => `${call.name} ${call.summary}`.toLowerCase().includes(word));
+}
+
+/** Return a map from each prefix to its calls. */
+function groupByPrefix(someCalls) {
+  const groups = new Map();
+  for (const call of someCalls) {
+    if (!groups.has(call.prefix)) groups.set(call.prefix, []);
+    groups.get(call.prefix).push(call);
+  }
+  return groups;
+}
+
+/** Make the list of the calls with one prefix. */
+function makeCallList(prefix, prefixCalls, currentCall) {
+  const list = makeElement("ul", {"aria-label": prefix});
+  const rest = prefix.slice(prefixCalls[0].group.length + 1);
+  if (rest) list.append(makeElement("li", {}, makeElement("code", {}, rest)));
+  for (const call of prefixCalls) {
+    const current = call === currentCall && "page";
+    const attributes = {href: `#${call.name}`, "aria-current": current};
+    const link = makeElement("a", attributes, call.name.slice(prefix.length));
+    list.append(makeElement("li", {}, link));
+  }
+  return list;
+}
+
+// --- The page ---
+
+/** Show the call that the address names, or the introduction. */
+function showPage() {
+  const {call, pk} = findCall(location.hash.slice(1));
+  getElement("main").replaceChildren(call ? makeView(call, pk) : intro);
   document.title = call ? `${call.name} – ajax.py` : "ajax.py";
-  list();
-  $("[aria-current]")?.scrollIntoView({block: "nearest"});
+  listCalls();
+  getElement("[aria-current]")?.scrollIntoView({block: "nearest"});
 }
 
-$("#you").textContent = own(api).you ?? "";
-$("#about").textContent = api.info?.description ?? api.data?.message ?? "";
-$("#filter").addEventListener("input", event => {
-  $("#found").textContent = `${list().length} of ${calls.length} calls`;
-  if (event.inputType === "insertFromPaste" && find(event.target.value).call) $("#find").requestSubmit();
+/** Go to the call that the filter names, or else to the first one listed. */
+function goToCall() {
+  const {call: namedCall, pk} = findCall(getElement("#filter").value);
+  const call = namedCall ?? listCalls()[0];
+  if (!call) return;
+  location.hash = call.name.replace("{pk}", () => encodeURIComponent(pk) || "{pk}");
+}
+
+getElement("#you").textContent = getExtras(api).you ?? "";
+getElement("#about").textContent = api.info?.description ?? api.data?.message ?? "";
+getElement("#filter").addEventListener("input", event => {
+  getElement("#found").textContent = `${listCalls().length} of ${calls.length} calls`;
+  const isPasted = event.inputType === "insertFromPaste";
+  if (isPasted && findCall(event.target.value).call) goToCall();
 });
-$("#find").addEventListener("submit", event => {
+getElement("#find").addEventListener("submit", event => {
   event.preventDefault();
-  const {call = list()[0], pk} = find($("#filter").value);
-  if (call) location.hash = call.name.replace("{pk}", () => (pk ? encodeURIComponent(pk) : "{pk}"));
+  goToCall();
 });
-addEventListener("hashchange", () => { open(); $("main h2")?.focus(); scrollTo(0, 0); });
-open();
+addEventListener("hashchange", () => {
+  showPage();
+  getElement("main h2")?.focus();
+  scrollTo(0, 0);
+});
+showPage();
 """  # noqa: E501
 
 _STYLE = """:root {
