@@ -4634,130 +4634,193 @@ _CLIENT = r"""/** Call the endpoints of ajax.py from a page.
  *     import ajax from "/ajax/client.js";
  *     const post = await ajax("blog/post/1/update", {title: "Hello again"});
  *
- * The data is an object (files may be in it), a FormData or a <form>; a third argument
+ * The data is an object, which may hold files, a FormData or a <form>. The third argument
  * may hold a signal. A call that fails throws an AJAXError.
  */
-const COOKIE = "csrftoken", HEADER = "X-CSRFToken", INPUT = "csrfmiddlewaretoken";
-let fresh; // the token that a refusal came with: it changes at login
+const COOKIE_NAME = "csrftoken";
+const HEADER_NAME = "X-CSRFToken";
+const INPUT_NAME = "csrfmiddlewaretoken";
 
-/** Call; give the data of the reply. */
+/** The token that came with a refusal. A login changes the token. */
+let freshToken;
+
+/** Call an endpoint and return the data of its reply. */
 export default async function ajax(path, data, options) {
-  return (await ajax.reply(path, data, options)).data;
+  const reply = await ajax.reply(path, data, options);
+  return reply.data;
 }
 
-/** Call; give the whole reply: of a list, `total` and the like stand beside `data`. */
+/** Call an endpoint and return the whole reply. A list has `total` and the like beside `data`. */
 ajax.reply = async (path, data, options) => {
   const response = await ajax.fetch(path, data, options);
-  const reply = await parsed(response, options?.signal);
+  const reply = await readJSON(response, options?.signal);
   if (reply?.success === true) return reply;
-  if (reply?.success === false)
-    throw new AJAXError(reply.data.message, {response, reply});
-  const type = response.headers.get("Content-Type") ?? "nothing";
-  const what = `${response.url} answered ${response.status} with ${type}`;
-  throw new AJAXError(`${what}, which is no reply of ajax.py.`, {response});
+  if (reply?.success === false) throw new AJAXError(reply.data.message, {response, reply});
+  const type = response.headers.get("Content-Type") ?? "no content type";
+  const answer = `${response.url} answered ${response.status} with ${type}`;
+  throw new AJAXError(`${answer}, which is not a reply of ajax.py.`, {response});
 };
 
-/** Call; give the Response as it came, for an endpoint that answers with a file. */
+/** Call an endpoint and return its Response, which may hold HTML or a file. */
 ajax.fetch = async (path, data = {}, {signal} = {}) => {
-  const segments = path.split("/");
-  if (segments.some(each => ["", ".", ".."].includes(each)))
-    throw new TypeError(`"${path}" has a segment that is empty, . or ..`);
-  const url = new URL(`${segments.map(encodeURIComponent).join("/")}.json`, import.meta.url);
-  const body = encoded(data), json = {"Content-Type": "application/json"};
-  const send = () => {
-    const headers = {...typeof body === "string" && json, [HEADER]: token()};
-    return fetch(url, {method: "POST", headers, body, signal}).catch(lost(signal));
-  };
-  const response = await send();
-  const reply = response.status === 403 && await parsed(response, signal);
+  const url = makeURL(path);
+  const body = encode(data);
+  const response = await send(url, body, signal);
+  if (response.status !== 403) return response;
+  const reply = await readJSON(response, signal);
   if (typeof reply?.csrf !== "string") return response;
-  fresh = reply.csrf;
-  return send();
+  freshToken = reply.csrf;
+  return send(url, body, signal);
 };
 
-/** Show the errors of a failed call at its form's inputs; give the text of all else. */
-ajax.showErrors = (form, {message, errors}) => {
-  const inputs = [...form.elements], rest = [];
+/** Show the errors of a failed call at a form's inputs. Return the text of all others. */
+ajax.showErrors = (form, error) => {
+  const inputs = Array.from(form.elements);
   const clear = () => inputs.forEach(input => input.setCustomValidity?.(""));
   clear();
-  for (const [name, messages] of Object.entries(errors ?? {__all__: [message]})) {
-    const input = inputs.find(each => each.name === name && each.willValidate);
-    if (input) input.setCustomValidity(messages.join(" "));
-    else rest.push((name === "__all__" ? "" : `${name}: `) + messages.join(" "));
+  const others = [];
+  for (const [name, messages] of Object.entries(error.errors ?? {__all__: [error.message]})) {
+    const text = messages.join(" ");
+    const wrongInput = inputs.find(input => input.name === name && input.willValidate);
+    if (wrongInput) wrongInput.setCustomValidity(text);
+    else if (name === "__all__") others.push(text);
+    else others.push(`${name}: ${text}`);
   }
   form.reportValidity();
-  // A click or key too, also outside of it: it could not be sent else.
-  for (const event of ["input", "click", "keydown"])
+  // Browsers do not send a form with errors. So the next input, click or key clears them.
+  for (const event of ["input", "click", "keydown"]) {
     document.addEventListener(event, clear, {once: true, capture: true});
-  return rest.join("\n");
+  }
+  return others.join("\n");
 };
 
-/** A failed call. Its code is the status, 0 where no answer came. */
+/** A failed call. Its code is the HTTP status, or 0 without a response. */
 export class AJAXError extends Error {
   constructor(message, {response, reply, cause} = {}) {
-    super(message, {cause});
-    const code = response?.status ?? 0, {errors, hint, login_url: login} = reply ?? {};
-    Object.assign(this, {name: "AJAXError", code, errors, hint, reply, response});
-    if (!login) return;
-    const url = new URL(login, location), {origin, href} = location;
-    const next = url.origin === origin ? href.slice(origin.length) : href;
-    url.searchParams.set("next", next);
-    this.loginUrl = url.href;
+    super(message);
+    this.name = "AJAXError";
+    this.code = response?.status ?? 0;
+    this.errors = reply?.errors;
+    this.hint = reply?.hint;
+    this.reply = reply;
+    this.response = response;
+    this.cause = cause;
+    if (reply?.login_url) this.loginUrl = makeLoginURL(reply.login_url);
   }
 }
 
-/** Of a call that fails: an abort may give any reason. */
-const lost = signal => cause => {
-  const what = signal?.aborted ? "The call was aborted." : "The server cannot be reached.";
-  throw new AJAXError(what, {cause});
-};
-
-/** Read JSON, leaving the response itself unread; give nothing for what is no JSON. */
-async function parsed(response, signal) {
-  const text = await response.clone().text().catch(lost(signal));
-  try { return JSON.parse(text); } catch { return undefined; }
+/** Return the URL of the login page, which leads back to this page. */
+function makeLoginURL(loginURL) {
+  const url = new URL(loginURL, location);
+  let next = location.href;
+  if (url.origin === location.origin) next = next.slice(location.origin.length);
+  url.searchParams.set("next", next);
+  return url.href;
 }
 
-/** Find the token; of several cookies of the name, Django takes the last. */
-function token() {
-  const cookies = document.cookie.split("; "), start = `${COOKIE}=`;
-  const cookie = cookies.findLast(each => each.startsWith(start))?.slice(start.length);
-  return fresh ?? cookie ?? document.querySelector(`[name=${INPUT}]`)?.value ?? "";
+/** Return the URL of a path. */
+function makeURL(path) {
+  const segments = path.split("/");
+  if (segments.some(segment => ["", ".", ".."].includes(segment))) {
+    throw new TypeError(`The path "${path}" has a segment that is empty, "." or "..".`);
+  }
+  return new URL(`${segments.map(encodeURIComponent).join("/")}.json`, import.meta.url);
 }
 
-/** Turn data into JSON, or where it is a form or holds files, into FormData. */
-function encoded(data) {
-  const isForm = data instanceof HTMLFormElement, values = Object.values(data ?? {});
-  const body = new FormData(isForm ? data : undefined);
-  if (isForm) addEmpty(data, body);
-  else if (data instanceof FormData) for (const each of data) body.append(...each);
-  else if (values.flat().some(each => each instanceof Blob)) addValues(data, body);
-  else return JSON.stringify(data);
-  body.delete(INPUT); // it may be older than the cookie
+/** Send a body with the CSRF token. */
+async function send(url, body, signal) {
+  const headers = {[HEADER_NAME]: findToken()};
+  if (typeof body === "string") headers["Content-Type"] = "application/json";
+  try {
+    return await fetch(url, {method: "POST", headers, body, signal});
+  } catch (cause) {
+    throw makeConnectionError(cause, signal);
+  }
+}
+
+/** Return what a response holds as JSON, or undefined. The response itself stays unread. */
+async function readJSON(response, signal) {
+  let text;
+  try {
+    text = await response.clone().text();
+  } catch (cause) {
+    throw makeConnectionError(cause, signal);
+  }
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Return the error of a call without a response. An aborted call may have any cause. */
+function makeConnectionError(cause, signal) {
+  if (signal?.aborted) return new AJAXError("The call was aborted.", {cause});
+  return new AJAXError("The server cannot be reached.", {cause});
+}
+
+/** Return the CSRF token: a fresh one, else the cookie's, else that of the page's input. */
+function findToken() {
+  if (freshToken !== undefined) return freshToken;
+  const start = `${COOKIE_NAME}=`;
+  const cookies = document.cookie.split("; ").filter(cookie => cookie.startsWith(start));
+  // Of several cookies with this name, Django takes the last.
+  if (cookies.length > 0) return cookies[cookies.length - 1].slice(start.length);
+  return document.querySelector(`[name=${INPUT_NAME}]`)?.value ?? "";
+}
+
+/** Turn data into a FormData if it is a form or holds files, else into JSON. */
+function encode(data) {
+  const body = makeFormData(data);
+  if (body === undefined) return JSON.stringify(data);
+  body.delete(INPUT_NAME); // It may be older than the cookie.
   return body;
 }
 
-/** Add what browsers leave out: boxes not ticked, lists with nothing chosen. */
-function addEmpty(form, body) {
-  const inputs = [...form.elements].filter(each => each.name && !each.matches(":disabled"));
+/** Return a FormData of the data, or undefined for an object without files. */
+function makeFormData(data) {
+  if (data instanceof HTMLFormElement) return readForm(data);
+  const body = new FormData();
+  if (data instanceof FormData) {
+    for (const [name, value] of data) body.append(name, value);
+    return body;
+  }
+  const values = Object.values(data ?? {}).flat();
+  if (!values.some(value => value instanceof Blob)) return undefined;
+  for (const [name, value] of Object.entries(data)) addValue(body, name, value);
+  return body;
+}
+
+/** Read a form, with what browsers leave out: unticked boxes and lists without a choice. */
+function readForm(form) {
+  const body = new FormData(form);
+  const inputs = Array.from(form.elements).filter(input => !input.matches(":disabled"));
   for (const {name, type, value} of inputs) {
-    if (body.has(name) || !["checkbox", "select-multiple"].includes(type)) continue;
-    const isLone = inputs.filter(each => each.name === name).length === 1;
-    const isBoolean = type === "checkbox" && isLone && /^(on|true)$/i.test(value);
+    const isLeftOut = name && !body.has(name);
+    if (!isLeftOut || !["checkbox", "select-multiple"].includes(type)) continue;
+    const isAlone = inputs.filter(input => input.name === name).length === 1;
+    const isBoolean = type === "checkbox" && isAlone && /^(on|true)$/i.test(value);
     body.append(name, isBoolean ? "false" : "");
+  }
+  return body;
+}
+
+/** Add a value of an object. Each value of a list is added, with [] after the name. */
+function addValue(body, name, value) {
+  if (value === undefined) return;
+  if (Array.isArray(value) && value.length > 0) {
+    for (const item of value) body.append(`${name}[]`, encodeValue(item));
+  } else {
+    body.append(name, encodeValue(value));
   }
 }
 
-/** Add what JSON would hold: of a list each value, below a key that ends with []. */
-function addValues(data, body) {
-  for (const [name, value] of Object.entries(data)) {
-    const isList = Array.isArray(value) && value.length > 0;
-    for (const each of isList ? value : value === undefined ? [] : [value]) {
-      const plain = each?.toJSON?.() ?? (each?.length === 0 ? "" : each ?? "");
-      const isPlain = plain instanceof Blob || typeof plain === "string";
-      body.append(isList ? `${name}[]` : name, isPlain ? plain : JSON.stringify(plain));
-    }
-  }
+/** Turn a value into a file or a text. Null and an empty list become an empty text. */
+function encodeValue(value) {
+  if (value instanceof Blob) return value;
+  if (value === null || value === undefined || value.length === 0) return "";
+  const text = value.toJSON ? value.toJSON() : value;
+  return typeof text === "string" ? text : JSON.stringify(text);
 }
 """  # noqa: E501
 
