@@ -4109,7 +4109,8 @@ def _fill_in(text, token):
 
 # --- OpenAPI --------------------------------------------------------------------------
 
-_TEXT, _NUMBER = {"type": "string"}, {"type": "integer"}
+_TEXT = {"type": "string"}
+_NUMBER = {"type": "integer"}
 
 
 def _describe_list(items):
@@ -4117,190 +4118,422 @@ def _describe_list(items):
 
 
 def _describe_object(properties, required=None):
-    required = [*(properties if required is None else required)]
-    return {"type": "object", "properties": properties, "required": required}
+    """Return the schema of an object. By default all its properties are required."""
+    if required is None:
+        required = properties
+    return {"type": "object", "properties": properties, "required": list(required)}
 
 
 _TAG = _describe_object({"pk": {}, "name": _TEXT, "slug": _TEXT})
 
 
 def _describe_field(field, is_sent=False):
-    """Return the schema of what a field, of a model or a form, gives or is sent."""
+    """Return the schema of a model's or a form's field.
+
+    It describes what the field shows, or if `is_sent`, what clients send for it.
+    """
     if _is_tags_manager(field):
-        return _describe_list(_TEXT if is_sent else _TAG)
-    related = getattr(getattr(field, "queryset", None), "model", None)
-    related = related or getattr(field, "related_model", None)
-    typed = _root_key(related) if related else getattr(field, "output_field", field)
-    kind = _find_kind(typed)
-    schema = {"type": [*kind.types]} if kind.types else {}
-    is_naive = kind.format == "date-time" and not settings.USE_TZ  # No RFC 3339, then.
-    if kind.format and not is_naive:
-        is_url = isinstance(field, models.FileField) and not is_sent
-        schema["format"] = "uri-reference" if is_url else kind.format
-    if related:
-        schema["x-ajax"] = {"pk_of": related._meta.label_lower.replace(".", "/")}
-    elif is_sent and getattr(field, "choices", None):
-        schema["oneOf"] = [
-            {"const": _to_plain(value), "title": str(title)}
-            for value, title in flatten_choices(field.choices)
-            if value not in ("", None)
-        ]
-    elif is_sent and not kind.format and getattr(field, "max_length", None):
-        schema["maxLength"] = field.max_length
-    if isinstance(getattr(field, "widget", field), (forms.Textarea, models.TextField)):
-        schema["x-ajax"] = {"multiline": True}
-    several = (forms.MultipleChoiceField, forms.ModelMultipleChoiceField)
-    if getattr(field, "many_to_many", False) or isinstance(field, several):
+        tag = _TEXT if is_sent else _TAG
+        return _describe_list(tag)
+    schema = _describe_value(field, is_sent)
+    if _holds_several(field):
         schema = _describe_list(schema)
-    elif getattr(field, "null", False) and "null" not in schema.get("type", ["null"]):
+    elif getattr(field, "null", False):
+        _allow_null(schema)
+    help_text = str(getattr(field, "help_text", ""))
+    if help_text:
+        schema["description"] = help_text
+    return schema
+
+
+def _describe_value(field, is_sent):
+    """Return the schema of one value of a field, which may hold several."""
+    related_model = _find_related_model(field)
+    typed_field = getattr(field, "output_field", field)  # GeneratedField has one.
+    if related_model:
+        typed_field = _root_key(related_model)
+    kind = _find_kind(typed_field)
+    schema = {}
+    if kind.types:
+        schema["type"] = list(kind.types)
+    value_format = _find_format(field, kind, is_sent)
+    if value_format:
+        schema["format"] = value_format
+    if related_model:
+        model_path = related_model._meta.label_lower.replace(".", "/")
+        schema["x-ajax"] = {"pk_of": model_path}
+    elif is_sent:
+        schema.update(_describe_limits(field, kind))
+    widget = getattr(field, "widget", None)
+    if isinstance(field, models.TextField) or isinstance(widget, forms.Textarea):
+        schema["x-ajax"] = {"multiline": True}
+    return schema
+
+
+def _find_related_model(field):
+    """Return the model that a field refers to, or None."""
+    queryset = getattr(field, "queryset", None)  # Only fields of forms have one.
+    related_model = getattr(queryset, "model", None)
+    return related_model or getattr(field, "related_model", None)
+
+
+def _find_format(field, kind, is_sent):
+    if isinstance(field, models.FileField) and not is_sent:
+        return "uri-reference"
+    if kind.format == "date-time" and not settings.USE_TZ:
+        return ""  # RFC 3339 wants an offset, which naive date-times do not have.
+    return kind.format
+
+
+def _describe_limits(field, kind):
+    """Return what narrows the values that clients send: choices, or a length."""
+    if getattr(field, "choices", None):
+        return {"oneOf": _describe_choices(field)}
+    if getattr(field, "max_length", None) and not kind.format:
+        return {"maxLength": field.max_length}
+    return {}
+
+
+def _describe_choices(field):
+    choices = []
+    for value, title in flatten_choices(field.choices):
+        if value not in ("", None):
+            choices.append({"const": _to_plain(value), "title": str(title)})
+    return choices
+
+
+def _holds_several(field):
+    several = (forms.MultipleChoiceField, forms.ModelMultipleChoiceField)
+    return getattr(field, "many_to_many", False) or isinstance(field, several)
+
+
+def _allow_null(schema):
+    """Add null to a schema. One without a type allows it already."""
+    if "type" in schema and "null" not in schema["type"]:
         schema["type"].append("null")
-        schema.get("oneOf", []).append({"const": None, "title": "null"})
-    text = str(getattr(field, "help_text", ""))
-    return schema | {"description": text} if text else schema
+        if "oneOf" in schema:
+            schema["oneOf"].append({"const": None, "title": "null"})
 
 
-def _describe_call(path, doc, who, body=None, required=(), reply=None, asks=""):
-    """Return an operation of OpenAPI by its path."""
-    summary, _line, rest = inspect.cleandoc(doc or "").partition("\n")
-    schemes = ["csrf"] + ["csrfCookie"] * (not settings.CSRF_USE_SESSIONS)
-    schemes += ["session"] * who.startswith(("Logged", "Nobody"))
-    schema = _describe_object({"success": {"const": True}, "data": {}, **(reply or {})})
-    content = {_JSON_TYPE: {"schema": schema}}
+class _Shape(NamedTuple):
+    """What a call takes, and what it replies.
+
+    `parameters` are schemas by name, None for a call without a body. `reply` holds the
+    schemas of the reply's keys, except for `success`.
+    """
+
+    parameters: dict | None = None
+    required: Iterable = ()
+    reply: dict = {}
+
+
+def _describe_call(path, doc, who, shape, asks=""):
+    """Return the path of a call and its OpenAPI path item."""
+    summary, _line, description = inspect.cleandoc(doc or "").partition("\n")
+    group = path.rpartition("/")[0]
+    notes = {"who": who}
+    if asks:
+        notes["asks"] = asks
     call = {
         "operationId": path.replace("/", ".").replace("{pk}", "pk"),
-        "tags": [path.rpartition("/")[0].partition("/{pk}")[0]],
+        "tags": [group.partition("/{pk}")[0]],
         "summary": summary,
-        "description": rest.strip(),
-        "security": [dict.fromkeys(schemes, [])],
+        "description": description.strip(),
+        "security": [_describe_security(who)],
         "responses": {
-            "200": {"description": "Success.", "content": content},
+            "200": _describe_success(shape),
             "default": {"$ref": "#/components/responses/failure"},
         },
-        "x-ajax": {"who": who} | ({"asks": asks} if asks else {}),
+        "x-ajax": notes,
     }
-    if body is not None:
-        has_file = any(each.get("format") == "binary" for each in body.values())
-        content = {"schema": _describe_object(body, required) if body else {}}
-        content = dict.fromkeys((_JSON_TYPE, _TYPES[has_file]), content)
-        call["requestBody"] = {"required": bool(required), "content": content}
+    if shape.parameters is not None:
+        call["requestBody"] = _describe_body(shape)
     return f"/{path}.json", {"post": call}
 
 
-def _describe_who(model_endpoint, hook=None, permission=""):
-    """Say in a sentence who may call, and which hook decides."""
-    cls, name, who = (
-        type(model_endpoint),
-        type(model_endpoint).__name__,
-        "Logged-in users",
-    )
-    if hook == "can_list" and not _overrides(cls, hook):
+def _describe_security(who):
+    """Return the security schemes of a call: a session if it asks for a login."""
+    schemes = ["csrf"]
+    if not settings.CSRF_USE_SESSIONS:
+        schemes.append("csrfCookie")
+    if who.startswith(("Logged-in users", "Nobody")):
+        schemes.append("session")
+    return dict.fromkeys(schemes, [])
+
+
+def _describe_success(shape):
+    properties = {"success": {"const": True}, "data": {}}
+    properties.update(shape.reply)
+    content = {_JSON_TYPE: {"schema": _describe_object(properties)}}
+    return {"description": "Success.", "content": content}
+
+
+def _describe_body(shape):
+    """Return a call's request body: JSON or a form, which is multipart for files."""
+    schema = {}
+    if shape.parameters:
+        schema = _describe_object(shape.parameters, shape.required)
+    form_type, multipart_type, _json_type = _TYPES
+    for parameter in shape.parameters.values():
+        if parameter.get("format") == "binary":
+            form_type = multipart_type
+    content = {_JSON_TYPE: {"schema": schema}, form_type: {"schema": schema}}
+    return {"required": bool(shape.required), "content": content}
+
+
+def _describe_who(served_endpoint, hook=None, permission=""):
+    """Return a sentence that says who may call, and which hook decides."""
+    endpoint_class = type(served_endpoint)
+    name = endpoint_class.__name__
+    has_hook = hook is not None and _overrides(endpoint_class, hook)
+    if hook == "can_list" and not has_hook:
         return f"Nobody, until {name}.can_list allows."
-    if cls.authenticate is not _ServedEndpoint.authenticate:
-        who = f"Whom {name}.authenticate lets in"
-    elif hasattr(settings, "AJAX_AUTHENTICATION"):
-        who = "Whom AJAX_AUTHENTICATION lets in"
-    if hook and _overrides(cls, hook):
-        who += f", if {name}.{hook} allows"
-    if permission and model_endpoint._wants_permissions:
+    authentication = _find_authentication(endpoint_class)
+    if authentication:
+        who = f"Access: decided by {authentication}"
+        if has_hook:
+            who += f" and {name}.{hook}"
+    else:
+        who = "Logged-in users"
+        if has_hook:
+            who += f", if {name}.{hook} allows"
+    if permission and served_endpoint._wants_permissions:
         who += f", with the permission to {permission}"
     return f"{who}."
 
 
+def _find_authentication(endpoint_class):
+    """Return the name of what replaces the default authentication, or None."""
+    if endpoint_class.authenticate is not _ServedEndpoint.authenticate:
+        return f"{endpoint_class.__name__}.authenticate"
+    if hasattr(settings, "AJAX_AUTHENTICATION"):
+        return "AJAX_AUTHENTICATION"
+    return None
+
+
+def _describe_function(path, function):
+    needs_login = getattr(function.view, "wants_login", function.wants_login)
+    who = "Logged-in users." if needs_login else "Everybody."
+    return _describe_call(path, function.view.__doc__, who, _Shape(parameters={}))
+
+
+def _describe_form(path, form_endpoint):
+    parameters = {}
+    required = []
+    for name, field in form_endpoint.model.base_fields.items():
+        parameters[name] = _describe_field(field, is_sent=True)
+        if field.required:
+            required.append(name)
+    who = _describe_who(form_endpoint)
+    shape = _Shape(parameters, required)
+    return _describe_call(path, form_endpoint.model.__doc__, who, shape)
+
+
 def _describe_model(path, model_endpoint):
-    """Yield the calls of a model."""
-    model, plan = model_endpoint.model, model_endpoint._plan
-    fields = {name: part.field for name, part in plan.writable.items() if name != "pk"}
-    body = {name: _describe_field(field, True) for name, field in fields.items()}
-    given = (name for name, f in fields.items() if not (f.blank or f.many_to_many))
-    required = [name for name in given if not fields[name].has_default()]
-    record = {"$ref": f"#/components/schemas/{model._meta.label_lower}"}
-    only_pk, rows = _describe_object({"pk": {}}), {"data": _describe_list(record)}
-    written = {"data": {"anyOf": [record, only_pk]} if plan.may_hide else record}
-    pages = ("total", "total_pages", "current_page", "items_per_page")
-    shapes = {
-        "create": (body, required, written),
-        "list": (
-            _ListOptions(model_endpoint).describe(),
-            (),
-            rows | dict.fromkeys(pages, _NUMBER),
-        ),
-        "get": (None, (), {"data": record}),
-        "update": (body, (), written),
-        "delete": (None, (), {"data": only_pk}),
-    }
+    """Yield the path and the path item of each call of a model."""
+    pk_schema = _describe_field(_root_key(model_endpoint.model))
+    pk = {"name": "pk", "in": "path", "required": True, "schema": pk_schema}
+    operations = _describe_operations(path, model_endpoint)
+    commands = _describe_commands(path, model_endpoint)
+    for call_path, path_item in itertools.chain(operations, commands):
+        if "{pk}" in call_path:
+            path_item["parameters"] = [pk]
+        yield call_path, path_item
+
+
+def _describe_operations(path, model_endpoint):
+    """Yield the calls of the operations that an endpoint offers."""
+    shapes = _make_shapes(model_endpoint)
     for name, operation in _operations(type(model_endpoint)).items():
-        shape, doc = (
-            shapes.get(name, ({}, (), None)),
-            getattr(model_endpoint, name).__doc__,
-        )
-        for is_on_record in (False, True) if model_endpoint._offers(name) else ():
-            if operation.on_record in (None, is_on_record):
-                where = f"{path}/{{pk}}/{name}" if is_on_record else f"{path}/{name}"
-                hook = operation.hook if is_on_record or name in shapes else None
-                who = _describe_who(model_endpoint, hook, operation.permission)
-                yield _describe_call(where, doc, who, *shape, asks=operation.question)
-    for name, command in itertools.product(plan.managers, _COMMANDS):
-        operation = _COMMANDS[command]
-        if model_endpoint._offers(name) and (operation.reads or name in plan.writable):
-            takes = {"tags": _describe_list(_TEXT)} if command != "clear" else None
-            shape = (takes, takes or (), {"data": _describe_list(_TAG)})
-            shape = (None, (), rows) if operation.reads else shape
-            who = _describe_who(model_endpoint, operation.hook, operation.permission)
-            where, doc = f"{path}/{{pk}}/{name}/{command}", f"Tags: {command}."
-            yield _describe_call(where, doc, who, *shape, asks=operation.question)
-
-
-def _describe_calls(request, schemas):
-    """Yield all calls by their paths; put the schemas of models where others are."""
-    for (label, name), found in _discovery.functions.items():
-        is_guarded = getattr(found.view, "wants_login", found.wants_login)
-        who = "Logged-in users." if is_guarded else "Everybody."
-        yield _describe_call(f"{label}/{name}", found.view.__doc__, who, {})
-    for (base, label, name), served in endpoint._paths.items():
-        path, cls = f"{label}/{name}", endpoint._registry[served]
-        model_endpoint = cls(label, served, "create")
-        model_endpoint.request = request
-        if base is FormEndpoint:
-            fields, who = served.base_fields.items(), _describe_who(model_endpoint)
-            body = {name: _describe_field(field, True) for name, field in fields}
-            required = [name for name, field in fields if field.required]
-            yield _describe_call(path, served.__doc__, who, body, required)
+        if not model_endpoint._offers(name):
             continue
-        record = model_endpoint._plan.describe(is_written=True)
-        schemas[served._meta.label_lower] = record
-        pk = {"name": "pk", "in": "path", "required": True}
-        pk = [pk | {"schema": _describe_field(_root_key(served))}]
-        for where, item in _describe_model(path, model_endpoint):
-            yield where, item | ({"parameters": pk} if "{pk}" in where else {})
+        doc = getattr(model_endpoint, name).__doc__
+        shape = shapes.get(name, _Shape(parameters={}))
+        for call_path, hook in _find_call_paths(path, name, operation):
+            who = _describe_who(model_endpoint, hook, operation.permission)
+            yield _describe_call(call_path, doc, who, shape, operation.asks)
+
+
+def _find_call_paths(path, name, operation):
+    """Yield each path of an operation, with the hook that is asked there."""
+    if not operation.on_record:
+        # Without a record, a custom operation asks no hook.
+        hook = None if operation.is_custom else operation.hook
+        yield f"{path}/{name}", hook
+    if operation.on_record is not False:
+        yield f"{path}/{{pk}}/{name}", operation.hook
+
+
+def _make_shapes(model_endpoint):
+    """Return by name what the operations of every model take and reply."""
+    plan = model_endpoint._plan
+    parameters, required = _describe_writable(plan)
+    record = _refer_to_schema(model_endpoint.model)
+    only_pk = _describe_object({"pk": {}})
+    written = record
+    if plan.hides:
+        written = {"anyOf": [record, only_pk]}
+    page = {
+        "data": _describe_list(record),
+        "total": _NUMBER,
+        "total_pages": _NUMBER,
+        "current_page": _NUMBER,
+        "items_per_page": _NUMBER,
+    }
+    list_parameters = _ListOptions(model_endpoint).describe()
+    return {
+        "create": _Shape(parameters, required, {"data": written}),
+        "list": _Shape(list_parameters, reply=page),
+        "get": _Shape(reply={"data": record}),
+        "update": _Shape(parameters, reply={"data": written}),
+        "delete": _Shape(reply={"data": only_pk}),
+    }
+
+
+def _describe_writable(plan):
+    """Return the schemas of the fields that clients may write, and the names of those
+    that `create` requires."""
+    schemas = {}
+    required = []
+    for name, part in plan.writable.items():
+        if name == "pk":
+            continue  # It can be sent by the field's own name too.
+        field = part.field
+        schemas[name] = _describe_field(field, is_sent=True)
+        is_optional = field.blank or field.many_to_many or field.has_default()
+        if not is_optional:
+            required.append(name)
+    return schemas, required
+
+
+def _refer_to_schema(model):
+    return {"$ref": f"#/components/schemas/{model._meta.label_lower}"}
+
+
+#: The summaries of the commands on a TaggableManager.
+_COMMAND_SUMMARIES = {
+    "add": "Add tags to the record; return all its tags.",
+    "remove": "Remove tags from the record; return the tags that are left.",
+    "set": "Replace the tags of the record; return them.",
+    "clear": "Remove all tags from the record.",
+    "similar": "Return the records that share tags with this one, most shared first.",
+}
+
+
+def _describe_commands(path, model_endpoint):
+    """Yield the calls of the tags commands that an endpoint offers."""
+    plan = model_endpoint._plan
+    for manager_name in plan.managers:
+        if not model_endpoint._offers(manager_name):
+            continue
+        is_writable = manager_name in plan.writable
+        for command, operation in _COMMANDS.items():
+            if operation.reads or is_writable:
+                call_path = f"{path}/{{pk}}/{manager_name}/{command}"
+                yield _describe_command(call_path, model_endpoint, command, operation)
+
+
+def _describe_command(call_path, model_endpoint, command, operation):
+    summary = _COMMAND_SUMMARIES[command]
+    who = _describe_who(model_endpoint, operation.hook, operation.permission)
+    shape = _make_command_shape(command, model_endpoint.model)
+    return _describe_call(call_path, summary, who, shape, operation.asks)
+
+
+def _make_command_shape(command, model):
+    if command == "similar":
+        return _Shape(reply={"data": _describe_list(_refer_to_schema(model))})
+    reply = {"data": _describe_list(_TAG)}
+    if command == "clear":
+        return _Shape(reply=reply)
+    return _Shape({"tags": _describe_list(_TEXT)}, ["tags"], reply)
+
+
+def _describe_calls(request):
+    """Yield the path and the path item of everything that can be called."""
+    for (label, name), function in _discovery.functions.items():
+        yield _describe_function(f"{label}/{name}", function)
+    for (base, label, name), served in endpoint._paths.items():
+        path = f"{label}/{name}"
+        endpoint_class = endpoint._registry[served]
+        served_endpoint = endpoint_class(label, served, "create")
+        served_endpoint.request = request
+        if base is FormEndpoint:
+            yield _describe_form(path, served_endpoint)
+        else:
+            yield from _describe_model(path, served_endpoint)
+
+
+def _describe_records(request):
+    """Return by lower-case label the schema of each model's records."""
+    schemas = {}
+    for model, endpoint_class in endpoint._registry.items():
+        if issubclass(endpoint_class, ModelEndpoint):
+            plan = endpoint_class._for_model(model, request)._plan
+            schemas[model._meta.label_lower] = plan.describe(is_written=True)
+    return schemas
+
+
+def _describe_failure():
+    error = _describe_object({"code": _NUMBER, "message": _TEXT})
+    schema = _describe_object({"success": {"const": False}, "data": error})
+    return {"description": "Failure.", "content": {_JSON_TYPE: {"schema": schema}}}
+
+
+def _describe_security_schemes():
+    session_cookie = settings.SESSION_COOKIE_NAME
+    schemes = {
+        "session": {"type": "apiKey", "in": "cookie", "name": session_cookie},
+        "csrf": {"type": "apiKey", "in": "header", "name": _get_header_name()},
+    }
+    if not settings.CSRF_USE_SESSIONS:
+        csrf_cookie = settings.CSRF_COOKIE_NAME
+        schemes["csrfCookie"] = {"type": "apiKey", "in": "cookie", "name": csrf_cookie}
+    return schemes
+
+
+def _endpoints_modules():
+    """Yield the endpoints.py of each app that has one."""
+    for config in apps.get_app_configs():
+        module = _import_endpoints(config)
+        if module is not None:
+            yield module
+
+
+def _describe_modules():
+    """Return the docstrings of all endpoints.py as one text."""
+    docs = [inspect.getdoc(module) or "" for module in _endpoints_modules()]
+    return "\n\n".join(docs).strip()
+
+
+def _describe_visitor(request):
+    user = getattr(request, "user", None)
+    if user and user.is_authenticated:
+        return f"You are {user}."
+    return "You are not logged in."
 
 
 def _describe_api(request):
-    """Return OpenAPI 3.1 of what is served, made of what dispatch and the plans use."""
+    """Return the OpenAPI 3.1 description of all that is served.
+
+    It comes from the same tables and plans that answer the calls.
+    """
     _autodiscover()
-    modules = filter(None, map(_import_endpoints, apps.get_app_configs()))
-    about = "\n\n".join(inspect.getdoc(each) or "" for each in modules).strip()
-    schemas = {}
-    calls = dict(_describe_calls(request, schemas))
-    cookie = {"type": "apiKey", "in": "cookie"}
-    schemes = {
-        "session": cookie | {"name": settings.SESSION_COOKIE_NAME},
-        "csrf": cookie | {"in": "header", "name": _get_header_name()},
-    }
-    if not settings.CSRF_USE_SESSIONS:
-        schemes["csrfCookie"] = cookie | {"name": settings.CSRF_COOKIE_NAME}
-    user = getattr(request, "user", None)
-    you = user if user and user.is_authenticated else "not logged in"
-    error = _describe_object({"code": _NUMBER, "message": _TEXT})
-    failure = _describe_object({"success": {"const": False}, "data": error})
-    failure = {"description": "Failure.", "content": {_JSON_TYPE: {"schema": failure}}}
-    parts = {"responses": {"failure": failure}, "securitySchemes": schemes}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "ajax.py", "version": __version__, "description": about},
+        "info": {
+            "title": "ajax.py",
+            "version": __version__,
+            "description": _describe_modules(),
+        },
         "servers": [{"url": request.path.removesuffix("/openapi.json") or "/"}],
-        "paths": calls,
-        "components": {"schemas": schemas} | parts,
-        "x-ajax": {"you": f"You are {you}."},
+        "paths": dict(_describe_calls(request)),
+        "components": {
+            "schemas": _describe_records(request),
+            "responses": {"failure": _describe_failure()},
+            "securitySchemes": _describe_security_schemes(),
+        },
+        "x-ajax": {"you": _describe_visitor(request)},
     }
 
 

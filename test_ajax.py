@@ -5579,8 +5579,8 @@ class OpenAPI(AjaxTestCase):
         for path_, who in {
             "hello": "Everybody.",
             "whoami": "Logged-in users.",
-            "category/create": "Whom CategoryEndpoint.authenticate lets in, with the "
-            "permission to add.",
+            "category/create": "Access: decided by CategoryEndpoint.authenticate, with "
+            "the permission to add.",
             "country/list": "Logged-in users, if CountryEndpoint.can_list allows.",
             "note/create": "Logged-in users.",
             "user/create": "Logged-in users, with the permission to add.",
@@ -5588,7 +5588,7 @@ class OpenAPI(AjaxTestCase):
             app = "auth" if path_.startswith("user") else "shop"
             call = self.described()["paths"][f"/{app}/{path_}.json"]["post"]
             self.assertEqual(call["x-ajax"]["who"], who)
-            is_open = who[0] in "EW"
+            is_open = who.startswith(("Everybody", "Access"))
             self.assertIs("session" in call["security"][0], not is_open)
         guard = "django.contrib.auth.middleware.LoginRequiredMiddleware"
         with self.modify_settings(MIDDLEWARE={"append": guard}):
@@ -5596,7 +5596,8 @@ class OpenAPI(AjaxTestCase):
         self.assertEqual(call["x-ajax"]["who"], "Logged-in users.")
         with self.settings(AJAX_AUTHENTICATION="test_ajax.Nobody"):
             call = self.described()["paths"]["/shop/note/list.json"]["post"]
-        self.assertIn("AJAX_AUTHENTICATION", call["x-ajax"]["who"])
+        decided = "Access: decided by AJAX_AUTHENTICATION and NoteEndpoint.can_list."
+        self.assertEqual(call["x-ajax"]["who"], decided)
         self.serve(Country, can_list=ajax.ModelEndpoint.can_list)
         call = self.described()["paths"]["/shop/country/list.json"]["post"]
         self.assertTrue(call["x-ajax"]["who"].startswith("Nobody"))
