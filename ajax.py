@@ -4554,163 +4554,271 @@ urlpatterns = [
 # --- Checks and AppConfig -------------------------------------------------------------
 
 
-# Each check yields its number, a message and a hint.
-
-
-def _check_exposure():
-    """W004: what the author of an endpoints.py may think is exposed."""
-    hint = "Call its first parameter request, extend BaseEndpoint, decorate with "
-    hint += "functools.wraps; or begin its name with _, or say what is in __all__."
-    for module in filter(None, map(_import_endpoints, apps.get_app_configs())):
-        named = () if hasattr(module, "__all__") else vars(module).items()
-        for name, value in named:
-            own = getattr(value, "__module__", None) == module.__name__
-            is_called = own and not isinstance(value, type) and _takes_one(value)
-            if name[0] != "_" and is_called and not _is_exposed(value, module):
-                yield "W004", f"{module.__name__}.{name} is not exposed.", hint
+# Each check yields the number of its message, the text, and a hint.
 
 
 def _check_copies():
-    """E004: a second copy of this file, with registries of its own."""
+    """Find a second copy of this file under another import name (E004).
+
+    What is registered with one copy is not served by the other.
+    """
     for name, module in sorted(sys.modules.items()):
-        own = getattr(getattr(module, "ModelEndpoint", None), "__module__", None)
-        if own == name != __name__ and hasattr(module, "AjaxConfig"):
-            hint = f"Import it as {__name__}: each copy has its own registry."
+        model_endpoint_class = getattr(module, "ModelEndpoint", None)
+        defined_in = getattr(model_endpoint_class, "__module__", None)
+        # A module that only imports names from this one is no copy.
+        is_copy = defined_in == name and hasattr(module, "AjaxConfig")
+        if is_copy and name != __name__:
+            hint = f"Import it as {__name__}: each copy has a registry of its own."
             yield "E004", f"{__name__} is also imported as {name}.", hint
 
 
-class _Names:
-    """What the names in each class attribute of an endpoint have to be."""
+def _check_imports():
+    """Find an endpoints.py that cannot be imported (E001).
+
+    Then no endpoint is served at all: the missing ones may be those that narrow access.
+    """
+    try:
+        _autodiscover()
+    except ImproperlyConfigured as error:
+        hint = "Every request is answered with status 500 until this is corrected."
+        yield "E001", str(error), hint
+
+
+def _check_exposure():
+    """Find callables in an endpoints.py that are not endpoints (W004).
+
+    Their author may believe that pages can call them.
+    """
+    hint = (
+        "To expose a function, name its first parameter request, and use "
+        "functools.wraps in its decorators. To expose an object, extend BaseEndpoint. "
+        "To hide it, begin its name with an underscore, or list the endpoints in "
+        "__all__."
+    )
+    for module in _endpoints_modules():
+        if hasattr(module, "__all__"):
+            continue
+        for name, value in vars(module).items():
+            is_private = name.startswith("_")
+            if not is_private and _looks_exposed(value, module):
+                yield "W004", f"{module.__name__}.{name} is not exposed.", hint
+
+
+def _looks_exposed(value, module):
+    """Whether a module's own function or object could be an endpoint, but is none."""
+    if getattr(value, "__module__", None) != module.__name__:
+        return False
+    if isinstance(value, type) or not _takes_one(value):
+        return False
+    return not _is_endpoint(value, module)
+
+
+class _NameRules:
+    """What the names in the class attributes of an endpoint have to be."""
 
     def __init__(self, model, endpoint_class):
         self.model = model
         self.endpoint_class = endpoint_class
-        self.shown = {*_model_fields(model), *_pk_names(model)}
+        self.field_names = {*_model_fields(model), *_pk_names(model)}
+
+    def accepts(self, attribute, name):
+        """Whether a name may stand in a class attribute."""
+        if not isinstance(name, str):
+            return attribute == "ordering"  # It may hold expressions.
+        is_valid = _NAME_RULES[attribute]
+        return is_valid(self, name)
+
+    def suggest(self, name):
+        """Return a hint about a name that is not accepted."""
+        known_names = [*self.field_names, *_operations(self.endpoint_class)]
+        close_name = _find_close(str(name), known_names)
+        if close_name and close_name != name:
+            return f"Did you mean {close_name}?"
+        return "Correct the name, or remove it."
 
     def is_extra(self, name):
         """Whether a name is a property's or method's of the endpoint or the model."""
         return _defines(self.endpoint_class, name) or hasattr(self.model, name)
 
     def is_lookup(self, name):
-        """Whether a name is one for `filter()`: the database is not asked."""
+        """Whether filter() takes a name. The database is not asked."""
         try:
             self.model._base_manager.filter((name, None))
         except core_exceptions.FieldError:
             return False
         except (TypeError, ValueError, ValidationError):
-            pass  # There is such a lookup, but not for this value.
+            pass  # The lookup exists, but does not take None.
         return bool(name)
 
-    def fields(self, name):
-        return name in self.shown or self.is_extra(name)
+    def is_shown(self, name):
+        return name in self.field_names or self.is_extra(name)
 
-    exclude = readonly_fields = immutable_fields = fields
+    def is_expandable(self, name):
+        field, lookups = _end_of_path(self.model, name)
+        if isinstance(field, models.ForeignKey) and not lookups:
+            return True
+        return name not in self.field_names and self.is_extra(name)
 
-    def expand(self, name):
-        field, rest = _end_of_path(self.model, name)
-        is_key = isinstance(field, models.ForeignKey) and not rest
-        return is_key or name not in self.shown and self.is_extra(name)
-
-    def ordering(self, name):
+    def is_order(self, name):
         return name in ("?", "-?") or self.is_lookup(name.lstrip("-"))
 
-    def sortable_by(self, name):
+    def is_sortable(self, name):
         from django.contrib.admin.utils import lookup_spawns_duplicates
 
         is_repeated = lookup_spawns_duplicates(self.model._meta, name)
         return self.is_lookup(name) and not is_repeated
 
-    def search_fields(self, name):
+    def is_searchable(self, name):
         return self.is_lookup(name.lstrip("^=@"))
 
-    def list_filter(self, name):
-        return self.is_lookup(name) and _is_offered(*_end_of_path(self.model, name))
+    def is_filter(self, name):
+        field, lookups = _end_of_path(self.model, name)
+        return self.is_lookup(name) and _is_offered(field, lookups)
 
-    def operations(self, name):
+    def is_operation(self, name):
         field = _model_fields(self.model).get(name)
-        is_manager = field is not None and _is_tags_manager(field)
-        return is_manager or name in _operations(self.endpoint_class)
+        if field is not None and _is_tags_manager(field):
+            return True
+        return name in _operations(self.endpoint_class)
 
 
-#: By class attribute.
-_RULES = {n: f for n, f in vars(_Names).items() if n in _ASKED_NAMES}
+#: The rule for the names in each class attribute.
+_NAME_RULES = {
+    "fields": _NameRules.is_shown,
+    "exclude": _NameRules.is_shown,
+    "readonly_fields": _NameRules.is_shown,
+    "immutable_fields": _NameRules.is_shown,
+    "expand": _NameRules.is_expandable,
+    "ordering": _NameRules.is_order,
+    "sortable_by": _NameRules.is_sortable,
+    "search_fields": _NameRules.is_searchable,
+    "list_filter": _NameRules.is_filter,
+    "operations": _NameRules.is_operation,
+}
 
 
 def _check_names(model, endpoint_class):
-    """E002: class attributes that name what is not there."""
-    rules = _Names(model, endpoint_class)
-    close_to = [*rules.shown, *_operations(endpoint_class)]
-    for attribute, is_known in _RULES.items():
-        names = getattr(endpoint_class, attribute, None) or ()
+    """Find class attributes that name what the model does not have (E002).
+
+    A misspelt name in `exclude` or `readonly_fields` would protect nothing.
+    """
+    rules = _NameRules(model, endpoint_class)
+    for attribute in _NAME_RULES:
+        names = getattr(endpoint_class, attribute) or ()
+        place = f"{endpoint_class.__name__}.{attribute}"
         if isinstance(names, int) or names == "__all__":
             continue
-        is_text = isinstance(names, str)  # In the place of a list.
-        for name in [names] if is_text else names:
-            if attribute == "ordering" and not isinstance(name, str):
-                continue  # An expression.
-            if is_text or not isinstance(name, str) or not is_known(rules, name):
-                what = f"{endpoint_class.__name__}.{attribute} names {name!r}"
-                what += f", which {model._meta.label} does not have or offer."
-                close = _find_close(str(name), close_to)
-                advice = f"Did you mean {close}?" if close else "Correct it."
-                yield "E002", what, advice
+        if isinstance(names, str):
+            message = f"{place} is the text {names!r} instead of a list of names."
+            yield "E002", message, f"Write {[names]}."
+            continue
+        for name in names:
+            if not rules.accepts(attribute, name):
+                message = f"{place} names {name!r}, which {model._meta.label} does not"
+                yield "E002", f"{message} have or offer.", rules.suggest(name)
 
 
 def _check_hidden_create(model, endpoint_class):
-    """E003: an ad-hoc endpoint or form in the place where a model's create would be."""
-    if "create" not in (endpoint_class.operations or ("create",)):
+    """Find a function or form at the path where a model's records are created (E003).
+
+    Clients that mean to create a record would call it.
+    """
+    operations = endpoint_class.operations
+    if operations and "create" not in operations:
         return
-    hint = "Rename the ad-hoc endpoint or form, or leave it out of __all__."
-    for where in _find_paths(model, endpoint_class):
-        if where in _discovery.functions or (FormEndpoint, *where) in endpoint._paths:
-            what = f"What is at {'/'.join(where)}.json hides the create of"
-            yield "E003", f"{what} {_label(model)}.", hint
+    for label, name in _paths_of(model, endpoint_class):
+        is_function = (label, name) in _discovery.functions
+        is_form = (FormEndpoint, label, name) in endpoint._paths
+        if is_function or is_form:
+            kind = "function" if is_function else "form"
+            message = f"The {kind} at {label}/{name}.json hides create of"
+            hint = f"Rename the {kind}. A function can also be left out of __all__."
+            yield "E003", f"{message} {_label(model)}.", hint
 
 
 def _check_expansions(model, endpoint_class):
-    """W001: a model shown whole by expansion, though nobody said what it may show."""
-    for each in dict.fromkeys(_Plan(model, endpoint_class, True).expansions.models):
-        is_said = encoder.find(each) or endpoint.find(each) is not ModelEndpoint
-        if not (is_said or _is_user_model(each)):
-            hint = f"Register an endpoint or encoder for {each.__name__} (fields = "
-            hint += '"__all__" says yes, all), or leave it out of `expand`.'
-            yield "W001", f"{endpoint_class.__name__} shows {_label(each)} whole.", hint
+    """Find models that a foreign key shows, though nothing says what they show (W001).
+
+    Their authors may not know that all of their fields can be read.
+    """
+    plan = _Plan(model, endpoint_class, True)
+    for related_model in dict.fromkeys(plan.expanded):
+        has_endpoint_class = endpoint.find(related_model) is not ModelEndpoint
+        is_described = has_endpoint_class or encoder.find(related_model)
+        # By default, user models show only the pk and the username.
+        if not is_described and not _is_user_model(related_model):
+            message = (
+                f"{endpoint_class.__name__} shows all fields of "
+                f"{_label(related_model)}. No endpoint class or encoder says whether "
+                "it may."
+            )
+            hint = (
+                f"Register an endpoint class for {related_model.__name__} (with "
+                'fields = "__all__" to show all), or an encoder; or leave it out of '
+                "`expand`."
+            )
+            yield "W001", message, hint
 
 
 def _check_totals(model, endpoint_class):
-    """W003: records that can_get hides, but that still count in `total`."""
-    overrides = partial(_overrides, endpoint_class)
-    is_listed = "list" in (endpoint_class.operations or ["list"])
-    hides = overrides("can_get") and not overrides("get_queryset")
-    if is_listed and overrides("can_list") and hides:
-        what = f"{endpoint_class.__name__} overrides can_get, not get_queryset: what "
-        what += "it refuses still shows in totals, of searches and filters too."
-        yield "W003", what, "Refuse it in get_queryset, or `list` in operations."
+    """Find lists that count the records which can_get refuses (W003).
+
+    By searching and filtering, clients learn about these records from `total`.
+    """
+    operations = endpoint_class.operations
+    if operations and "list" not in operations:
+        return
+    has_list = _overrides(endpoint_class, "can_list")
+    has_refusals = _overrides(endpoint_class, "can_get")
+    if has_list and has_refusals and not _overrides(endpoint_class, "get_queryset"):
+        message = (
+            f"{endpoint_class.__name__} overrides can_get, but not get_queryset. "
+            "Records that can_get refuses are counted in `total`, in searches and "
+            "filters too."
+        )
+        hint = "Leave them out in get_queryset, or leave list out of `operations`."
+        yield "W003", message, hint
+
+
+def _check_endpoint(model, endpoint_class):
+    """Run the checks of one model's endpoint class."""
+    name_errors = list(_check_names(model, endpoint_class))
+    yield from name_errors
+    if not name_errors:
+        # The check of expansions makes a plan, for which all names have to exist.
+        yield from _check_hidden_create(model, endpoint_class)
+        yield from _check_totals(model, endpoint_class)
+        yield from _check_expansions(model, endpoint_class)
+
+
+def _make_messages(results, endpoint_class=None):
+    """Return what a check yields as Django's messages about an endpoint class."""
+    messages = []
+    for number, text, hint in results:
+        message_class = checks.Error if number.startswith("E") else checks.Warning
+        messages.append(message_class(text, hint, endpoint_class, f"ajax.{number}"))
+    return messages
 
 
 def _run_checks(app_configs=None, **kwargs):
-    """Return what Django's system checks have to say about the project's endpoints."""
-    found = [(None, *each) for each in _check_copies()]
-    try:
-        _autodiscover()
-    except ImproperlyConfigured as error:
-        hint = "Until it is mended, every request is answered with status 500."
-        found.append((None, "E001", str(error), hint))
-    else:
-        found += [(None, *each) for each in _check_exposure()]
-        for model, cls in endpoint._registry.items():
-            if issubclass(cls, ModelEndpoint):
-                of_model = [*_check_names(model, cls)]
-                # No plan can be made of names that are not there.
-                rest = (_check_hidden_create, _check_totals, _check_expansions)
-                of_model = of_model or [each for c in rest for each in c(model, cls)]
-                found += [(cls, *each) for each in of_model]
-    kinds = {"E": checks.Error, "W": checks.Warning}
-    return [kinds[n[0]](text, hint, obj, f"ajax.{n}") for obj, n, text, hint in found]
+    """Return the messages of all checks, for Django's system check framework."""
+    messages = _make_messages(_check_copies())
+    import_errors = _make_messages(_check_imports())
+    if import_errors:
+        return messages + import_errors
+    messages += _make_messages(_check_exposure())
+    for model, endpoint_class in endpoint._registry.items():
+        if issubclass(endpoint_class, ModelEndpoint):
+            results = _check_endpoint(model, endpoint_class)
+            messages += _make_messages(results, endpoint_class)
+    return messages
 
 
 def _watch_endpoints(sender, **kwargs):
-    """Let runserver recover: it does not watch a module whose import failed."""
+    """Let runserver reload when an endpoints.py changes whose import has failed.
+
+    Its reloader watches only modules that were imported.
+    """
     for config in apps.get_app_configs():
         if pathlib.Path(config.path).is_dir():
             sender.watch_dir(config.path, "endpoints.py")
@@ -4720,7 +4828,8 @@ autoreload_started.connect(_watch_endpoints)
 
 
 class AjaxConfig(AppConfig):
-    """The app, for those who list it in INSTALLED_APPS: it adds the system checks."""
+    """The app's configuration: it adds the system checks to a project that lists the
+    module in INSTALLED_APPS."""
 
     name = __name__
 
