@@ -4839,24 +4839,36 @@ class AjaxConfig(AppConfig):
 
 # --- The old package's import paths ---------------------------------------------------
 
-#: An app of one file has no folder, so it claims no templates, static files or
-#: commands.
+#: Django looks for an app's templates, static files and commands in its folder. The
+#: folder that holds this file is not the app's, so the path is the file itself.
 __path__ = [__file__]
 
+_OLD_MODULES = (
+    "authentication",
+    "decorators",
+    "encoders",
+    "endpoints",
+    "exceptions",
+    "signals",
+    "urls",
+    "views",
+)
+
 if __name__ != "__main__":
-    # As os.path does it: `from ajax.exceptions import AJAXError` is this module again.
-    # Django finds AjaxConfig through `.apps`; `.models` there are none.
-    sys.modules[f"{__name__}.apps"] = sys.modules[__name__]
-    _old = "authentication decorators encoders endpoints exceptions signals urls views"
-    for _name in _old.split():
-        globals()[_name] = sys.modules[f"{__name__}.{_name}"] = sys.modules[__name__]
+    # Like os.path, `from ajax.exceptions import AJAXError` finds this module again.
+    _this_module = sys.modules[__name__]
+    for _name in _OLD_MODULES:
+        sys.modules[f"{__name__}.{_name}"] = _this_module
+        setattr(_this_module, _name, _this_module)
+    # Django looks for AjaxConfig in `.apps`. It must not find `.models`.
+    sys.modules[f"{__name__}.apps"] = _this_module
 
 
 # --- Demo -----------------------------------------------------------------------------
 
-#: The demo's app, as anybody would write it: it runs, and its visitor reads it.
-_DEMO = """
-# demo/models.py
+#: The demo's app. The demo runs these files, and the explorer shows them.
+_DEMO_FILES = {
+    "demo/models.py": """\
 from django.apps import apps
 from django.contrib.auth.models import User
 from django.db import models
@@ -4874,8 +4886,8 @@ class Post(models.Model):
         from taggit.managers import TaggableManager
 
         tags = TaggableManager(blank=True)
-
-# demo/endpoints.py
+""",
+    "demo/endpoints.py": """\
 import ajax
 from demo.models import Category, Post
 
@@ -4897,10 +4909,13 @@ class PostEndpoint(CategoryEndpoint):
     def prepare_record(self, request, record, created):
         if created:
             record.author = request.user
-"""
+""",
+}
 
 
 def _log_in_demo(get_response):
+    """Log every visitor of the demo in, as its only user."""
+
     def log_in(request):
         request.user = apps.get_model("auth.User").objects.get(username="demo")
         return get_response(request)
@@ -4909,64 +4924,96 @@ def _log_in_demo(get_response):
 
 
 def _write_demo(folder):
-    demo = _DEMO.replace("import ajax\n", f"import {__name__} as ajax\n")
-    demo += f"\n__doc__ = {_DEMO!r}\n"  # What the explorer begins with.
-    _before, *parts = re.split(r"^# (\S+\.py)$", demo, flags=re.MULTILINE)
-    for name, text in zip(parts[::2], parts[1::2], strict=True):
-        file = pathlib.Path(folder, name)
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+    """Write the demo's app into a folder, and make it importable."""
+    pathlib.Path(folder, "demo").mkdir(exist_ok=True)
+    for name, source in _DEMO_FILES.items():
+        # A vendored copy of ajax.py has another import name.
+        source = source.replace("import ajax\n", f"import {__name__} as ajax\n")
+        if name == "demo/endpoints.py":
+            source += f"\n__doc__ = {_show_demo()!r}\n"
+        pathlib.Path(folder, name).write_text(source, encoding="utf-8")
     sys.path.insert(0, folder)
 
 
+def _show_demo():
+    """Return the demo's files as one text, with which the explorer begins."""
+    texts = [f"# {name}\n{source}" for name, source in _DEMO_FILES.items()]
+    return "\n".join(texts)
+
+
 def _fill_demo():
-    demo = apps.get_model("auth.User").objects.create(username="demo")
-    news = apps.get_model("demo.Category").objects.create(title="News")
+    """Create the demo's user, a category and two posts that share a tag."""
+    user = apps.get_model("auth.User").objects.create(username="demo")
+    category = apps.get_model("demo.Category").objects.create(title="News")
+    _create_demo_post(category, user, "Ten minutes of work", "ajax")
+    _create_demo_post(category, user, "No tears", "json")
+
+
+def _create_demo_post(category, user, title, tag):
     posts = apps.get_model("demo.Post").objects
-    for title, tag in (("Ten minutes of work", "ajax"), ("No tears", "json")):
-        made = posts.create(category=news, author=demo, title=title)
-        made.liked_by.add(demo)
-        if hasattr(made, "tags"):
-            made.tags.add("django", tag)
+    post = posts.create(category=category, author=user, title=title)
+    post.liked_by.add(user)
+    if hasattr(post, "tags"):
+        post.tags.add("django", tag)
 
 
 def _demo_settings(folder):
-    auth = ["django.contrib.contenttypes", "django.contrib.auth"]
-    taggit = ["taggit"] if importlib.util.find_spec("taggit") else []
-    engine = "django.db.backends.sqlite3"
-    common = "django.middleware.common.CommonMiddleware"  # It checks the host.
-    urls = types.ModuleType("demo_urls")
+    """Return the demo's settings, with its database in a folder."""
+    demo_urls = types.ModuleType("demo_urls")
     to_explorer = RedirectView.as_view(pattern_name="ajax:explorer")
-    urls.urlpatterns = [path("", to_explorer), path("ajax/", include(__name__))]
+    demo_urls.urlpatterns = [path("", to_explorer), path("ajax/", include(__name__))]
+    installed_apps = ["django.contrib.contenttypes", "django.contrib.auth"]
+    if importlib.util.find_spec("taggit"):
+        installed_apps.append("taggit")
+    installed_apps += [__name__, "demo"]
+    database = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": f"{folder}/demo.sqlite3",
+    }
     return {
         "DEBUG": True,
         "SECRET_KEY": uuid.uuid4().hex * 2,
-        "ROOT_URLCONF": urls,
-        "MIDDLEWARE": [common, f"{__name__}._log_in_demo"],
-        "INSTALLED_APPS": [*auth, *taggit, __name__, "demo"],
-        "DATABASES": {"default": {"ENGINE": engine, "NAME": f"{folder}/demo.sqlite3"}},
+        "ROOT_URLCONF": demo_urls,
+        "MIDDLEWARE": [
+            # It refuses requests that name another host.
+            "django.middleware.common.CommonMiddleware",
+            f"{__name__}._log_in_demo",
+        ],
+        "INSTALLED_APPS": installed_apps,
+        "DATABASES": {"default": database},
     }
 
 
+def _print_welcome(address):
+    """Tell the visitor where to look, and print a call to copy."""
+    print(f"Open http://{address}/ to see all calls and to try them.")
+    print("Or make a call in a terminal:")
+    # Any CSRF token is right if cookie and header have the same.
+    token = "x" * 32
+    curl = f"curl -b csrftoken={token} -H X-CSRFToken:{token} -d q="
+    print(f"{curl} http://{address}/ajax/demo/post/1/get.json", flush=True)
+
+
 def _serve_demo():
-    """Serve the demo on 127.0.0.1, port 8000 or the one that is given, until Ctrl-C."""
+    """Serve the demo on 127.0.0.1 until Ctrl-C is pressed.
+
+    The port is the first argument of the command line, by default 8000.
+    """
     import tempfile
 
     import django
     from django.core.management import call_command
 
-    port = [*sys.argv[1:], "8000"][0]
+    port = sys.argv[1] if len(sys.argv) > 1 else "8000"
+    address = f"127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         _write_demo(folder)
         settings.configure(**_demo_settings(folder))
         django.setup()
         call_command("migrate", run_syncdb=True, verbosity=0)
         _fill_demo()
-        # Any token will do, as long as cookie and header agree.
-        send = "curl -b csrftoken={0} -H X-CSRFToken:{0} -d q=".format("x" * 32)
-        print(f"http://127.0.0.1:{port}/ shows what can be called. Or, in a terminal:")
-        print(f"{send} http://127.0.0.1:{port}/ajax/demo/post/1/get.json", flush=True)
-        call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
+        _print_welcome(address)
+        call_command("runserver", address, use_reloader=False)
 
 
 # --- The page's texts -----------------------------------------------------------------
