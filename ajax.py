@@ -4227,13 +4227,13 @@ class _Shape(NamedTuple):
     reply: dict = {}
 
 
-def _describe_call(path, doc, who, shape, asks=""):
+def _describe_call(path, doc, who, shape, question=""):
     """Return the path of a call and its OpenAPI path item."""
     summary, _line, description = inspect.cleandoc(doc or "").partition("\n")
     group = path.rpartition("/")[0]
     notes = {"who": who}
-    if asks:
-        notes["asks"] = asks
+    if question:
+        notes["asks"] = question
     call = {
         "operationId": path.replace("/", ".").replace("{pk}", "pk"),
         "tags": [group.partition("/{pk}")[0]],
@@ -4351,7 +4351,7 @@ def _describe_operations(path, model_endpoint):
         shape = shapes.get(name, _Shape(parameters={}))
         for call_path, hook in _find_call_paths(path, name, operation):
             who = _describe_who(model_endpoint, hook, operation.permission)
-            yield _describe_call(call_path, doc, who, shape, operation.asks)
+            yield _describe_call(call_path, doc, who, shape, operation.question)
 
 
 def _find_call_paths(path, name, operation):
@@ -4371,7 +4371,7 @@ def _make_shapes(model_endpoint):
     record = _refer_to_schema(model_endpoint.model)
     only_pk = _describe_object({"pk": {}})
     written = record
-    if plan.hides:
+    if plan.may_hide:
         written = {"anyOf": [record, only_pk]}
     page = {
         "data": _describe_list(record),
@@ -4437,7 +4437,7 @@ def _describe_command(call_path, model_endpoint, command, operation):
     summary = _COMMAND_SUMMARIES[command]
     who = _describe_who(model_endpoint, operation.hook, operation.permission)
     shape = _make_command_shape(command, model_endpoint.model)
-    return _describe_call(call_path, summary, who, shape, operation.asks)
+    return _describe_call(call_path, summary, who, shape, operation.question)
 
 
 def _make_command_shape(command, model):
@@ -4610,7 +4610,7 @@ def _looks_exposed(value, module):
         return False
     if isinstance(value, type) or not _takes_one(value):
         return False
-    return not _is_endpoint(value, module)
+    return not _is_exposed(value, module)
 
 
 class _NameRules:
@@ -4726,7 +4726,7 @@ def _check_hidden_create(model, endpoint_class):
     operations = endpoint_class.operations
     if operations and "create" not in operations:
         return
-    for label, name in _paths_of(model, endpoint_class):
+    for label, name in _find_paths(model, endpoint_class):
         is_function = (label, name) in _discovery.functions
         is_form = (FormEndpoint, label, name) in endpoint._paths
         if is_function or is_form:
@@ -4742,7 +4742,7 @@ def _check_expansions(model, endpoint_class):
     Their authors may not know that all of their fields can be read.
     """
     plan = _Plan(model, endpoint_class, True)
-    for related_model in dict.fromkeys(plan.expanded):
+    for related_model in dict.fromkeys(plan.expansions.models):
         has_endpoint_class = endpoint.find(related_model) is not ModelEndpoint
         is_described = has_endpoint_class or encoder.find(related_model)
         # By default, user models show only the pk and the username.
