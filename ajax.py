@@ -1805,11 +1805,22 @@ class _Reader:
         page = _in_order(queryset, order)[slice(*limits)]
         return self.load_visible(page, model_endpoint), total
 
-    def lock_one(self, pk, using):
-        """Return a locked record, or None; only where the plan is not `is_narrowed`."""
+    def lock_one(self, pk, model_endpoint, using):
+        """Lock a record and return it, None if the endpoint does not have it."""
+        if self.plan.is_narrowed:
+            self._lock_row(pk, using)
+            queryset = model_endpoint.get_queryset(model_endpoint.request)
+            return queryset.using(using).filter(pk=pk).first()
         for row in self._locked_by_pk.load(using, values=[pk]).rows():
             return self.model.from_db(using, self._attribute_names, row)
         return None
+
+    def _lock_row(self, pk, using):
+        """Lock a row by a bare query: one of the project's may have DISTINCT or outer
+        joins, which cannot lock."""
+        if connections[using].features.has_select_for_update:
+            rows = models.QuerySet(self.model, using=using)
+            list(rows.select_for_update().filter(pk=pk))
 
     def fetch(self, pks, batch):
         """Return by pk the JSON text of the records that those of a batch refer to."""
@@ -2928,11 +2939,13 @@ class _Operation(NamedTuple):
     reads: bool = False
     #: What the explorer asks the user first.
     question: str = ""
+    #: What openapi.json says that it does; else the docstring of the method says it.
+    summary: str = ""
     is_custom: bool = False
 
 
-#: The operations of every model. To add one, write its method and a line here; the
-#: schemas of its request and reply are in _describe_model().
+#: The operations of every model. To add one, write its method, a line here, and the
+#: schemas of its request and reply in _make_shapes().
 _OPERATIONS = {
     "create": _Operation("create", False, "can_create", "add"),
     "list": _Operation("list", False, "can_list", reads=True),
@@ -2945,11 +2958,25 @@ _OPERATIONS = {
 _CHANGE_TAGS = _Operation("tags", True, "can_update", "change")
 #: The commands of a TaggableManager.
 _COMMANDS = {
-    "add": _CHANGE_TAGS,
-    "remove": _CHANGE_TAGS,
-    "set": _CHANGE_TAGS,
-    "clear": _CHANGE_TAGS._replace(question="Take all tags away?"),
-    "similar": _Operation("_similar", True, reads=True),
+    "add": _CHANGE_TAGS._replace(
+        summary="Add tags to the record; return all its tags.",
+    ),
+    "remove": _CHANGE_TAGS._replace(
+        summary="Remove tags from the record; return the tags that are left.",
+    ),
+    "set": _CHANGE_TAGS._replace(
+        summary="Replace the tags of the record; return them.",
+    ),
+    "clear": _CHANGE_TAGS._replace(
+        question="Take all tags away?",
+        summary="Remove all tags from the record.",
+    ),
+    "similar": _Operation(
+        "_similar",
+        True,
+        reads=True,
+        summary="Return the records that share tags with this one, most shared first.",
+    ),
 }
 #: The only operation of a function or a form.
 _CALL = _Operation("create", False)
@@ -3400,28 +3427,13 @@ class ModelEndpoint(_ServedEndpoint):
         """Return the record of the path; raise AJAXError 404 if it is missing."""
         pk = self._parse_pk()
         self.record = None  # get_queryset() may look at it while it is fetched.
-        if not locked:
-            rows = self.get_queryset(self.request).filter(pk=pk)
-            self.record = next(iter(rows[:1]), None)
-        elif self._plan.is_narrowed:
-            self.record = self._lock_in_queryset(pk)
+        if locked:
+            self.record = self._plan.reader.lock_one(pk, self, self._using)
         else:
-            self.record = self._plan.reader.lock_one(pk, self._using)
+            self.record = self.get_queryset(self.request).filter(pk=pk).first()
         if self.record is None:
             raise self._not_found()
         return self.record
-
-    def _lock_in_queryset(self, pk):
-        """Lock a record and return it, None if get_queryset() does not have it.
-
-        A query of the project's may have DISTINCT or outer joins, which cannot lock. So
-        a bare query takes the lock.
-        """
-        if connections[self._using].features.has_select_for_update:
-            bare = models.QuerySet(self.model, using=self._using)
-            list(bare.select_for_update().filter(pk=pk))
-        rows = self.get_queryset(self.request).filter(pk=pk).using(self._using)
-        return next(iter(rows[:1]), None)
 
     def _get_visible_record(self, locked=False):
         """Return the record of the path; raise AJAXError 403 if can_get says no."""
@@ -4410,16 +4422,6 @@ def _refer_to_schema(model):
     return {"$ref": f"#/components/schemas/{model._meta.label_lower}"}
 
 
-#: The summaries of the commands on a TaggableManager.
-_COMMAND_SUMMARIES = {
-    "add": "Add tags to the record; return all its tags.",
-    "remove": "Remove tags from the record; return the tags that are left.",
-    "set": "Replace the tags of the record; return them.",
-    "clear": "Remove all tags from the record.",
-    "similar": "Return the records that share tags with this one, most shared first.",
-}
-
-
 def _describe_commands(path, model_endpoint):
     """Yield the calls of the tags commands that an endpoint offers."""
     plan = model_endpoint._plan
@@ -4434,10 +4436,9 @@ def _describe_commands(path, model_endpoint):
 
 
 def _describe_command(call_path, model_endpoint, command, operation):
-    summary = _COMMAND_SUMMARIES[command]
     who = _describe_who(model_endpoint, operation.hook, operation.permission)
     shape = _make_command_shape(command, model_endpoint.model)
-    return _describe_call(call_path, summary, who, shape, operation.question)
+    return _describe_call(call_path, operation.summary, who, shape, operation.question)
 
 
 def _make_command_shape(command, model):
