@@ -42,6 +42,7 @@ Read down for definitions, up to follow a request.
 """
 
 import binascii
+import collections
 import contextlib
 import contextvars
 import copy
@@ -2093,11 +2094,9 @@ def _make_object(pairs):
     """Return the dict for a JSON object; raise ValueError if a key stands twice."""
     made = dict(pairs)
     if len(made) != len(pairs):
-        keys = set()
-        for key, _value in pairs:
-            if key in keys:
-                raise ValueError(_('The key "%s" stands twice.') % key[:100])
-            keys.add(key)
+        counts = collections.Counter(key for key, _value in pairs)
+        [(repeated, _count)] = counts.most_common(1)
+        raise ValueError(_('The key "%s" stands twice.') % repeated[:100])
     return made
 
 
