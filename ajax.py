@@ -104,6 +104,7 @@ from django.utils.functional import Promise, cached_property
 from django.utils.html import escape
 from django.utils.log import log_response
 from django.utils.module_loading import import_string, module_has_submodule
+from django.utils.text import smart_split
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_exempt
@@ -388,7 +389,7 @@ class _Page(EnvelopedResponse):
 
     @cached_property
     def data(self):
-        return [json.loads(text) for text in self.texts]
+        return [_load(text) for text in self.texts]
 
 
 def _plain_integer(value):
@@ -435,12 +436,22 @@ def _file_url(file):
         return None
 
 
+class _JSONInteger(int):
+    """An integer that stands in JSON as it is, however large: a JSONField holds it."""
+
+
+def _load(text):
+    """Return the plain data of a JSON text that was made here."""
+    return json.loads(text, parse_int=_JSONInteger)
+
+
 #: How values become JSON, by class; a subclass follows its nearest base listed here.
 _CONVERSIONS = {
     type(None): lambda value: None,
     bool: bool,
     str: str.__str__,
     int: _plain_integer,
+    _JSONInteger: int,
     float: _plain_float,
     enum.Enum: _plain_enum,
     datetime.datetime: _plain_datetime,
@@ -549,9 +560,27 @@ def _dump_column(values):
     if not classes <= _PLAIN_CLASSES:
         conversions = {}
         for value_class in classes:
-            conversions[value_class] = _CONVERSIONS.get(value_class, _to_plain)
+            conversions[value_class] = _CONVERSIONS.get(
+                value_class, _plain_column_value
+            )
         values = [conversions[type(value)](value) for value in values]
     return _dump_each(values)
+
+
+def _plain_column_value(value):
+    """Return a value of a column as plain data.
+
+    A field may have a class of its own for its values, as those of phone numbers do. Of
+    such a value clients get the text.
+    """
+    if isinstance(value, (list, tuple, set)):
+        return [_plain_column_value(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain_column_value(item) for key, item in value.items()}
+    for base in type(value).__mro__:
+        if base in _CONVERSIONS:
+            return _CONVERSIONS[base](value)
+    return str(value)
 
 
 def _json_response(text, status=200):
@@ -573,10 +602,10 @@ def _success_response(result, request):
         return result
     if isinstance(result, AJAXError):
         raise result
-    metadata = {}
-    if isinstance(result, EnvelopedResponse):
-        metadata = _beside_data(result.metadata)
     text = _dump_result(result, request)
+    metadata = _get_access(request).get_hint() if settings.DEBUG else {}
+    if isinstance(result, EnvelopedResponse):
+        metadata.update(_beside_data(result.metadata))
     after = "}"
     if metadata:
         after = "," + _dump(metadata)[1:]
@@ -607,6 +636,11 @@ def _is_user_model(model):
     from django.contrib.auth.base_user import AbstractBaseUser
 
     return issubclass(model, AbstractBaseUser)
+
+
+def _is_of_auth(model):
+    """Return whether a model is one of django.contrib.auth, as Group is."""
+    return model.__module__.startswith("django.contrib.auth.")
 
 
 def _is_special(field):
@@ -686,10 +720,18 @@ def _select_shown(model, endpoint_class, model_encoder):
     names = _select_visible(model, endpoint_class)
     lists_names = isinstance(model_encoder, (IncludeEncoder, ExcludeEncoder))
     if _is_user_model(model) and endpoint_class.fields is None and not lists_names:
-        names = [name for name in names if name == model.USERNAME_FIELD]
+        names = [name for name in names if name == _public_name_field(model)]
     if model_encoder is not None:
         names = model_encoder._select(names)
     return names
+
+
+def _public_name_field(user_model):
+    """Return the name of the field that names a user to others, None for an e-mail
+    address, which is nobody's business."""
+    name = user_model.USERNAME_FIELD
+    field = user_model._meta.get_field(name)
+    return None if isinstance(field, models.EmailField) else name
 
 
 def _levels(expand):
@@ -757,6 +799,89 @@ def _is_writable(field, is_named):
     return field.editable and not field.primary_key
 
 
+# --- What a caller may see of related records -----------------------------------------
+
+
+class _Access:
+    """What the endpoints of other models let a request's user see.
+
+    A record is shown whole inside another one only where its own endpoint would answer
+    `get` to the user. Each endpoint is asked once per request.
+    """
+
+    def __init__(self, request):
+        self.request = request
+        self.endpoints = {}
+        self.permissions = {}
+        #: By model, why an expansion shows only pks: for the site's developer.
+        self.reasons = {}
+
+    def find_endpoint(self, model):
+        """Return the endpoint of a model for the request."""
+        if model not in self.endpoints:
+            self.endpoints[model] = endpoint.find(model)._for_model(model, self.request)
+        return self.endpoints[model]
+
+    def is_authenticated(self, model):
+        """Return whether the endpoint of a model lets the user call `get`.
+
+        A model with only an encoder has no endpoint that could refuse.
+        """
+        if model not in self.permissions:
+            has_only_encoder = not endpoint.has(model) and encoder.find(model)
+            self.permissions[model] = bool(has_only_encoder) or self._ask(model)
+        return self.permissions[model]
+
+    def _ask(self, model):
+        model_endpoint = self.find_endpoint(model)
+        label = model._meta.app_label
+        try:
+            return model_endpoint.authenticate(self.request, label, "get")
+        except core_exceptions.PermissionDenied:
+            return False
+        except AJAXError as error:
+            if error.code != 403:
+                raise
+            return False
+
+    def shows_whole(self, model):
+        """Return whether records of a model may be shown whole inside other records."""
+        name = endpoint.find(model).__name__
+        if not self.is_authenticated(model):
+            self.reasons[model] = f"{name}.authenticate refuses this user"
+        elif not self.find_endpoint(model)._offers("get"):
+            self.reasons[model] = f"{name}.operations has no get"
+        else:
+            return True
+        return False
+
+    def may_hide(self, model):
+        """Return whether records of a model may be hidden from the user."""
+        if not self.is_authenticated(model) or endpoint.is_closed(model):
+            return True
+        return _is_narrowed(model, endpoint.find(model))
+
+    def get_queryset(self, model):
+        """Return the records of a model that exist for the user."""
+        if not self.is_authenticated(model) or endpoint.is_closed(model):
+            return model._default_manager.none()
+        return self.find_endpoint(model).get_queryset(self.request)
+
+    def get_hint(self):
+        """Return why expansions show only pks, as keywords of a reply."""
+        texts = []
+        for model, reason in self.reasons.items():
+            texts.append(f"{_label(model)} is shown only as its pk: {reason}.")
+        return _hint(" ".join(texts)) if texts else {}
+
+
+def _get_access(request):
+    """Return the request's _Access, which is made when it is first wanted."""
+    if not hasattr(request, "_ajax_access"):
+        request._ajax_access = _Access(request)
+    return request._ajax_access
+
+
 # --- Records that are encoded together ------------------------------------------------
 
 
@@ -805,6 +930,10 @@ class _Rows(_Batch):
             values = [convert(value, expression, connection) for value in values]
         self.columns[position] = values
 
+    def joined_pks(self, part):
+        """Return the pk of each record's joined record, which is its first column."""
+        return self.column(part.start)
+
     def rows(self):
         """Return all rows as tuples."""
         columns = [self.column(position) for position in range(len(self.columns))]
@@ -848,6 +977,14 @@ class _Instances(_Batch):
                 _get_value(record, name) for record in self.records
             ]
         return self.columns[position]
+
+    def joined_pks(self, part):
+        """Return the pk of each record's joined record."""
+        pks = []
+        for record in self.records:
+            joined = part.field.get_cached_value(record, None)
+            pks.append(getattr(joined, "pk", None))
+        return pks
 
     def split(self, part):
         """Return the same as `_Rows.split`, but only records that the user may get."""
@@ -1004,6 +1141,11 @@ class _JSONColumn(_Column):
 class _FileColumn(_Column):
     """A file, which is shown as its URL."""
 
+    def __init__(self, plan, name, field):
+        super().__init__(plan, name, field)
+        # A class of the project's may look at the instance.
+        self.needs_records = not field.attr_class.__module__.startswith("django.")
+
     def encode(self, batch):
         files = []
         for value in batch.column(self.start):
@@ -1074,7 +1216,8 @@ class _ForeignKey(_Column):
         if self.field.get_limit_choices_to() or not self.target.primary_key:
             return False
         plan = _get_plan(self.field.remote_field.model, None, True)
-        if plan.is_closed:
+        access = _get_access(draft.request)
+        if plan.is_closed or not access.is_authenticated(plan.model):
             return False
         model_endpoint = plan.reader.make_endpoint(draft.request)
         using = router.db_for_write(plan.model)
@@ -1093,6 +1236,8 @@ class _ExpandedKey(_ForeignKey):
         """Return the JSON text of each record's related record, None for no record."""
 
     def encode(self, batch):
+        if not self.related.shows_whole(batch):
+            return _dump_column(self.find_pks(batch))
         texts = self.find_texts(batch)
         if None not in texts:
             return texts
@@ -1104,9 +1249,7 @@ class _ExpandedKey(_ForeignKey):
 
     def describe(self):
         schema = self.related.describe()
-        schema_types = ["object"]
-        if self.related.may_hide:
-            schema_types += _describe_field(self.field).get("type", ["string"])
+        schema_types = ["object", *_describe_field(self.field).get("type", ["string"])]
         if "null" not in schema_types:
             schema_types.append("null")
         schema["type"] = schema_types
@@ -1126,11 +1269,7 @@ class _JoinedKey(_ExpandedKey):
         self.needs_records = related.needs_records
 
     def find_pks(self, batch):
-        pks = []
-        for record in batch.records:
-            related = self.field.get_cached_value(record, None)
-            pks.append(getattr(related, "pk", None))
-        return pks
+        return batch.joined_pks(self)
 
     def find_texts(self, batch):
         keys, distinct_keys, related = batch.split(self)
@@ -1333,31 +1472,15 @@ class _Tags(_Part):
         draft.relations[self.name] = _read_tags(self.field, sent)
 
 
-class _Extra(_Part):
-    """A property or method of the endpoint or the model that `fields` names."""
-
-    needs_records = True
+class _AnyRecord(_Part):
+    """A key whose records may be of several models: each is shown as any expansion."""
 
     def __init__(self, plan, name):
         super().__init__(plan, name)
         self.plans = {}
-        self.is_of_endpoint = _defines(plan.endpoint_class, name)
-
-    def encode(self, batch):
-        values = []
-        for record in batch.records:
-            values.append(self.get_value(record, batch.model_endpoint))
-        return _dump_column(_to_plain(values, partial(self.expand, batch)))
 
     def describe(self):
         return {}
-
-    def get_value(self, record, model_endpoint):
-        if self.is_of_endpoint:
-            value = getattr(model_endpoint, self.name)
-            return value(record) if callable(value) else value
-        value = getattr(record, self.name)
-        return value() if callable(value) else value
 
     def find_plan(self, model):
         """Return the plan for records of a model, None if only their pks are shown."""
@@ -1370,6 +1493,93 @@ class _Extra(_Part):
             self.plans[model] = plan
         return self.plans[model]
 
+    def fetch(self, model, pks, batch):
+        """Return by pk the JSON text of the records that the user may see."""
+        plan = self.find_plan(model)
+        if plan and plan.shows_whole(batch):
+            return plan.reader.fetch(pks, batch)
+        return {}
+
+
+class _GenericKey(_AnyRecord):
+    """A GenericForeignKey. Its records are read with one query for each model.
+
+    One that refers to nothing, or to no key of its model, is null.
+    """
+
+    def __init__(self, plan, name, field):
+        super().__init__(plan, name)
+        kind = plan.model._meta.get_field(field.ct_field)
+        self.lookups = [kind.attname, field.fk_field]
+
+    def encode(self, batch):
+        kinds = batch.column(self.start)
+        keys = batch.column(self.start + 1)
+        references = []
+        pks_by_model = {}
+        for kind, key in zip(kinds, keys, strict=True):
+            model = self.find_model(kind)
+            pk = self.find_pk(model, key)
+            references.append((model, pk))
+            if pk is not None:
+                pks_by_model.setdefault(model, set()).add(pk)
+        texts = {}
+        for model, pks in pks_by_model.items():
+            for pk, text in self.find_texts(model, pks, batch).items():
+                texts[model, pk] = text
+        return [texts.get(reference, "null") for reference in references]
+
+    def find_model(self, kind):
+        """Return the model of a content type's pk, None if it is gone."""
+        from django.contrib.contenttypes.models import ContentType
+
+        try:
+            return ContentType.objects.get_for_id(kind).model_class()
+        except ContentType.DoesNotExist:
+            return None
+
+    def find_pk(self, model, key):
+        """Return a key as a pk of a model, None if it cannot be one."""
+        if model is None or key is None:
+            return None
+        try:
+            return _read_pk(model, str(key))
+        except ValidationError:
+            return None
+
+    def find_texts(self, model, pks, batch):
+        """Return by pk the JSON text of the records that exist: whole, or their pk."""
+        texts = self.fetch(model, pks, batch)
+        missing = pks.difference(texts)
+        if missing:
+            rows = model._base_manager.filter(pk__in=missing)
+            existing = list(rows.values_list("pk", flat=True))
+            texts.update(zip(existing, _dump_column(existing), strict=True))
+        return texts
+
+
+class _Extra(_AnyRecord):
+    """A property or method of the endpoint or the model that `fields` names."""
+
+    needs_records = True
+
+    def __init__(self, plan, name):
+        super().__init__(plan, name)
+        self.is_of_endpoint = _defines(plan.endpoint_class, name)
+
+    def encode(self, batch):
+        values = []
+        for record in batch.records:
+            values.append(self.get_value(record, batch.model_endpoint))
+        return _dump_column(_to_plain(values, partial(self.expand, batch)))
+
+    def get_value(self, record, model_endpoint):
+        if self.is_of_endpoint:
+            value = getattr(model_endpoint, self.name)
+            return value(record) if callable(value) else value
+        value = getattr(record, self.name)
+        return value() if callable(value) else value
+
     def expand(self, batch, records):
         """Return records among the values as any expansion shows them."""
         pks_by_model = {}
@@ -1377,11 +1587,8 @@ class _Extra(_Part):
             pks_by_model.setdefault(record._meta.model, set()).add(record.pk)
         shown = {}
         for model, pks in pks_by_model.items():
-            plan = self.find_plan(model)
-            if plan:
-                texts_by_pk = plan.reader.fetch(pks - {None}, batch)
-                for pk, text in texts_by_pk.items():
-                    shown[model, pk] = json.loads(text)
+            for pk, text in self.fetch(model, pks - {None}, batch).items():
+                shown[model, pk] = _load(text)
         expanded = []
         for record in records:
             key = (record._meta.model, record.pk)
@@ -1440,9 +1647,7 @@ class _Plan:
         self.may_hide = self.asks_can_get or self.is_narrowed
         self.is_closed = endpoint.is_closed(self.model)
         #: Whether the project says what of the model may be seen.
-        self.is_configured = (
-            self.endpoint_class is not ModelEndpoint or self.encoder is not None
-        )
+        self.is_configured = endpoint.has(self.model) or self.encoder is not None
 
     def _set_escaping(self, html_escape, outer):
         """Work out whether texts are escaped here, or by an outer plan already."""
@@ -1495,7 +1700,7 @@ class _Plan:
 
     def _make_part(self, name, field):
         if field is None:
-            return _Extra(self, name)
+            return self._make_extra(name)
         if isinstance(field, models.ForeignKey):
             return self._make_key(field)
         if _is_tags_manager(field):
@@ -1507,6 +1712,13 @@ class _Plan:
         if isinstance(field, models.JSONField):
             return _JSONColumn(self, name, field)
         return _Column(self, name, field)
+
+    def _make_extra(self, name):
+        """Return the part for a name that is no field with a column."""
+        for field in self.model._meta.private_fields:
+            if field.name == name and hasattr(field, "ct_field"):
+                return _GenericKey(self, name, field)
+        return _Extra(self, name)
 
     def _make_key(self, field):
         """Return the part for a foreign key: a pk, or a record, joined or fetched."""
@@ -1552,7 +1764,7 @@ class _Plan:
         endpoint_class = endpoint.find(related)
         if endpoint.is_closed(related):
             return None
-        if not self.has_user and _asks_about_records(endpoint_class):
+        if not self.has_user and _wants_user(endpoint_class):
             return None
         if len(self.expansions.models) >= _MAX_EXPANSIONS:
             return None
@@ -1620,6 +1832,14 @@ class _Plan:
 
     # Describing and encoding
 
+    def shows_whole(self, batch):
+        """Return whether the user may see the model's records inside those of a batch.
+
+        Without a user, nobody is asked: the plan has only what anybody may see.
+        """
+        request = batch.model_endpoint.request
+        return request is None or _get_access(request).shows_whole(self.model)
+
     def describe(self, is_written=False):
         """Return the schema of a record. If it `is_written` too, mark what is not."""
         if self.is_custom:
@@ -1684,11 +1904,18 @@ def _count_tables(model):
     return 1 + len(model._meta.all_parents)
 
 
-def _asks_about_records(endpoint_class):
-    """Return whether hooks of an endpoint class say which records a user sees."""
-    if _overrides(endpoint_class, "get_queryset"):
+def _wants_user(endpoint_class):
+    """Return whether an endpoint class says who may see which records, or nobody may.
+
+    The default login is not asked: it is no rule about these records.
+    """
+    operations = endpoint_class.operations
+    if operations is not None and "get" not in operations:
         return True
-    return _overrides(endpoint_class, "can_get")
+    for hook in ("authenticate", "get_queryset", "can_get"):
+        if _overrides(endpoint_class, hook):
+            return True
+    return False
 
 
 @functools.cache
@@ -1838,7 +2065,9 @@ class _Reader:
 
     def make_endpoint(self, request):
         """Return an endpoint of the model for a request."""
-        return self.plan.endpoint_class._for_model(self.model, request)
+        if request is None:
+            return self.plan.endpoint_class._for_model(self.model, request)
+        return _get_access(request).find_endpoint(self.model)
 
     def make_batch(self, records, using, request):
         """Return the batch of instances."""
@@ -1893,7 +2122,7 @@ def _encode_records(records, chosen_encoder=None, html_escape=False, request=Non
         plan = make_plan(model, None, has_user, html_escape, chosen_encoder)
         texts = plan.encode(plan.reader.adopt(same, request))
         for record, text in zip(same, texts, strict=True):
-            encoded[id(record)] = json.loads(text)
+            encoded[id(record)] = _load(text)
     return [encoded[id(record)] for record in records]
 
 
@@ -1907,12 +2136,12 @@ class DefaultEncoder:
         """Return what is shown of a record as a dict of plain data."""
         running, texts_by_id = _encoding.get((None, {}))
         if running is self and id(record) in texts_by_id:
-            return json.loads(texts_by_id[id(record)])
+            return _load(texts_by_id[id(record)])
         plan = _Plan(record._meta.model, html_escape=html_escape, chosen_encoder=self)
         texts = plan.encode_parts(plan.reader.adopt([record]))
         if not self._is_custom:
             texts = plan.escape(texts)
-        return json.loads(texts[0])
+        return _load(texts[0])
 
     @property
     def _is_custom(self):
@@ -2452,6 +2681,10 @@ class _ListOptions:
         self.model = model_endpoint.model
 
     @cached_property
+    def access(self):
+        return _get_access(self.model_endpoint.request)
+
+    @cached_property
     def condition_makers(self):
         """The functions that make a condition of a value, by the value's key."""
         makers = {}
@@ -2513,24 +2746,101 @@ class _ListOptions:
 
     def search(self, value):
         """Return the condition that the admin's search finds a record."""
-        from django.contrib import admin
-
         text = _only_value(value)
         if not isinstance(text, str) or len(text) > _MAX_FILTER_LENGTH:
             raise _invalid_value()
         if len(text.split()) > _MAX_SEARCH_WORDS:
             raise ValidationError(_("At most %s words.") % _MAX_SEARCH_WORDS)
+        condition = Q()
+        for word in smart_split(text):
+            condition &= self.search_word(self.model_endpoint.search_fields, word)
+        return condition
+
+    def search_word(self, search_fields, word):
+        """Return the condition that one of the fields has a word.
+
+        Behind a relation, only records are searched that the user may see.
+        """
+        own_fields = []
+        related_fields = {}
+        for search_field in search_fields:
+            path_name = search_field.lstrip("^=@")
+            sign = search_field.removesuffix(path_name)
+            relation, rest = self.split_at_hiding(path_name)
+            if relation:
+                related_fields.setdefault(relation, []).append(f"{sign}{rest}")
+            else:
+                own_fields.append(search_field)
+        condition = self.search_own(own_fields, word)
+        for relation, fields in related_fields.items():
+            related_options = self.make_related(relation)
+            related_condition = related_options.search_word(fields, word)
+            condition |= self.match_related(relation, related_condition)
+        return condition
+
+    def search_own(self, search_fields, text):
+        """Return the condition that the admin finds a text in some fields."""
+        from django.contrib import admin
+
+        if not search_fields:
+            return Q(pk__in=[])
         model_admin = admin.ModelAdmin(self.model, admin.site)
-        model_admin.search_fields = self.model_endpoint.search_fields
+        model_admin.search_fields = search_fields
         rows, _may_repeat = model_admin.get_search_results(
             self.model_endpoint.request, self.model._base_manager.all(), text
         )
         return Q(pk__in=rows.values("pk"))
 
-    def match_any(self, entry, value):
-        """Return the condition that an entry of `list_filter` has one of the values."""
+    # Relations of which the endpoints may hide records
+
+    def split_at_hiding(self, path_name):
+        """Return the first relation on a path that may hide records from the user, and
+        the rest of the path; return None and the path if there is none."""
+        names = path_name.split("__")
+        for length in range(1, len(names)):
+            relation = "__".join(names[:length])
+            rest = "__".join(names[length:])
+            field, lookups = _end_of_path(self.model, relation)
+            related = getattr(field, "related_model", None)
+            if lookups or related is None:
+                break
+            next_field, _rest = _end_of_path(related, rest)
+            looks_inside = next_field is not None and next_field is not related._meta.pk
+            if looks_inside and self.access.may_hide(related):
+                return relation, rest
+        return None, path_name
+
+    def make_related(self, relation):
+        """Return the options of the model that a relation leads to."""
+        field, _lookups = _end_of_path(self.model, relation)
+        return _ListOptions(self.access.find_endpoint(field.related_model))
+
+    def match_related(self, relation, condition):
+        """Return the condition that a relation leads to a record that matches one, and
+        that the user may see."""
         from django.contrib.admin.utils import lookup_spawns_duplicates
 
+        field, _lookups = _end_of_path(self.model, relation)
+        related_rows = self.access.get_queryset(field.related_model).filter(condition)
+        is_related = Q((f"{relation}__pk__in", related_rows.values("pk")))
+        if lookup_spawns_duplicates(self.model._meta, relation):
+            rows = self.model._base_manager.filter(is_related)
+            return Q(pk__in=rows.values("pk"))
+        return is_related
+
+    # Filters
+
+    def match_any(self, entry, value):
+        """Return the condition that an entry of `list_filter` has one of the values.
+
+        Behind a relation, only records are looked at that the user may see.
+        """
+        from django.contrib.admin.utils import lookup_spawns_duplicates
+
+        relation, rest = self.split_at_hiding(entry)
+        if relation:
+            condition = self.make_related(relation).match_any(rest, value)
+            return self.match_related(relation, condition)
         values = value if isinstance(value, list) else [value]
         if len(values) > _MAX_FILTER_VALUES:
             raise ValidationError(_("At most %s values.") % _MAX_FILTER_VALUES)
@@ -2833,7 +3143,7 @@ class _Draft:
         rows = self.model_endpoint.get_field_queryset(self.request, field)
         rows = rows.filter(pk__in=pks)
         rows = rows.complex_filter(field.get_limit_choices_to())
-        related_endpoint = endpoint.find(related)._for_model(related, self.request)
+        related_endpoint = _get_access(self.request).find_endpoint(related)
         records = {}
         for record in rows:
             if related_endpoint.can_get(related_endpoint.user, record):
@@ -3172,7 +3482,8 @@ class ModelEndpoint(_ServedEndpoint):
     #: The names of the operations that are offered, None for all. The name of a tags
     #: manager stands for its commands.
     operations: Any = None
-    #: Whether writes also want Django's permissions; None is True for user models.
+    #: Whether writes also want Django's permissions; None is True for user models and
+    #: for the models of django.contrib.auth.
     require_permissions: Any = None
 
     # Operations
@@ -3202,14 +3513,16 @@ class ModelEndpoint(_ServedEndpoint):
         if plan.asks_can_get:
             self.record = batch.records[0]
             self._get_visible_record()
-        return json.loads(plan.encode(batch)[0])
+        return _load(plan.encode(batch)[0])
 
     def update(self, request):
         """Save what changed of the record; return it as `get` would."""
         draft = _Draft(self)
         with _transaction(self._using):
-            stored = self._get_record(locked=True)
-            modified = _copy_record(stored)
+            # Code of the project's that tracks changes wants the very instance that was
+            # read to be saved.
+            modified = self._get_record(locked=True)
+            self.record = stored = _copy_record(modified)
             draft.read_into(modified, stored)
             with draft.refusing_first():
                 self.prepare_record(request, modified, False)
@@ -3289,10 +3602,7 @@ class ModelEndpoint(_ServedEndpoint):
 
         `limit_choices_to` narrows them further.
         """
-        related = field.remote_field.model
-        related_endpoint = endpoint.find(related)._for_model(related, request)
-        queryset = related_endpoint.get_queryset(request)
-        return queryset.none() if endpoint.is_closed(related) else queryset
+        return _get_access(request).get_queryset(field.remote_field.model)
 
     def prepare_record(self, request, record: Any, created: bool) -> None:
         """Change a record after it was read, before permissions are asked."""
@@ -3320,13 +3630,18 @@ class ModelEndpoint(_ServedEndpoint):
         return False
 
     def can_update(self, user, record: Any, modified: Any) -> bool:
-        """Return whether the user may change `record`, as it is stored, to `modified`,
-        an unsaved copy. Neither has the new many-to-many values and tags."""
-        return user.is_active
+        """Return whether the user may change `record`, a copy of the record as it is
+        stored, to `modified`, the record with the changes, which is not saved yet.
+
+        Neither has the new many-to-many values and tags. By default, users may change
+        what they may see.
+        """
+        return user.is_active and self.can_get(user, record)
 
     def can_delete(self, user, record: Any) -> bool:
-        """Return whether the user may delete the record."""
-        return user.is_active
+        """Return whether the user may delete the record; by default, users may delete
+        what they may see."""
+        return user.is_active and self.can_get(user, record)
 
     # From the path to the operation
 
@@ -3401,7 +3716,7 @@ class ModelEndpoint(_ServedEndpoint):
     @property
     def _wants_permissions(self):
         if self.require_permissions is None:
-            return _is_user_model(self.model)
+            return _is_user_model(self.model) or _is_of_auth(self.model)
         return self.require_permissions
 
     # The record of the path
@@ -3450,7 +3765,7 @@ class ModelEndpoint(_ServedEndpoint):
         reader = self._plan.reader
         batch = reader.drop_refused(reader.load_one(pk, self, self._using))
         texts = self._plan.encode(batch)
-        return json.loads(texts[0]) if texts else {"pk": pk}
+        return _load(texts[0]) if texts else {"pk": pk}
 
     # Lists and tags
 
@@ -3471,7 +3786,7 @@ class ModelEndpoint(_ServedEndpoint):
         queryset = part.rank(queryset, record.pk, using)
         size, _largest = self._get_page_sizes()
         texts = self._plan.encode(reader.load_visible(queryset[:size], self))
-        return [json.loads(text) for text in texts]
+        return [_load(text) for text in texts]
 
     def _read_tag_names(self, request, manager):
         """Return the names of the tags that were sent, or raise AJAXError 400."""
@@ -3649,10 +3964,14 @@ class _EndpointRegistry(_Registry):
         """Return the endpoint class of a model, ModelEndpoint if none is registered."""
         return super().find(model) or ModelEndpoint
 
+    def has(self, model):
+        """Return whether a model, or a model that it is a proxy of, is registered."""
+        return super().find(model) is not None
+
     def is_closed(self, model):
         """Return whether a model has no endpoint, but another model on one of its
         tables has one: nobody said what of the model may be seen."""
-        if super().find(model):
+        if self.has(model):
             return False
         tables = _find_tables(model)
         for served in self._registry:
@@ -4760,6 +5079,57 @@ def _check_expansions(model, endpoint_class):
             yield "W001", message, hint
 
 
+def _may_hide(model):
+    """Return whether the endpoint of a model may hide records from some users."""
+    endpoint_class = endpoint.find(model)
+    if _overrides(endpoint_class, "authenticate"):
+        return True
+    return _is_narrowed(model, endpoint_class) or endpoint.is_closed(model)
+
+
+def _check_sorting(model, endpoint_class):
+    """Find orders through a relation that hides records from some users (W005).
+
+    The order tells about values that the user cannot see.
+    """
+    for path_name in endpoint_class.sortable_by:
+        names = path_name.split("__")
+        for length in range(1, len(names)):
+            field, lookups = _end_of_path(model, "__".join(names[:length]))
+            related = getattr(field, "related_model", None)
+            if lookups or related is None or not _may_hide(related):
+                continue
+            message = (
+                f"{endpoint_class.__name__}.sortable_by names {path_name!r}, but the "
+                f"endpoint of {_label(related)} hides records from some users. The "
+                "order tells them about values that they cannot see."
+            )
+            yield "W005", message, f"Leave {path_name!r} out of sortable_by."
+
+
+def _check_visitors(model, endpoint_class):
+    """Find expansions that visitors of an open endpoint do not see (W006).
+
+    A related record is shown whole only to users whom its own endpoint lets in.
+    """
+    if not _overrides(endpoint_class, "authenticate"):
+        return
+    plan = _Plan(model, endpoint_class, True)
+    for related in dict.fromkeys(plan.expansions.models):
+        has_only_encoder = not endpoint.has(related) and encoder.find(related)
+        if has_only_encoder or _overrides(endpoint.find(related), "authenticate"):
+            continue
+        message = (
+            f"{endpoint_class.__name__} overrides authenticate, but visitors see only "
+            f"the pks of {_label(related)}: its own endpoint wants a login."
+        )
+        hint = (
+            f"Override authenticate in the endpoint of {related.__name__} too, or "
+            f"leave it out of `expand` of {endpoint_class.__name__}."
+        )
+        yield "W006", message, hint
+
+
 def _check_totals(model, endpoint_class):
     """Find lists that count the records which can_get refuses (W003).
 
@@ -4788,7 +5158,9 @@ def _check_endpoint(model, endpoint_class):
         # The check of expansions makes a plan, for which all names have to exist.
         yield from _check_hidden_create(model, endpoint_class)
         yield from _check_totals(model, endpoint_class)
+        yield from _check_sorting(model, endpoint_class)
         yield from _check_expansions(model, endpoint_class)
+        yield from _check_visitors(model, endpoint_class)
 
 
 def _make_messages(results, endpoint_class=None):
