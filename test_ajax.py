@@ -111,7 +111,6 @@ import tempfile
 import textwrap
 import threading
 import time
-import tracemalloc
 import types
 import typing
 import unittest
@@ -130,7 +129,6 @@ import jsonschema
 import openapi_spec_validator
 from asgiref.sync import async_to_sync
 from django import forms, http
-from django.contrib import admin
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.forms import SetPasswordForm
@@ -6989,15 +6987,18 @@ class Recipes(ProjectTestCase):
 # --- The benchmark --------------------------------------------------------------------
 
 
-def hand_rows(queryset):
-    columns = "pk title body published created price rating".split()
-    joined = "category__pk category__title category__parent author__pk author__username"
+def encode_by_hand(queryset):
+    columns = ["pk", "title", "body", "published", "created", "price", "rating"]
+    joined = ["category__pk", "category__title", "category__parent"]
+    joined += ["author__pk", "author__username"]
     rows = {}
-    for values in queryset.values_list(*columns, *joined.split()):
-        rows[values[0]] = row = dict(zip(columns, values[:7], strict=True))
+    for values in queryset.values_list(*columns, *joined):
+        row = dict(zip(columns, values[:7], strict=True))
         row["category"] = {"pk": values[7], "title": values[8], "parent": values[9]}
         row["author"] = {"pk": values[10], "username": values[11]}
-        row["readers"], row["tags"] = [], []
+        row["readers"] = []
+        row["tags"] = []
+        rows[values[0]] = row
     readers = Article.readers.through.objects.filter(article__in=rows)
     for pk, user in readers.values_list("article_id", "user_id"):
         rows[pk]["readers"].append(user)
@@ -7006,152 +7007,67 @@ def hand_rows(queryset):
     names = ("tag__pk", "tag__name", "tag__slug")
     for pk, tag, name, slug in tagged.values_list("object_id", *names):
         rows[pk]["tags"].append({"pk": tag, "name": name, "slug": slug})
-    return [*rows.values()]
+    return list(rows.values())
 
 
 def hand_get(request, pk):
-    return JsonResponse(hand_rows(Article.objects.filter(pk=pk))[0])
+    return JsonResponse(encode_by_hand(Article.objects.filter(pk=pk))[0])
 
 
 def hand_list(request):
-    size, rows = int(request.POST["items_per_page"]), Article.objects.all()
-    page = hand_rows(rows.order_by("-created", "pk")[:size])
-    return JsonResponse({"total": rows.count(), "data": page})
+    size = int(request.POST["items_per_page"])
+    articles = Article.objects.all()
+    page = encode_by_hand(articles.order_by("-created", "pk")[:size])
+    return JsonResponse({"total": articles.count(), "data": page})
 
 
-for _where, _view in {"list": hand_list, "<int:pk>/get": hand_get}.items():
-    urlpatterns.append(path(f"hand/{_where}", login_required(require_POST(_view))))
+urlpatterns += [
+    path("hand/list", login_required(require_POST(hand_list))),
+    path("hand/<int:pk>/get", login_required(require_POST(hand_get))),
+]
 
 
+def measure(client, path_, data):
+    """Return the CPU seconds of one call."""
+    start = time.process_time()
+    response = client.post(path_, data)
+    seconds = time.process_time() - start
+    assert response.status_code == 200, response.content
+    return seconds
+
+
+@mock.patch.object(ArticleEndpoint, "max_per_page", 1000)
 def bench(rounds=21):
     """Print a table: reading by ajax.py, and as an expert would write it by hand."""
     runner = DiscoverRunner(verbosity=0)
     databases = runner.setup_databases()
-    client, user = Client(), User.objects.create_user("bench")
+    user = User.objects.create_user("bench")
+    client = Client()
     client.force_login(user)
     category = Category.objects.create(title="News")
-    for n in range(1000):
-        new = {"category": category, "author": user, "price": n}
-        article = Article.objects.create(title="T", body="Lorem ipsum. " * 40, **new)
-        article.tags.add(*(f"t{(n * 7 + k) % 28}" for k in range(3)))
+    for number in range(1000):
+        article = Article.objects.create(
+            category=category,
+            author=user,
+            title="T",
+            body="Lorem ipsum. " * 40,
+            price=number,
+        )
+        article.tags.add(*(f"t{(number * 7 + step) % 28}" for step in range(3)))
     print(sys.version, "Django", django.get_version(), connection.vendor, "\n")
     print("| operation | by hand | ajax.py / by hand |\n|---|---|---|")
-    for what, size in (("get", 1), *(("list", n) for n in (20, 100, 1000))):
-        where = f"{article.pk}/get" if what == "get" else "list"
-        took = {f"/ajax/shop/article/{where}.json": [], f"/hand/{where}": []}
-        for path_ in [*took] * rounds:
-            start = time.process_time()
-            with mock.patch.object(ArticleEndpoint, "max_per_page", 1000):
-                sent = {"items_per_page": size} if what == "list" else {}
-                assert client.post(path_, sent).status_code == 200
-            took[path_].append(time.process_time() - start)
-        ours, by_hand = map(statistics.median, took.values())
-        print(f"| {what} {size} | {by_hand * 1e6:,.0f} µs | {ours / by_hand:.2f} |")
-    print_costs(client, Article.objects.first())
+    operations = [("get 1", f"{article.pk}/get", {})]
+    for size in (20, 100, 1000):
+        operations.append((f"list {size}", "list", {"items_per_page": size}))
+    for operation, path_, data in operations:
+        ours, by_hand = [], []
+        for _round in range(rounds):
+            ours.append(measure(client, f"/ajax/shop/article/{path_}.json", data))
+            by_hand.append(measure(client, f"/hand/{path_}", data))
+        median = statistics.median(by_hand)
+        times = statistics.median(ours) / median
+        print(f"| {operation} | {median * 1e6:,.0f} µs | {times:.2f} |")
     runner.teardown_databases(databases)
-
-
-def expand_by_hand(record, ancestors=()):
-    ancestors = (*ancestors, type(record))
-    data = {"pk": record.pk}
-    for field in record._meta.fields[1:]:
-        if field.related_model in ancestors or len(ancestors) > 5:
-            data[field.name] = getattr(record, field.attname)
-        else:
-            data[field.name] = expand_by_hand(getattr(record, field.name), ancestors)
-    return data
-
-
-def dearest(article):
-    """Yield the dearest requests by kind: path, body, and what plain Django does."""
-    lists = b"[" + b"{}," * 800_000 + b"{}]"
-    yield "JSON of 2.4 MB", "shop/hello", lists, lambda: json.loads(lists)
-    yield "the same, refused", "shop/article", lists, lambda: json.loads(lists)
-    form = b"&".join(b"k%d=%s" % (n, b"%25" * 800) for n in range(999))
-    yield "a form of 2.4 MB", "shop/hello", form, lambda: http.QueryDict(form)
-    User.objects.bulk_create(User(username=f"user {n}") for n in range(1000))
-    Category.objects.bulk_create(Category(title=f"{n}") for n in range(100))
-    users = [*User.objects.values_list("pk", flat=True)[:1000]]
-    categories = [*Category.objects.values_list("pk", flat=True)[:100]]
-    every, words = Article.objects.all(), "lorem ipsum dolor sit amet a b c d e"
-    searching = admin.ModelAdmin(Article, admin.site)
-    searching.search_fields = ArticleEndpoint.search_fields
-
-    def page(rows):
-        return rows.count(), hand_rows(rows[:100])
-
-    def search():
-        return page(searching.get_search_results(None, every, words)[0])
-
-    def similar():
-        found = [each.pk for each in article.tags.similar_objects()[:20]]
-        return hand_rows(every.filter(pk__in=found))
-
-    def write():
-        with transaction.atomic():
-            article.readers.set([])
-            article.readers.set(users)
-            article.save()
-        return hand_rows(every.filter(pk=article.pk))
-
-    def describe():
-        served = [each for each in ajax.endpoint._registry if hasattr(each, "objects")]
-        made = [forms.modelform_factory(each, fields="__all__") for each in served]
-        return [str(form()) for form in made]
-
-    listed, size = "shop/article/list", {"items_per_page": 100}
-    path_, found = f"shop/article/{article.pk}", every.filter(category__in=categories)
-    yield "a page of 100", listed, size, lambda: page(every)
-    yield "a search for 10 words", listed, size | {"search": words}, search
-    filtered = size | {"category": categories}
-    yield "a filter by 100 values", listed, filtered, lambda: page(found)
-    yield "similar records", f"{path_}/tags/similar", {}, similar
-    yield "1,000 members set", f"{path_}/update", {"readers": users}, write
-    webs = [model.objects.create() for model in WEB]
-    for each in webs:
-        for name, other in zip("abcdefg", webs, strict=True):
-            setattr(each, f"to_{name}", other)
-        each.save()
-    path_ = f"shop/weba/{webs[0].pk}/get"
-    yield "100 records in one", path_, {}, lambda: expand_by_hand(WEB[0].objects.get())
-    yield "openapi.json", None, None, describe
-
-
-def ask_dearest(client, path_, body):
-    if path_ is None:
-        with override_settings(DEBUG=True):
-            return client.get("/ajax/openapi.json")
-    is_form = isinstance(body, bytes) and b"=" in body[:9]
-    kind = "application/x-www-form-urlencoded" if is_form else "application/json"
-    if path_.endswith("update"):
-        client.post(f"/ajax/{path_}.json", {"readers": []}, kind)
-    caller = Client() if isinstance(body, bytes) else client
-    return caller.post(f"/ajax/{path_}.json", body, kind)
-
-
-def print_costs(client, article):
-    """Print what the dearest requests cost, and the same in plain Django."""
-    print("\n| CPU seconds, queries, MiB of | ajax.py | plain Django | times |")
-    print("|---|---|---|---|")
-    for what, path_, body, plain in dearest(article):
-        cells = []
-        for function in (functools.partial(ask_dearest, client, path_, body), plain):
-            function()
-            with CaptureQueriesContext(connection) as queries:
-                tracemalloc.start()
-                function()
-                peak = tracemalloc.get_traced_memory()[1] / 2**20
-                tracemalloc.stop()
-                asked = len(queries)
-            took = []
-            for _turn in range(5):
-                start = time.process_time()
-                function()
-                took.append(time.process_time() - start)
-            cells.append((min(took), asked, peak))
-        (ours, *_rest), (theirs, *_rest) = cells
-        said = " | ".join("{:.4f}, {}, {:.1f}".format(*each) for each in cells)
-        print(f"| {what} | {said} | {ours / theirs:.1f} |")
 
 
 # --- Running --------------------------------------------------------------------------
