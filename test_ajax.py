@@ -2016,160 +2016,535 @@ class Fields(AjaxTestCase):
                 self.post("shop/royalty", {"country": "fr"}, status=status)
                 self.doCleanups()
 
-    def test_operations_lists_what_is_offered(self):
-        names = ("get", "update", "publish", "delete", "tags/clear", "tags/similar")
-        paths = {name: f"shop/article/{self.article.pk}/{name}" for name in names}
-        paths |= {name: f"shop/article/{name}" for name in ("create", "list", "count")}
-        tagging = {"tags/clear", "tags/similar"}
-        for names in ({"get", "publish"}, {"list", "count"}, {"tags"}, set()):
-            self.serve(Article, operations=[*names])
-            found = {name for name in paths if self.send(paths[name])[0] != 404}
-            self.assertEqual(found, tagging if "tags" in names else names)
-
 
 # --- Permissions ----------------------------------------------------------------------
 
+#: Who calls. All but the first two are active users; the owner is the article's author.
+ROLES = ["visitor", "inactive", "reader", "owner", "other", "staff", "superuser"]
 
-# What AJAX_AUTHENTICATION may name: lets everybody get, and nobody do more.
-class Doorman(ajax.BaseAuthentication):
+
+def answers(visitors, users, **roles):
+    """Return what each role is answered: a status, or how a related record is shown.
+
+    `visitors` is for those who are not active users, `users` for those who are. The
+    name of a role is for that one only.
+    """
+    by_role = dict.fromkeys(ROLES, users)
+    by_role["visitor"] = by_role["inactive"] = visitors
+    return by_role | roles
+
+
+EVERYBODY = answers(visitors=200, users=200)
+USERS = answers(visitors=403, users=200)
+OWNER = answers(visitors=403, users=403, owner=200)
+SUPERUSER = answers(visitors=403, users=403, superuser=200)
+NOBODY = answers(visitors=403, users=403)
+INVALID = answers(visitors=403, users=400)
+NOT_FOUND = answers(visitors=404, users=404)
+ONLY_OWNER_FINDS = answers(visitors=403, users=404, owner=200)
+
+
+def no_author(self, request, record, created):
+    pass
+
+
+def set_author(self, request, record, created):
+    if created and request.user.is_authenticated:
+        record.author = request.user
+
+
+def is_author(self, user, record, modified=None):
+    return user == record.author
+
+
+def articles_of_user(self, request):
+    return Article.objects.filter(author=request.user.pk)
+
+
+class GetForAll(ajax.BaseAuthentication):
+    """What AJAX_AUTHENTICATION may name: everybody may get, and nothing else."""
+
     def is_authenticated(self, request, application, method):
         return (application, method) == ("shop", "get")
 
 
-TAGGING = {"add", "remove", "set", "clear"}
-WRITING = {"create", "update", "delete"} | TAGGING
+class EndpointKind(typing.NamedTuple):
+    """An endpoint of articles, and what it answers to whom."""
 
-#: The operations on an article that each hook can refuse.
-HOOKS = {
-    "can_create": {"create"}, "can_list": {"list"}, "can_delete": {"delete"},
-    "can_get": {"get", "publish", "similar"} | TAGGING,
-    "can_update": {"update"} | TAGGING,
-}  # fmt: skip
+    attributes: dict
+    #: By operation, several of them in one key; what is not here answers `otherwise`.
+    answers: dict
+    otherwise: dict = USERS
+    #: How an offer that is got shows its article: "whole", or as its "pk".
+    expansion: dict = answers(visitors=403, users="whole")
+    #: Texts of the article that stand in no reply.
+    hides: tuple = ()
+    encoder: ajax.DefaultEncoder | None = None
+    settings: dict = {}
+    #: The role that holds a permission of Django's, besides the superuser.
+    permissions: dict = {}
 
-#: What the hooks are asked with: "New*" is an unsaved article, "New#x" a tagged one.
-ASKED = {
-    "create": [
-        "prepare_record(request, New*, True)", "can_create(ann, New*)",
-        "save_record(request, New*, True)", "can_get(ann, New)",
+
+#: What an endpoint of articles has unless its kind says otherwise: the defaults, but
+#: everybody may list.
+USUAL_ATTRIBUTES = {
+    name: getattr(ajax.ModelEndpoint, name)
+    for name in (
+        "authenticate",
+        "can_create",
+        "can_delete",
+        "can_get",
+        "can_update",
+        "get_queryset",
+        "operations",
+        "require_permissions",
+    )
+} | {
+    "can_list": yes,
+    "exclude": ["secret"],
+    "prepare_record": set_author,
+    "readonly_fields": ["author"],
+}
+
+#: Who may do what.
+ENDPOINT_KINDS = {
+    "with the defaults": EndpointKind(
+        {"can_list": ajax.ModelEndpoint.can_list},
+        {"list": NOBODY},
+    ),
+    "that allows lists": EndpointKind({}, {}),
+    "whose can_create refuses": EndpointKind(
+        {"can_create": no},
+        {"create": NOBODY},
+    ),
+    "whose can_get refuses": EndpointKind(
+        {"can_get": no},
+        {"get publish add remove set clear similar": NOBODY},
+        expansion=answers(visitors=403, users="pk"),
+        hides=("First",),
+    ),
+    "whose can_list refuses": EndpointKind(
+        {"can_list": no},
+        {"list": NOBODY},
+    ),
+    "whose can_update refuses": EndpointKind(
+        {"can_update": no},
+        {"update add remove set clear": NOBODY},
+    ),
+    "whose can_delete refuses": EndpointKind(
+        {"can_delete": no},
+        {"delete": NOBODY},
+    ),
+    "whose authenticate refuses": EndpointKind(
+        {"authenticate": no},
+        {},
+        otherwise=NOBODY,
+    ),
+    "that only the author changes": EndpointKind(
+        {"can_update": is_author, "can_delete": is_author},
+        {"update delete add remove set clear": OWNER},
+    ),
+    "whose queryset is what the author wrote": EndpointKind(
+        {"get_queryset": articles_of_user},
+        {"get update delete publish add remove set clear similar": ONLY_OWNER_FINDS},
+        expansion=answers(visitors=403, users="pk", owner="whole"),
+    ),
+    "that everybody may call": EndpointKind(
+        {"authenticate": yes},
+        {"get list publish count similar": EVERYBODY},
+    ),
+    "that everybody may call, with the default can_list": EndpointKind(
+        {
+            "authenticate": yes,
+            "can_list": ajax.ModelEndpoint.can_list,
+            "prepare_record": no_author,
+        },
+        {
+            "get publish count similar": EVERYBODY,
+            "list": NOBODY,
+            # Nobody is its author, and there has to be one.
+            "create": INVALID,
+        },
+    ),
+    "with an authentication of the project's": EndpointKind(
+        {},
+        {"get": EVERYBODY},
+        otherwise=NOBODY,
+        expansion=answers(visitors="whole", users="whole"),
+        settings={"AJAX_AUTHENTICATION": "test_ajax.GetForAll"},
+    ),
+    "that requires permissions": EndpointKind(
+        {"require_permissions": True},
+        {"create update delete add remove set clear": SUPERUSER},
+    ),
+    "that requires permissions which some hold": EndpointKind(
+        {"require_permissions": True},
+        {
+            "create": SUPERUSER | {"reader": 200},
+            "update add remove set clear": SUPERUSER | {"other": 200},
+            "delete": SUPERUSER | {"staff": 200},
+        },
+        permissions={
+            "add_article": "reader",
+            "change_article": "other",
+            "delete_article": "staff",
+        },
+    ),
+    "that requires permissions, whose can_delete refuses": EndpointKind(
+        {"require_permissions": True, "can_delete": no},
+        {"create update add remove set clear": SUPERUSER, "delete": NOBODY},
+        permissions={"delete_article": "staff"},
+    ),
+    "with two operations on a record": EndpointKind(
+        {"operations": ["get", "publish"]},
+        {"get publish": USERS},
+        otherwise=NOT_FOUND,
+    ),
+    "with two operations without a record": EndpointKind(
+        {"operations": ["list", "count"]},
+        {"list count": USERS},
+        otherwise=NOT_FOUND,
+    ),
+    "with only the commands for tags": EndpointKind(
+        {"operations": ["tags"]},
+        {"add remove set clear similar": USERS},
+        otherwise=NOT_FOUND,
+    ),
+    "without operations": EndpointKind(
+        {"operations": []},
+        {},
+        otherwise=NOT_FOUND,
+    ),
+    "with readonly_fields": EndpointKind(
+        {"readonly_fields": ["title", "tags"]},
+        {"create": INVALID, "add remove set clear": NOT_FOUND},
+    ),
+    "with excluded fields": EndpointKind(
+        {"exclude": ["title", "secret"]},
+        {"create update": INVALID},
+        hides=("First",),
+    ),
+    "with an encoder that shows the title": EndpointKind(
+        {},
+        {"create": INVALID, "add remove set clear similar": NOT_FOUND},
+        hides=("9.50", "Local"),
+        encoder=ajax.IncludeEncoder(["title"]),
+    ),
+}
+
+#: What functions and forms answer to whom.
+FUNCTIONS_AND_FORMS = {
+    "shop/hello": EVERYBODY,
+    # Django's login_required asks for a login, not for an active user.
+    "shop/whoami": answers(visitors=403, users=200, inactive=200),
+    "shop/contactform": answers(visitors=400, users=400),
+    "shop/nothing": NOT_FOUND,
+}
+
+ONLY_STAFF_FINDS = answers(visitors=404, users=404, staff=200, superuser=200)
+#: What the pages answer to whom.
+PAGES = {
+    "client.js": EVERYBODY,
+    "": ONLY_STAFF_FINDS,
+    "explorer.js": ONLY_STAFF_FINDS,
+    "explorer.css": ONLY_STAFF_FINDS,
+    "openapi.json": ONLY_STAFF_FINDS,
+}
+
+#: The hooks that each operation calls, besides `authenticate` and `get_queryset`. An
+#: unsaved article has a "*" behind its title, one with the tag "x" has "#x".
+CALLED_HOOKS = {
+    "create": {
+        "prepare_record(request, New*, True)",
         "get_field_queryset(request, category)",
-    ],
-    "update": [
-        "prepare_record(request, New, False)", "can_update(ann, First, New)",
-        "save_record(request, New, False)", "can_get(ann, New#x)",
-    ],
-    "delete": ["can_delete(ann, First)", "delete_record(request, First)"],
-    "add": ["can_get(ann, First)", "can_update(ann, First, First)"],
-    "list": ["can_list(ann)", "can_get(ann, First)"], "get": ["can_get(ann, First)"],
-    "similar": ["can_get(ann, First)"], "publish": ["can_get(ann, First)"], "count": [],
-}  # fmt: skip
+        "can_create(ann, New*)",
+        "save_record(request, New*, True)",
+        "can_get(ann, New)",
+    },
+    "update": {
+        "prepare_record(request, New, False)",
+        "can_update(ann, First, New)",
+        "save_record(request, New, False)",
+        "can_get(ann, New#x)",
+    },
+    "delete": {"can_delete(ann, First)", "delete_record(request, First)"},
+    "add": {"can_get(ann, First)", "can_update(ann, First, First)"},
+    "similar": {"can_get(ann, First)"},
+    "list": {"can_list(ann)", "can_get(ann, First)"},
+    "get": {"can_get(ann, First)"},
+    "publish": {"can_get(ann, First)"},
+    "count": set(),
+}
 
 
-def kept(record, modified):
+def keeps_title(record, modified):
     return record.title == modified.title
 
 
 #: Ways to write can_update, all of which keep the title from being changed.
 SIGNATURES = [
-    lambda self, user, record, modified: kept(record, modified),
-    lambda self, user, record, changed=None: kept(record, changed),
-    lambda self, user, record, **kwargs: kept(record, kwargs["modified"]),
-    lambda self, user, record, *, modified: kept(record, modified),
-    lambda self, user, record, *, modified=None, **kwargs: kept(record, modified),
-    lambda self, *arguments: kept(*arguments[1:]),
-    lambda self, user, *rest, **kwargs: kept(*rest, *kwargs.values()),
-    lambda *args, **kwargs: kept(*args[2:], **kwargs),
+    lambda self, user, record, modified: keeps_title(record, modified),
+    lambda self, user, record, changed=None: keeps_title(record, changed),
+    lambda self, user, record, **kwargs: keeps_title(record, kwargs["modified"]),
+    lambda self, user, record, *, modified: keeps_title(record, modified),
+    lambda self, user, record, *, modified=None, **kw: keeps_title(record, modified),
+    lambda self, *arguments: keeps_title(*arguments[1:]),
+    lambda self, user, *rest, **kwargs: keeps_title(*rest, *kwargs.values()),
+    lambda *args, **kwargs: keeps_title(*args[2:], **kwargs),
 ]
 
-#: What would silently be open, and what the refusal says to write instead.
-SLIPS = {
-    "read_only_fields": "readonly_fields", "readonly_field": "readonly_fields",
-    "excludes": "exclude", "list_filters": "list_filter", "operation": "operations",
-    "require_permission": "require_permissions", "can_lst": "can_list",
-    "can_gett": "can_get", "get_querysets": "get_queryset",
-    "authentication": "authenticate", "_save": "save_record",
+#: Misspelt names that would silently leave something open, and the right ones.
+MISSPELT_NAMES = {
+    "read_only_fields": "readonly_fields",
+    "readonly_field": "readonly_fields",
+    "excludes": "exclude",
+    "list_filters": "list_filter",
+    "operation": "operations",
+    "require_permission": "require_permissions",
+    "can_lst": "can_list",
+    "can_gett": "can_get",
+    "get_querysets": "get_queryset",
+    "authentication": "authenticate",
+    "_save": "save_record",
     "_extract_data": "prepare_record",
-}  # fmt: skip
+}
 
 
+class Headline(Article):
+    class Meta:
+        proxy = True
+
+
+@override_settings(
+    AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"]
+)
 class Permissions(AjaxTestCase):
     @classmethod
     def setUpTestData(cls):
         super().setUpTestData()
-        new = {"title": "New", "category": cls.local.pk, "price": 1}
-        cls.calls = {
-            **{"create": ("shop/article", new), "list": ("shop/article/list", {})},
-            "update": (f"{cls.path}/update", {"title": "New", "tags": ["x"]}),
-            "count": ("shop/article/count", {}),
-            **{name: (f"{cls.path}/tags/{name}", {"tags": []}) for name in TAGGING},
+        Article.objects.update(secret="top secret")
+        cls.users = {
+            "inactive": User.objects.create_user("inactive", is_active=False),
+            "reader": User.objects.create_user("reader"),
+            "owner": cls.user,
+            "other": cls.other,
+            "staff": User.objects.create_user("staff", is_staff=True),
+            "superuser": User.objects.create_superuser("superuser"),
         }
-        for name in ("get", "publish", "delete", "tags/clear", "tags/similar"):
-            cls.calls[name.removeprefix("tags/")] = (f"{cls.path}/{name}", {})
+        User.objects.update(email="who@example.com")
         cls.acme = Supplier.objects.create(name="Acme")
         cls.private = Supplier.objects.create(name="Private", is_private=True)
         cls.mine = Note.objects.create(owner=cls.user, text="mine")
         cls.hers = Note.objects.create(owner=cls.other, text="hers")
+        offer = Offer.objects.create(article=cls.article, supplier=cls.acme)
+        cls.offer_path = f"shop/offer/{offer.pk}/get"
+        new = {"title": "New", "category": cls.local.pk, "price": 1}
+        #: The path and the data of each operation on articles.
+        cls.calls = {
+            "create": ("shop/article", new),
+            "list": ("shop/article/list", {}),
+            "count": ("shop/article/count", {}),
+            "get": (f"{cls.path}/get", {}),
+            "update": (f"{cls.path}/update", {"title": "New"}),
+            "delete": (f"{cls.path}/delete", {}),
+            "publish": (f"{cls.path}/publish", {}),
+            "add": (f"{cls.path}/tags/add", {"tags": ["a"]}),
+            "remove": (f"{cls.path}/tags/remove", {"tags": ["a"]}),
+            "set": (f"{cls.path}/tags/set", {"tags": ["a"]}),
+            "clear": (f"{cls.path}/tags/clear", {}),
+            "similar": (f"{cls.path}/tags/similar", {}),
+        }
 
-    def refused(self):
-        """Call, and undo, every operation on an article; return which are a 403."""
-        statuses = {}
-        for name, (path, data) in self.calls.items():
-            statuses[name] = self.bear(path, json.dumps(data))
-        self.assertLessEqual({*statuses.values()}, {200, 403})
-        return {name for name, status in statuses.items() if status == 403}
+    def setUp(self):
+        super().setUp()
+        self.clients = {"visitor": Client(raise_request_exception=False)}
+        for role, user in self.users.items():
+            self.clients[role] = Client(raise_request_exception=False)
+            self.clients[role].force_login(user)
 
-    def test_each_hook_refuses_its_operations(self):
-        allowing = dict.fromkeys([*HOOKS, "authenticate"], yes)
-        for hook, expected in {**HOOKS, "authenticate": {*self.calls}}.items():
-            with self.subTest(hook):
-                self.serve(Article, **allowing | {hook: no})
-                self.assertEqual(self.refused(), expected)
+    # Who may do what
 
-    def test_by_default_active_users_may_do_all_but_list(self):
-        defaults = {hook: getattr(ajax.ModelEndpoint, hook) for hook in HOOKS}
-        self.serve(Article, **defaults)
-        self.assertEqual(self.refused(), {"list"})
-        self.serve(Article, authenticate=yes, prepare_record=no)
-        self.client.logout()
-        self.assertEqual(self.refused(), WRITING | {"list"})
+    def call(self, role, path, data):
+        """Make a call as one of `ROLES`, and undo it; return the status and reply."""
+        self.client = self.clients[role]
+        with transaction.atomic():
+            status, reply = self.send(path, json.dumps(data).encode())
+            transaction.set_rollback(True)
+        return status, reply
 
-    def test_what_each_hook_is_asked_with_and_has_at_hand(self):
-        asked, hands = set(), set()
+    def get_expansion(self, role):
+        """Get an offer; return how its article is shown, or a status, and the reply."""
+        status, reply = self.call(role, self.offer_path, {})
+        if status != 200:
+            return status, reply
+        if isinstance(reply["data"]["article"], dict):
+            return "whole", reply
+        self.assertEqual(reply["data"]["article"], self.article.pk)
+        return "pk", reply
 
-        def told(value):
-            if isinstance(value, Article):
-                tagged = value.pk and value.tags.filter(name="x").exists()
-                return value.title + "#x" * bool(tagged) + "*" * (value.pk is None)
-            is_request = hasattr(value, "headers")
-            return "request" if is_request else str(getattr(value, "name", value))
+    def assert_answered(self, kind, role, operation, expected, answer, reply):
+        self.assertEqual(
+            answer,
+            expected,
+            f"An endpoint {kind}: {operation} by {role} is to be answered {expected}, "
+            f"and was answered {answer}: {reply}",
+        )
 
-        def noted(hook):
-            def ask(self, *arguments):
-                asked.add(f"{hook}({', '.join(map(told, arguments))})")
-                if hook == "can_update":
-                    hands.add((self.request.user, self.model, self.pk, self.record))
-                return getattr(ArticleEndpoint, hook)(self, *arguments)
+    def assert_hidden(self, texts, kind, role, operation, reply):
+        written = json.dumps(reply)
+        for text in texts:
+            message = f"An endpoint {kind}: {operation} by {role} shows {text!r}."
+            self.assertNotIn(text, written, message)
 
-            return ask
+    @contextlib.contextmanager
+    def serve_kind(self, endpoint):
+        """Serve articles by an `EndpointKind`."""
+        self.serve(Article, **USUAL_ATTRIBUTES | endpoint.attributes)
+        self.serve(Offer, exclude=["note"])  # Visitors own no notes.
+        if endpoint.encoder:
+            self.speak(Article, endpoint.encoder)
+        with self.settings(**endpoint.settings), transaction.atomic():
+            for codename, role in endpoint.permissions.items():
+                permission = Permission.objects.get(codename=codename)
+                self.users[role].user_permissions.add(permission)
+            yield
+            transaction.set_rollback(True)
+        self.doCleanups()
 
-        hooks = [*HOOKS, "authenticate", "get_queryset", "get_field_queryset"]
-        hooks += [f"{name}_record" for name in ("prepare", "save", "delete")]
-        self.serve(Article, **{hook: noted(hook) for hook in hooks})
-        for name, expected in ASKED.items():
-            with self.subTest(name), transaction.atomic():
-                asked.clear()
-                self.post(*self.calls[name])
-                method = name if name not in ("add", "similar") else "tags"
-                always = [f"authenticate(request, shop, {method})"]
-                always.append("get_queryset(request)")
-                self.assertEqual(asked, {*expected, *always})
+    def test_every_operation_is_in_the_tables(self):
+        known = {*ajax._operations(ArticleEndpoint), *ajax._COMMANDS}
+        self.assertEqual({*self.calls}, known)
+        for kind, endpoint in ENDPOINT_KINDS.items():
+            with self.subTest(kind):
+                named = " ".join(endpoint.answers).split()
+                self.assertEqual(len(named), len({*named}), "One is there twice.")
+                self.assertLessEqual({*named}, known)
+
+    def test_each_call_is_answered_as_the_table_says_and_shows_nothing_hidden(self):
+        for kind, endpoint in ENDPOINT_KINDS.items():
+            expected = dict.fromkeys(self.calls, endpoint.otherwise)
+            for operations, by_role in endpoint.answers.items():
+                expected |= dict.fromkeys(operations.split(), by_role)
+            secrets = ["top secret", "who@example.com", "pbkdf2", "md5$"]
+            secrets += endpoint.hides
+            with self.serve_kind(endpoint):
+                for role, operation in itertools.product(ROLES, self.calls):
+                    with self.subTest(kind, role=role, operation=operation):
+                        call = (kind, role, operation)
+                        status, reply = self.call(role, *self.calls[operation])
+                        status_of_role = expected[operation][role]
+                        self.assert_answered(*call, status_of_role, status, reply)
+                        self.assert_hidden(secrets, *call, reply)
+                for role in ROLES:
+                    call = (kind, role, "get of an offer with its article")
+                    with self.subTest(kind, role=role, operation="expansion"):
+                        shown, reply = self.get_expansion(role)
+                        shown_to_role = endpoint.expansion[role]
+                        self.assert_answered(*call, shown_to_role, shown, reply)
+                        self.assert_hidden(secrets, *call, reply)
+
+    def test_a_relative_of_a_registered_model_stays_a_pk(self):
+        endpoints = ajax.endpoint
+        copies = {name: {**vars(endpoints)[name]} for name in ("_registry", "_paths")}
+        self.addCleanup(endpoints._change)
+        with mock.patch.multiple(endpoints, **copies):
+            endpoints.unregister(Article)
+            endpoints.register(Headline)
+            for role, expected in answers(visitors=403, users="pk").items():
+                with self.subTest(role):
+                    shown, reply = self.get_expansion(role)
+                    self.assertEqual(shown, expected, reply)
+
+    def test_functions_and_forms(self):
+        for path_, by_role in FUNCTIONS_AND_FORMS.items():
+            for role, expected in by_role.items():
+                with self.subTest(path_, role=role):
+                    status, reply = self.call(role, path_, {})
+                    self.assertEqual(status, expected, reply)
+
+    def test_pages(self):
+        for name, by_role in PAGES.items():
+            for role, expected in by_role.items():
+                with self.subTest(name, role=role):
+                    response = self.clients[role].get(f"/ajax/{name}")
+                    self.assertEqual(response.status_code, expected)
+
+    def test_a_user_model_requires_permissions_unless_told_otherwise(self):
+        self.serve(User, fields=["first_name"])
+        path_ = f"shop/user/{self.other.pk}"
+        self.post(f"{path_}/get")
+        for operation in ("update", "delete"):
+            reply = self.post(f"{path_}/{operation}", status=403)
+            message = "Access to endpoint is forbidden"
+            self.assertEqual(reply["data"]["message"], message)
+        self.serve(User, require_permissions=False)
+        self.post(f"{path_}/update", {"first_name": "Bob"})
+
+    # The hooks
+
+    def test_each_hook_gets_its_arguments_and_has_the_record_at_hand(self):
+        calls_of_hooks, attributes = set(), set()
+
+        def describe(argument):
+            if isinstance(argument, models.Field):
+                return argument.name
+            if isinstance(argument, http.HttpRequest):
+                return "request"
+            if not isinstance(argument, Article):
+                return str(argument)
+            if argument.pk is None:
+                return f"{argument.title}*"
+            if argument.tags.filter(name="x").exists():
+                return f"{argument.title}#x"
+            return argument.title
+
+        def record_calls(name):
+            original = getattr(ArticleEndpoint, name)
+
+            def hook(self, *arguments):
+                described = ", ".join(describe(argument) for argument in arguments)
+                calls_of_hooks.add(f"{name}({described})")
+                if name == "can_update":
+                    user = self.request.user
+                    attributes.add((user, self.model, self.pk, self.record))
+                return original(self, *arguments)
+
+            return hook
+
+        names = [
+            "authenticate",
+            "can_create",
+            "can_delete",
+            "can_get",
+            "can_list",
+            "can_update",
+            "delete_record",
+            "get_field_queryset",
+            "get_queryset",
+            "prepare_record",
+            "save_record",
+        ]
+        self.serve(Article, **{name: record_calls(name) for name in names})
+        data = {"update": {"title": "New", "tags": ["x"]}, "add": {"tags": []}}
+        for operation, expected in CALLED_HOOKS.items():
+            with self.subTest(operation), transaction.atomic():
+                calls_of_hooks.clear()
+                path_, usual_data = self.calls[operation]
+                self.post(path_, data.get(operation, usual_data))
+                method = operation
+                if operation in ajax._COMMANDS:
+                    method = "tags"
+                authenticate = f"authenticate(request, shop, {method})"
+                always = {authenticate, "get_queryset(request)"}
+                self.assertEqual(calls_of_hooks, expected | always)
                 transaction.set_rollback(True)
         pk = str(self.article.pk)
-        self.assertEqual(hands, {(self.user, Article, pk, self.article)})
+        self.assertEqual(attributes, {(self.user, Article, pk, self.article)})
         # There is no record while it is fetched.
-        rows = mock.Mock(side_effect=lambda record: Article.objects.all())
-        self.serve(Article, get_queryset=lambda self, request: rows(self.record))
+        get_records = mock.Mock(side_effect=lambda record: Article.objects.all())
+        self.serve(Article, get_queryset=lambda self, request: get_records(self.record))
         self.post(f"{self.path}/update", {"title": "New"})
-        self.assertEqual(rows.call_args_list[0], mock.call(None))
+        self.assertEqual(get_records.call_args_list[0], mock.call(None))
 
     def test_old_signatures_of_hooks_work(self):
         for number, can_update in enumerate(SIGNATURES):
@@ -2190,38 +2565,6 @@ class Permissions(AjaxTestCase):
             self.post(*self.calls[name], status=status)
         self.client.force_login(self.other)
         self.post(*self.calls["create"], status=403)
-
-    def test_by_default_only_active_users_are_authenticated(self):
-        backend = "django.contrib.auth.backends.AllowAllUsersModelBackend"
-        with self.settings(AUTHENTICATION_BACKENDS=[backend]):
-            User.objects.filter(pk=self.user.pk).update(is_active=False)
-            self.client.force_login(self.user, backend)
-            self.assertEqual(self.refused(), {*self.calls})
-        self.client.logout()
-        self.assertEqual(self.refused(), {*self.calls})
-        with self.settings(AJAX_AUTHENTICATION="test_ajax.Doorman"):
-            self.assertEqual(self.refused(), {*self.calls} - {"get"})
-
-    def test_require_permissions_wants_those_of_django_too(self):
-        self.serve(Article, require_permissions=True)
-        expected = {*WRITING}
-        granted = {"add": {"create"}, "delete": {"delete"}}
-        for action, names in {**granted, "change": {"update"} | TAGGING}.items():
-            self.assertEqual(self.refused(), expected)
-            permission = Permission.objects.get(codename=f"{action}_article")
-            self.user.user_permissions.add(permission)
-            expected -= names
-        self.serve(Article, can_delete=no)
-        self.assertEqual(self.refused(), {"delete"})
-        # A user model wants them unless told otherwise.
-        path = f"shop/user/{self.other.pk}"
-        self.serve(User, fields=["first_name"])
-        for name, status in {"get": 200, "update": 403, "delete": 403}.items():
-            reply = self.post(f"{path}/{name}", status=status)
-            if status == 403:
-                self.assertIn("is forbidden", reply["data"]["message"])
-        self.serve(User, require_permissions=False)
-        self.post(f"{path}/update", {"first_name": "Bob"})
 
     def test_what_is_outside_the_queryset_or_refused_is_not_worked_on(self):
         ran = []
@@ -2291,7 +2634,7 @@ class Permissions(AjaxTestCase):
                 self.post(f"shop/article/{name}", status=404)
 
     def test_a_class_that_would_silently_be_open_is_refused(self):
-        for name, instead in SLIPS.items():
+        for name, instead in MISSPELT_NAMES.items():
             value = yes if instead[:3] in ("can", "get") else ["title"]
             mixin = type("Mixin", (), {name: value})
             wrong = type("Wrong", (mixin, OpenEndpoint), {})
@@ -4823,170 +5166,6 @@ class Fuzz(AjaxTestCase):
 
     def test_any_path_header_body_type_and_method(self):
         self.fuzz(broken_calls, self.EXAMPLES // 3)
-
-
-# --- Matrix ---------------------------------------------------------------------------
-
-ROLES = ("visitor", "inactive", "reader", "owner", "other", "staff", "superuser")
-# What each of them is answered: 200, 403, 404 or 400; of an expansion, the whole record
-# or its pk. All that is not said of an operation is what stands under "".
-ALL, USERS, AUTHOR, NONE = ".......", "FF.....", "FFF.FFF", "FFFFFFF"
-GONE, ODD, MINE, GRANTED = "NNNNNNN", "FFBBBBB", "FFN.NNN", "FFFFFF."
-WHOLE, PK = "FFWWWWW", "FFPPPPP"
-TAGGED = dict.fromkeys(("add", "remove", "set", "clear"), NONE)
-ON_RECORD = dict.fromkeys(
-    "get update delete publish add remove set clear similar".split(), MINE
-)
-
-
-def is_author(self, user, record, modified=None):
-    return user == record.author
-
-
-def set_author(self, request, record, created):
-    if created and request.user.is_authenticated:
-        record.author = request.user
-
-
-def of_author(self, request):
-    return Article.objects.filter(author=request.user.pk)
-
-
-class Headline(Article):
-    class Meta:
-        proxy = True
-
-
-MATRIX = {
-    "nothing said": ({"can_list": ajax.ModelEndpoint.can_list}, {"list": NONE}),
-    "lists allowed": ({}, {}),
-    "can_create": ({"can_create": no}, {"create": NONE}),
-    "can_get": ({"can_get": no}, {
-        **TAGGED, "get": NONE, "publish": NONE, "similar": NONE, "expansion": PK}),
-    "can_list": ({"can_list": no}, {"list": NONE}),
-    "can_update": ({"can_update": no}, {**TAGGED, "update": NONE}),
-    "can_delete": ({"can_delete": no}, {"delete": NONE}),
-    "its author": ({"can_update": is_author, "can_delete": is_author}, {
-        **dict.fromkeys(TAGGED, AUTHOR), "update": AUTHOR, "delete": AUTHOR}),
-    "outside": ({"get_queryset": of_author}, {**ON_RECORD, "expansion": "FFPWPPP"}),
-    "permissions": ({"require_permissions": True}, dict.fromkeys(
-        [*TAGGED, "create", "update", "delete"], GRANTED)),
-    "public": ({"authenticate": yes}, dict.fromkeys(
-        ["get", "list", "publish", "count", "similar"], ALL)),
-    "nobody": ({"authenticate": no}, {"": NONE, "expansion": WHOLE}),
-    "operations": ({"operations": ["get"]}, {"": GONE, "get": USERS}),
-    "readonly": ({"readonly_fields": ["title", "tags"]}, {
-        **dict.fromkeys(TAGGED, GONE), "create": ODD}),
-    "excluded": ({"exclude": ["title", "secret"]}, {"create": ODD, "update": ODD}),
-    "encoder": ({}, {"create": ODD, **dict.fromkeys([*TAGGED, "similar"], GONE)}),
-}  # fmt: skip
-
-
-@override_settings(
-    AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"]
-)
-class Matrix(AjaxTestCase):
-    """Who may do what: every operation for each kind of user and of endpoint."""
-
-    @classmethod
-    def setUpTestData(cls):
-        super().setUpTestData()
-        Article.objects.update(secret="top secret", title="its title")
-        User.objects.create_user("inactive", is_active=False)
-        for name in ("reader", "staff"):
-            User.objects.create_user(name, is_staff=name == "staff")
-        User.objects.create_superuser("superuser")
-        User.objects.update(email="who@example.com")
-        cls.names = dict(zip(ROLES, ROLES, strict=True)) | {
-            "owner": "ann",
-            "other": "bob",
-        }
-        supplier = Supplier.objects.create(name="Acme")
-        offer = Offer.objects.create(article=cls.article, supplier=supplier)
-        new, tags = (
-            {"title": "New", "category": cls.news.pk, "price": 1},
-            {"tags": ["a"]},
-        )
-        on_record = {"update": {"title": "New"}, "get": {}, "delete": {}, "publish": {}}
-        tagging = {"add": tags, "remove": tags, "set": tags, "clear": {}, "similar": {}}
-        cls.calls = {
-            "create": ("shop/article", new), "list": ("shop/article/list", {}),
-            "count": ("shop/article/count", {}),
-            "expansion": (f"shop/offer/{offer.pk}/get", {}),
-            **{name: (f"{cls.path}/{name}", each) for name, each in on_record.items()},
-            **{n: (f"{cls.path}/tags/{n}", each) for n, each in tagging.items()},
-        }  # fmt: skip
-
-    def log_in(self, role):
-        self.client.logout()
-        if role != "visitor":
-            self.client.force_login(User.objects.get(username=self.names[role]))
-
-    def answered(self, name):
-        """Call, and undo, an operation; return the letter, and the reply's text."""
-        path_, sent = self.calls[name]
-        with transaction.atomic():
-            status, reply = self.send(path_, json.dumps(sent).encode())
-            transaction.set_rollback(True)
-        letter = {200: ".", 400: "B", 403: "F", 404: "N"}[status]
-        if name == "expansion" and status == 200:
-            letter = "W" if isinstance(reply["data"]["article"], dict) else "P"
-        return letter, json.dumps(reply)
-
-    def test_every_operation_is_in_it(self):
-        known = {*ajax._operations(ArticleEndpoint), *ajax._COMMANDS, "expansion"}
-        self.assertEqual({*self.calls}, known)
-
-    def test_each_is_answered_as_it_says_and_nothing_hidden_is_shown(self):
-        own = [*HOOKS, "authenticate", "get_queryset", "operations"]
-        own.append("require_permissions")
-        defaults = {name: getattr(ajax.ModelEndpoint, name) for name in own}
-        defaults |= {"exclude": ["secret"], "readonly_fields": ["author"]}
-        defaults |= {"can_list": yes, "prepare_record": set_author}
-        for kind, (attributes, rows) in MATRIX.items():
-            self.serve(Article, **defaults | attributes)
-            if kind == "encoder":
-                self.speak(Article, ajax.IncludeEncoder(["title"]))
-            hidden = {"top secret", "who@example.com", "pbkdf2", "md5$"}
-            hidden |= {"its title"} if kind in ("excluded", "can_get") else set()
-            hidden |= {"9.50", "Local"} if kind == "encoder" else set()
-            for role, name in itertools.product(ROLES, self.calls):
-                usual = WHOLE if name == "expansion" else rows.get("", USERS)
-                expected = rows.get(name, usual)[ROLES.index(role)]
-                self.log_in(role)
-                with self.subTest(kind, role=role, operation=name):
-                    letter, text = self.answered(name)
-                    self.assertEqual(letter, expected, text)
-                    self.assertEqual([each for each in hidden if each in text], [])
-
-    def test_a_relative_of_a_registered_model_stays_a_pk(self):
-        endpoints = ajax.endpoint
-        copies = {name: {**vars(endpoints)[name]} for name in ("_registry", "_paths")}
-        self.addCleanup(endpoints._change)
-        with mock.patch.multiple(endpoints, **copies):
-            endpoints.unregister(Article)
-            endpoints.register(Headline)
-            for role, expected in zip(ROLES, PK, strict=True):
-                self.log_in(role)
-                with self.subTest(role):
-                    self.assertEqual(self.answered("expansion")[0], expected)
-
-    def test_functions_forms_and_pages(self):
-        for path_, row in {
-            "hello": ALL, "whoami": "F......", "contactform": "BBBBBBB", "none": GONE,
-        }.items():  # fmt: skip
-            self.calls = {path_: (f"shop/{path_}", {})}
-            for role, expected in zip(ROLES, row, strict=True):
-                self.log_in(role)
-                with self.subTest(path_, role=role):
-                    self.assertEqual(self.answered(path_)[0], expected)
-        own = ("", "explorer.js", "explorer.css", "openapi.json")
-        for name, row in {"client.js": ALL, **dict.fromkeys(own, "NNNNN..")}.items():
-            for role, expected in zip(ROLES, row, strict=True):
-                self.log_in(role)
-                with self.subTest(name, role=role):
-                    status = self.client.get(f"/ajax/{name}").status_code
-                    self.assertEqual({200: ".", 404: "N"}[status], expected)
 
 
 # --- Page -----------------------------------------------------------------------------
