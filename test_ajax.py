@@ -545,6 +545,10 @@ def no(self, *arguments):
 # --- Urls -----------------------------------------------------------------------------
 
 
+#: The messages of a 404 without a record: nothing is served, or not this operation.
+NO_ENDPOINT, NO_OPERATION = "AJAX endpoint does not exist.", "Invalid method."
+
+
 def form_named(name, module=__name__):
     return type(name, (forms.Form,), {"__module__": module})
 
@@ -604,33 +608,63 @@ class Urls(AjaxTestCase):
         reply = self.client.get("/ajax/shop/hello.json").json()
         self.assertIn("POST", reply["data"]["message"])
 
-    def test_what_is_not_there_is_a_json_404(self):
-        article, news = self.path, self.news.pk
-        for path_ in [
-            "nothing", "nowhere/hello", "SHOP/hello", "test_ajax/hello", "shop/nothing",
-            "shop/models", "shop/Article", "shop/nothing/list", "shop/nothing/1/get",
-            "shop/article/nothing", f"{article}/nothing", f"{article}/list",
-            f"{article}/tags", f"{article}/tags/nothing", f"{article}/tags/__init__",
-            f"{article}/title/add", f"{article}/nothing/add",
-            f"shop/category/{news}/tags/add",
+    def test_a_path_that_leads_nowhere_is_a_json_404(self):
+        article, category = self.path, f"shop/category/{self.news.pk}"
+        no_endpoint = [
+            "nothing",
+            "nowhere/hello",
+            "SHOP/hello",
+            "test_ajax/hello",
+            "shop/nothing",
+            "shop/models",
+            "shop/Article",
+            "shop/nothing/list",
+            "shop/nothing/1/get",
             # Only whole segments match.
-            "x/shop/hello", "xshop/hello", "shop/xhello", "shop/hellox", "shop/hello/x",
-            "shop/hello.json", "/shop/hello", "shop//hello", "shop/hello%0a",
-            "shop/ hello", "shop/article/list/x/y/z/0", f"shop/category/{news}//get",
-        ]:  # fmt: skip
+            "x/shop/hello",
+            "xshop/hello",
+            "shop/xhello",
+            "shop/hellox",
+            "shop/hello/x",
+            "shop/hello.json",
+            "/shop/hello",
+            "shop//hello",
+            "shop/hello%0a",
+            "shop/ hello",
+            "shop/article/list/x/y/z/0",
+            f"{category}//get",
+        ]
+        no_operation = [
+            "shop/article/nothing",
+            f"{article}/nothing",
+            f"{article}/list",
+            f"{article}/tags",
+            f"{article}/tags/nothing",
+            f"{article}/tags/__init__",
+            f"{article}/title/add",
+            f"{article}/nothing/add",
+            f"{category}/tags/add",
+        ]
+        messages = dict.fromkeys(no_endpoint, NO_ENDPOINT)
+        messages |= dict.fromkeys(no_operation, NO_OPERATION)
+        for path_, message in messages.items():
             with self.subTest(path_):
-                self.assertTrue(self.post(path_, status=404)["data"]["message"])
+                reply = self.post(path_, status=404)
+                self.assertEqual(reply["data"], {"code": 404, "message": message})
 
     @override_settings(ROOT_URLCONF=(path("", include("ajax")),))
-    def test_nothing_but_json_is_swallowed_even_at_the_root(self):
+    def test_at_the_root_only_paths_that_end_in_json_are_answered(self):
         for end in ["", "/", ".json/", ".jsonx", ".json%0A", ".JSON", "/static.css"]:
             with self.subTest(end):
                 response = self.client.post(f"/shop/hello{end}")
                 self.assertEqual(response.status_code, 404)
                 self.assertNotEqual(response["Content-Type"], "application/json")
-        for path_ in ["shop/hello", "nothing", "a/b/c/d/e/f"]:
+        reply = self.client.post("/shop/hello.json").json()
+        self.assertEqual(reply, {"success": True, "data": {"hello": "world"}})
+        for path_ in ("nothing", "a/b/c/d/e/f"):
             reply = self.client.post(f"/{path_}.json").json()
-            self.assertIs(reply["success"], path_ == "shop/hello")
+            data = {"code": 404, "message": NO_ENDPOINT}
+            self.assertEqual(reply, {"success": False, "data": data})
 
     def test_a_pk_is_whatever_the_models_key_parses_and_else_no_record(self):
         key = Winery.objects.create(name="Hill").pk
@@ -657,12 +691,17 @@ class Urls(AjaxTestCase):
                     reply = self.post(f"shop/{model}/{pk}/{operation}", status=404)
                     message = f'(?is)^{model} with id of ".*" not found.$'
                     self.assertRegex(reply["data"]["message"], message)
-        self.post("shop/country/a%2F/get", status=404)
+        reply = self.post("shop/country/a%2F/get", status=404)
+        self.assertEqual(reply["data"]["message"], NO_ENDPOINT)
 
     def test_a_model_is_found_under_its_own_app_and_under_its_endpoints(self):
-        self.serve(Group, can_list=yes)
-        for where, status in [("auth", 200), ("shop", 200), ("taggit", 404)]:
-            self.post(f"{where}/group/list", status=status)
+        group = Group.objects.create(name="editors")
+        self.serve(Group, can_list=yes, fields=["name"])
+        for label in ("auth", "shop"):
+            data = self.post(f"{label}/group/list")["data"]
+            self.assertEqual(data, [{"pk": group.pk, "name": "editors"}])
+        reply = self.post("taggit/group/list", status=404)
+        self.assertEqual(reply["data"]["message"], NO_ENDPOINT)
 
     @isolate_apps("test_ajax")
     def test_two_models_on_one_path_are_an_error_that_names_both(self):
@@ -824,10 +863,17 @@ class Urls(AjaxTestCase):
 
     def test_this_module_is_nobodys_endpoints(self):
         names = [name for name in vars(ajax) if not name.startswith("_")]
-        with self.apps(zoo="import sys, ajax; sys.modules[__name__] = ajax"):
+        sources = {
+            "zoo": "import sys, ajax; sys.modules[__name__] = ajax",
+            "farm": "def dispatch(request): return 'Only a function of this name.'",
+        }
+        with self.apps(**sources):
+            reply = self.post("farm/dispatch")
+            self.assertEqual(reply["data"], "Only a function of this name.")
             for label, name in itertools.product(["ajax", "zoo"], names):
                 with self.subTest(f"{label}/{name}"):
-                    self.post(f"{label}/{name}", status=404)
+                    reply = self.post(f"{label}/{name}", status=404)
+                    self.assertEqual(reply["data"]["message"], NO_ENDPOINT)
 
     def test_the_autoreloader_is_told_to_watch_every_apps_endpoints(self):
         # By itself it does not watch what failed to import.
@@ -3423,11 +3469,34 @@ class Lists(AjaxTestCase):
         self.assertEqual([*errors], [key])
         return errors[key][0]
 
-    def bear_each(self, path, keys, values):
-        """Check that no value of a key is more than a list can take."""
-        for key, value in itertools.product(keys, values):
-            sent = json.dumps({key: value})
-            self.assertIn(self.bear(path, sent), (200, 400), sent[:60])
+    def assert_filter(self, listed, key, values, found_by, varying=()):
+        """Check what each value of a filter finds: a text of a column of records.
+
+        `listed` is the model and the column. `found_by` has the values by what they
+        find; one that stands there twice finds what stands last, and one that does not
+        is refused. Some databases refuse the `varying` ones.
+        """
+        model, column = listed
+        expected = {}
+        for found, takes in found_by.items():
+            for value in takes:
+                expected[json.dumps(value)] = found
+        for value in values:
+            text = json.dumps(value)
+            body = json.dumps({key: value}).encode()
+            with self.subTest(key, value=text[:60]):
+                with transaction.atomic():  # PostgreSQL goes on after an error.
+                    status, reply = self.send(f"shop/{model}/list", body)
+                    transaction.set_rollback(True)
+                if status == 200:
+                    found = " ".join(str(record[column]) for record in reply["data"])
+                    self.assertEqual(found, expected.get(text, "a refusal"))
+                    self.assertEqual(reply["total"], len(reply["data"]))
+                    continue
+                self.assertEqual(status, 400, reply)
+                if value not in varying:
+                    self.assertEqual(expected.get(text, "a refusal"), "a refusal")
+                    self.assertEqual([*reply["errors"]], [key])
 
     def test_pages_are_clamped_and_junk_is_the_default(self):
         self.serve(Article, list_per_page=3)
@@ -3609,24 +3678,118 @@ class Lists(AjaxTestCase):
             self.assertIn(f'Did you mean "{meant}"?', self.refuse(key, 1))
         flood = {f"key{number}": 1 for number in range(50)}
         self.assertEqual(len(self.errors("shop/specimen/list", flood)), 20)
-        self.errors("shop/supplier/list", {"search": "a"})
+        self.assertEqual(
+            [*self.errors("shop/supplier/list", {"search": "a"})], ["search"]
+        )
 
-    def test_no_value_is_more_than_a_filter_takes(self):
-        more = [
-            "positive", "json", "address", "slug__endswith", "moment__time", "file",
-            "moment__week_day", "moment__year__gte", "keepers__date_joined__date",
-            "duration", "json__key__gt", "binary", "float", "decimal",
-        ]  # fmt: skip
-        keys = [*SpecimenEndpoint.list_filter, *more]
-        self.serve(Specimen, list_filter=keys)
-        self.bear_each("shop/specimen/list", [*keys, "tags"], (
-            "", "x", "null", "%", "\\", "[", "{", "--5", "1e400", "NaN", "-Infinity",
-            "9" * 20, "9" * 5000, "0000-00-00", "0001-01-01", "9999-12-31",
-            "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "24:00:00",
-            "P999999999D", "999999999 23:59:59", "-999999999 00:00:00", "\U0001f600",
-            None, True, 0, -1, 2**31, 2**63, -(2**64), 10**30, 1e308, -0.5, [[]], {},
-            [None], [{}], {"pk": {}}, {"pk": None}, {"pk": [1]}, {"": ""}, [2**63, "x"],
-        ))  # fmt: skip
+    def test_odd_values_of_a_filter_find_what_they_mean_or_are_refused(self):
+        durations = ["P999999999D", "999999999 23:59:59", "-999999999 00:00:00"]
+        days = ["0001-01-01", "9999-12-31"]
+        long_digits = ["9" * 20, "9" * 5000]
+        texts = ["x", "%", "\\", "[", "{", "--5", "1e400", "NaN", "-Infinity", "9" * 20]
+        texts += ["0000-00-00", "0001-01-01T00:00:00+14:00", "24:00:00", "\U0001f600"]
+        texts += ["9999-12-31T23:59:59-14:00", *days, *durations]
+        large = [2**31, 2**63, 10**30]
+        integers = [0, -1, -(2**64), *large]
+        numbers = [*integers, 1e308, -0.5]
+        mixed = [2**63, "x"]
+        all_texts = ["", "null", *texts]
+        scalars = [*all_texts, True, *numbers, mixed]
+        objects = [[[]], {}, [{}], {"pk": {}}, {"pk": None}, {"pk": [1]}, {"": ""}]
+        values = [*scalars, "9" * 5000, None, [None], *objects]
+        # JSON's null, and the text for it where a text can be nothing else.
+        null = [None, [None]]
+        null_text = [*null, "null"]
+        found_by_key = {
+            "char": {"": [*all_texts, *numbers, mixed], "bare": null},
+            "kind": {"": [*all_texts, *numbers, mixed], "bare": null},
+            "text__icontains": {"": scalars, "one two": [""]},
+            "uuid": {"two bare": null_text},
+            "integer": {"bare": null_text, "": [*integers, "9" * 20]},
+            "integer__gte": {
+                "": [*large, "9" * 20],
+                "one two": [0, -1],
+                # Django asks for nothing where every number that fits is larger.
+                "one two bare": [-(2**64)],
+            },
+            "big": {"two bare": null_text, "": [*integers, "9" * 20]},
+            "decimal__lt": {
+                "one two": ["1e400", *long_digits, *large, 1e308],
+                "": [0, -1, -(2**64), -0.5],
+            },
+            "float__gt": {
+                "": ["9" * 20, *large, 1e308],
+                "one two": [0, -1, -(2**64), -0.5],
+            },
+            "boolean": {"two": ["", 0], "one": [True], "bare": null_text},
+            "date": {"bare": null_text, "": days},
+            "date__year": {"": [True]},
+            "time__hour": {"": ["9" * 20, *numbers], "one": [True]},
+            "moment": {"bare": null_text},
+            "moment__date": {"": days},
+            "moment__gte": {},
+            "duration__lte": {
+                "": ["", 0, -1, -0.5, durations[2]],
+                "one two": ["24:00:00", 2**31, *durations[:2]],
+            },
+            "json__key": {"": scalars, "one": ["x", mixed]},
+            "country": {"": ["", "x", 0, -1], "two bare": null_text},
+            "country__name__startswith": {"": scalars, "one": [""]},
+            "country__isnull": {"one": ["", 0], "two bare": [True]},
+            "country__pk": {"": [*all_texts, *numbers, mixed], "two bare": null},
+            "keepers": {"bare": null_text, "": [0, -1, 2**31]},
+            "twin": {"one bare": null_text, "": [0, -1, 2**31]},
+            "positive": {"one two bare": null_text, "": [*integers, "9" * 20]},
+            "json": {"": [*scalars, *objects], "bare": null_text},
+            "address": {
+                "": ["", *texts, *numbers, mixed],
+                "one two bare": null_text,
+            },
+            "slug__endswith": {"": scalars, "one": ["", -1]},
+            "moment__time": {},
+            "file": {
+                "": [*all_texts, *numbers, mixed, *null],
+                "one two bare": [""],
+            },
+            "moment__week_day": {"": ["9" * 20, True, *numbers]},
+            "moment__year__gte": {"one two": [True]},
+            "keepers__date_joined__date": {"": days},
+            "duration": {
+                "": ["", "24:00:00", 0, -1, 2**31, -0.5, *durations],
+                "bare": null_text,
+            },
+            "binary": {
+                "": ["", *texts, "9" * 5000, -(2**64)],
+                "one two bare": null_text,
+            },
+            "float": {"bare": null_text, "": ["9" * 20, *numbers]},
+            "decimal": {"bare": null_text, "": ["1e400", *long_digits, *numbers]},
+            "tags": {"": all_texts},
+        }
+        varying = {
+            "address": [*texts, *numbers, mixed],
+            "binary": [*texts, -(2**64)],
+            "duration": durations,
+            "duration__lte": durations,
+            "keepers": [2**31],
+        }
+        self.assertLessEqual({*SpecimenEndpoint.list_filter}, found_by_key.keys())
+        self.serve(Specimen, list_filter=[*found_by_key.keys() - {"tags"}])
+        for key, found_by in found_by_key.items():
+            listed = ("specimen", "words")
+            self.assert_filter(listed, key, values, found_by, varying.get(key, ()))
+
+    def test_a_key_of_json_is_compared_as_the_database_does(self):
+        self.serve(Specimen, list_filter=["json__key__gt"])
+        values = ["", "x", "null", "%", "--5", "NaN", "9" * 20, "\U0001f600"]
+        for value in [*values, True, 0, -1, 2**31, 1e308, -0.5]:
+            with self.subTest(value=value):
+                specimens = Specimen.objects.filter(json__key__gt=value).order_by("pk")
+                expected = " ".join(specimen.words for specimen in specimens)
+                self.assertEqual(self.words({"json__key__gt": value}), expected)
+        for value in ("9" * 5000, None, [None], [[]], {}, [{}], {"pk": 1}):
+            with self.subTest(value=str(value)[:20]):
+                self.refuse("json__key__gt", value)
 
     @unittest.skipUnless(connection.vendor == "postgresql", "arrays and ranges")
     @isolate_apps("test_ajax")
@@ -3648,9 +3811,14 @@ class Lists(AjaxTestCase):
         made = self.post("shop/ruler", {"marks": [3], "span": "x"})["data"]
         self.assertEqual((made["marks"], made["span"]), ([3], None))
         for odd in ({"3": 1}, "3", '"34"', 3, [[3]]):
-            self.post("shop/ruler", {"marks": odd}, status=400)
-        values = (None, 1, "x", "1", "[1]", "{1}", "[1,5)", [1], [[1]], {}, 2**70, "")
-        self.bear_each("shop/ruler/list", keys, values)
+            self.assertEqual([*self.errors("shop/ruler", {"marks": odd})], ["marks"])
+        values = [None, 1, "x", "1", "[1]", "[3]", "{1}", "[1,5)", [1], [[1]], [[3]]]
+        values += [{}, 2**70, ""]
+        found_by_key = dict.fromkeys(keys, {})
+        found_by_key["marks"] = {"": [None, "[1]", [[1]]], "[3]": ["[3]", [[3]]]}
+        found_by_key["span"] = {"[3]": [None]}
+        for key, found_by in found_by_key.items():
+            self.assert_filter(("ruler", "marks"), key, values, found_by)
         # They take no plain text.
         found = " ".join(each.msg for each in checks.run_checks() if "E002" in each.id)
         self.assertEqual([key for key in keys if repr(key) not in found], [])
@@ -4722,18 +4890,25 @@ class Security(AjaxTestCase):
         self.assertEqual(self.post("shop/category/ring")["data"], "rings")
         self.fresh("shop/category/list")
 
-    def test_nothing_is_reached_but_what_is_offered(self):
-        own = {"create", "list", "get", "update", "delete", "publish", "count"}
+    def test_no_other_name_of_a_class_can_be_called(self):
+        anywhere = {"get", "update", "delete", "publish", "count"}
         commands = {"add", "remove", "set", "clear", "similar"}
-        for place, names, offered in [
-            ("shop/article/{}", dir(ArticleEndpoint), own),
-            (f"{self.path}/{{}}", dir(ArticleEndpoint), own),
+        shown = self.shown(self.article)
+        for path_, names, offered in [
+            ("shop/article/{}", dir(ArticleEndpoint), anywhere | {"create", "list"}),
+            (f"{self.path}/{{}}", dir(ArticleEndpoint), anywhere),
             (f"{self.path}/{{}}/add", dir(Article), {"tags"}),
             (f"{self.path}/tags/{{}}", dir(self.article.tags), commands),
         ]:
             for name in {*names} - offered:
-                with self.subTest(place, name=name):
-                    self.post(place.format(name), status=404)
+                with self.subTest(path_, name=name):
+                    reply = self.post(path_.format(name), status=404)
+                    self.assertEqual(reply["data"]["message"], NO_OPERATION)
+        for name in ("get", "update", "delete"):
+            reply = self.post(f"shop/article/{name}", status=400)
+            message = "Invalid request for record."
+            self.assertEqual(reply["data"]["message"], message)
+        self.assertEqual(self.shown(self.article), shown)
 
     def test_no_key_of_a_clients_becomes_an_argument(self):
         valid = {"category": self.news.pk, "title": "A", "price": 1}
