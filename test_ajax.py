@@ -573,7 +573,7 @@ class Urls(AjaxTestCase):
             (f"{article}/tags/similar", None, lambda data: data == []),
             (f"{article}/tags/clear", None, lambda data: data == []),
             (f"{article}/delete", None, lambda data: data == {"pk": self.article.pk}),
-        ]:  # fmt: skip
+        ]:
             with self.subTest(path_):
                 data = self.post(path_, sent)["data"]
                 self.assertTrue(meant(data), data)
@@ -587,10 +587,11 @@ class Urls(AjaxTestCase):
 
     def test_every_pattern_has_a_name(self):
         for name, words in [
-            ("endpoint", "app name"), ("model", "app model operation"),
+            ("endpoint", "app name"),
+            ("model", "app model operation"),
             ("record", "app model pk operation"),
             ("tags", "app model pk tags command"),
-        ]:  # fmt: skip
+        ]:
             args = words.split()
             for how in ({"args": args}, {"kwargs": {word: word for word in args}}):
                 found = reverse(f"ajax:{name}", **how)
@@ -673,10 +674,13 @@ class Urls(AjaxTestCase):
         Category.objects.create(pk=-5, title="Below")
         Category.objects.create(pk=10, title="Ten")
         for path_, pk in [
-            ("category/10", 10), ("category/-5", -5), ("country/de", "de"),
-            (f"winery/{key}", str(key)), (f"winery/{key.hex}", str(key)),
+            ("category/10", 10),
+            ("category/-5", -5),
+            ("country/de", "de"),
+            (f"winery/{key}", str(key)),
+            (f"winery/{key.hex}", str(key)),
             (f"winery/{str(key).upper()}", str(key)),
-        ]:  # fmt: skip
+        ]:
             with self.subTest(path_):
                 self.assertEqual(self.post(f"shop/{path_}/get")["data"]["pk"], pk)
         for model, pks in [
@@ -717,9 +721,11 @@ class Urls(AjaxTestCase):
     def test_a_model_or_form_is_served_from_register_until_unregister(self):
         registry, form = ajax.endpoint, form_named("BerthForm")
         for served, named, *classes in [
-            (Vehicle, "shop.Vehicle"), (Vehicle, "shop.Vehicle", OpenEndpoint),
-            (form, "BerthForm"), (form, "BerthForm", ajax.FormEndpoint),
-        ]:  # fmt: skip
+            (Vehicle, "shop.Vehicle"),
+            (Vehicle, "shop.Vehicle", OpenEndpoint),
+            (form, "BerthForm"),
+            (form, "BerthForm", ajax.FormEndpoint),
+        ]:
             path_ = f"shop/{served.__name__.lower()}"
             with self.subTest(served, classes=classes):
                 registry.register(served, *classes)
@@ -889,9 +895,12 @@ class Urls(AjaxTestCase):
     def test_messages_are_translated_when_sent(self):
         translated = mock.patch.object(translation._trans, "gettext", "<{}>".format)
         for path_, status in [
-            ("shop/nothing", 404), ("shop/category/0/get", 404), ("shop/category", 400),
-            (f"{self.path}/nothing", 404), (f"{self.path}/tags/add", 400),
-        ]:  # fmt: skip
+            ("shop/nothing", 404),
+            ("shop/category/0/get", 404),
+            ("shop/category", 400),
+            (f"{self.path}/nothing", 404),
+            (f"{self.path}/tags/add", 400),
+        ]:
             with self.subTest(path_), translated:
                 reply = self.post(path_, status=status)
                 self.assertTrue(reply["data"]["message"].startswith("<"), reply)
@@ -917,32 +926,54 @@ class Requests(AjaxTestCase):
         the message says of where."""
         at, key, deep = "line 1 column|char", "title|level|column|in 0", "64|deep"
         of_json = [
-            (b"{", at), (b"[1,]", at), (b"'a'", at), (b"{a: 1}", at), (b" ", at),
-            (b"nul", at), (b'{"a": 1} x', at), (b'{"a"}', at), (b'{"a": "\n"}', at),
-            (b'{"a": 01}', at), (b"\xff", "position"), (b'"\xed\xa0\x80"', "position"),
-            ('{"a": 1}'.encode("utf-16"), "JSON"), (b"\xef\xbb\xbf{}", "JSON"),
-            (b"NaN", "JSON"), (b'{"title": NaN}', key), (b'[{"title": 1e999}]', key),
-            (b'{"title": [-Infinity]}', key), (b'{"title": 1, "title": 1}', key),
+            (b"{", at),
+            (b"[1,]", at),
+            (b"'a'", at),
+            (b"{a: 1}", at),
+            (b" ", at),
+            (b"nul", at),
+            (b'{"a": 1} x', at),
+            (b'{"a"}', at),
+            (b'{"a": "\n"}', at),
+            (b'{"a": 01}', at),
+            (b"\xff", "position"),
+            (b'"\xed\xa0\x80"', "position"),
+            ('{"a": 1}'.encode("utf-16"), "JSON"),
+            (b"\xef\xbb\xbf{}", "JSON"),
+            (b"NaN", "JSON"),
+            (b'{"title": NaN}', key),
+            (b'[{"title": 1e999}]', key),
+            (b'{"title": [-Infinity]}', key),
+            (b'{"title": 1, "title": 1}', key),
             (b'{"a": 1, "title": 1, "title": 1}', '"title"'),
             (b'[{"b": {"title": 1, "t\\u0069tle": 2}}]', key),
-            (b'{"a":' * 65 + b"1" + b"}" * 65, deep), (b"[" * 65 + b"]" * 65, deep),
-            (b"[" * 100_000, deep), (b'{"a":' * 100_000, deep),
-            (b'{"a": -' + b"1" * 5000 + b"}", "JSON"), (b'{"title": "\\u0000"}', key),
+            (b'{"a":' * 65 + b"1" + b"}" * 65, deep),
+            (b"[" * 65 + b"]" * 65, deep),
+            (b"[" * 100_000, deep),
+            (b'{"a":' * 100_000, deep),
+            (b'{"a": -' + b"1" * 5000 + b"}", "JSON"),
+            (b'{"title": "\\u0000"}', key),
             (b'{"title": {"level": [1, ["a\\udfffb"]]}}', key),
-            (b'{"title": {"level \\u0000": 1}}', key), (b'{"title\\ud800": 1}', key),
-        ]  # fmt: skip
+            (b'{"title": {"level \\u0000": 1}}', key),
+            (b'{"title\\ud800": 1}', key),
+        ]
         text, multipart = self.part(b"title", b"\xe9"), "multipart/form-data; boundary"
         of_forms = [
-            (self.FORM, b"title=%00", key), (self.FORM, b"title=A&title=b%00", key),
-            (self.FORM, b"title%00=A", key), (self.FORM, b"title=%ff", "."),
+            (self.FORM, b"title=%00", key),
+            (self.FORM, b"title=A&title=b%00", key),
+            (self.FORM, b"title%00=A", key),
+            (self.FORM, b"title=%ff", "."),
             (self.FORM, b"title=\xff", "."),
             (self.MULTIPART, self.part(b"title", b"a\0"), key),
-            (self.MULTIPART, self.part(b"title\0", b"a"), "."), (multipart, b"x", "."),
-            (self.MULTIPART, text, "."), (f"{multipart}=", b"x", "."),
-            (f"{multipart}=\xe9", b"x", "."), (f"{multipart}={'x' * 300}", b"x", "."),
+            (self.MULTIPART, self.part(b"title\0", b"a"), "."),
+            (multipart, b"x", "."),
+            (self.MULTIPART, text, "."),
+            (f"{multipart}=", b"x", "."),
+            (f"{multipart}=\xe9", b"x", "."),
+            (f"{multipart}={'x' * 300}", b"x", "."),
             (f"{self.FORM}; charset=latin-1", b"title=%e9", "UTF-8"),
             (f"{self.JSON}; charset=utf-16", b"\xff\xfe{\0}\0", "UTF-8"),
-        ]  # fmt: skip
+        ]
         # Of Python's codecs some are not for text, and some take for ever.
         for codec in ("base64", "rot13", "zlib", "idna", "undefined", "punycode"):
             of_forms.append((f"{self.MULTIPART}; charset={codec}", text, "UTF-8"))
@@ -954,10 +985,17 @@ class Requests(AjaxTestCase):
         with mock.patch.object(ask, "answer", called, create=True):
             for content_type, body, where in self.broken():
                 for path in [
-                    "ask", "contactform", "category", "article/list", "article/count",
-                    f"{one}/get", f"{one}/update", f"{one}/delete", f"{one}/publish",
+                    "ask",
+                    "contactform",
+                    "category",
+                    "article/list",
+                    "article/count",
+                    f"{one}/get",
+                    f"{one}/update",
+                    f"{one}/delete",
+                    f"{one}/publish",
                     f"{one}/tags/add",
-                ]:  # fmt: skip
+                ]:
                     with self.subTest(path, type=content_type, body=body[:50]):
                         status, reply = self.send(f"shop/{path}", body, content_type)
                         self.assertEqual(status, 400, reply)
@@ -966,9 +1004,12 @@ class Requests(AjaxTestCase):
 
     def test_json_within_the_limits_passes(self):
         for body in (
-            b"[" * 64 + b"]" * 64, b'{"a":' * 64 + b"1" + b"}" * 64, b"\t\n{} ",
-            b"[" + b"{}," * 99_999 + b'"\\ud83d\\ude00"]', b"-12345678901234567890",
-        ):  # fmt: skip
+            b"[" * 64 + b"]" * 64,
+            b'{"a":' * 64 + b"1" + b"}" * 64,
+            b"\t\n{} ",
+            b"[" + b"{}," * 99_999 + b'"\\ud83d\\ude00"]',
+            b"-12345678901234567890",
+        ):
             with self.subTest(body[:20]):
                 sent = {"data": body, "content_type": self.JSON}
                 reply = self.ask(lambda r: r.data == json.loads(r.body), **sent)
@@ -977,10 +1018,19 @@ class Requests(AjaxTestCase):
     def test_json_in_a_forms_text_is_read_by_the_same_rules(self):
         path = f"shop/specimen/{Specimen.objects.create().pk}/update"
         for text in [
-            '"\\u0000"', '{"a": ["b\\u0000"]}', '{"\\u0000": 1}', '"\\ud800"',
-            '[{"\\udfff": 1}]', "NaN", "[1e999]", '{"a": 1, "a": 2}', "[",
-            "[" * 65 + "]" * 65, "[" * 100_000, "1" * 5000,
-        ]:  # fmt: skip
+            '"\\u0000"',
+            '{"a": ["b\\u0000"]}',
+            '{"\\u0000": 1}',
+            '"\\ud800"',
+            '[{"\\udfff": 1}]',
+            "NaN",
+            "[1e999]",
+            '{"a": 1, "a": 2}',
+            "[",
+            "[" * 65 + "]" * 65,
+            "[" * 100_000,
+            "1" * 5000,
+        ]:
             for each in [path, "shop/specimenform", "shop/pollform"]:
                 with self.subTest(each, text=text[:20]):
                     sent = {"json": text} | (Forms.poll if "poll" in each else {})
@@ -1000,9 +1050,11 @@ class Requests(AjaxTestCase):
         read = mock.Mock(side_effect=lambda r: [r.data is r.POST, dict(r.data.lists())])
         with mock.patch.object(ask, "answer", read, create=True):
             for content_type, body, found in [
-                (self.FORM, b"a=1&a=2", {"a": ["1", "2"]}), (self.JSON, b"", {}),
-                (self.MULTIPART, self.part(b"a", b"1"), {"a": ["1"]}), ("", b"", {}),
-            ]:  # fmt: skip
+                (self.FORM, b"a=1&a=2", {"a": ["1", "2"]}),
+                (self.JSON, b"", {}),
+                (self.MULTIPART, self.part(b"a", b"1"), {"a": ["1"]}),
+                ("", b"", {}),
+            ]:
                 reply = self.send("shop/ask", body, content_type)[1]
                 self.assertEqual(reply["data"], [True, found])
 
@@ -1017,11 +1069,16 @@ class Requests(AjaxTestCase):
     def test_models_and_forms_take_json_both_kinds_of_form_or_no_body(self):
         title, part = b'{"title": "A"}', self.part(b"title", b"A")
         for content_type, body, status in [
-            (self.JSON, title, 200), ("Application/JSON; charset=UTF-8", title, 200),
-            (self.MULTIPART, part, 200), (self.FORM, b"title=A", 200),
-            ("application/vnd.api+json", title, 415), ("application/jsonx", title, 415),
-            ("text/plain", title, 415), ("nonsense", title, 415), ("", title, 415),
-        ]:  # fmt: skip
+            (self.JSON, title, 200),
+            ("Application/JSON; charset=UTF-8", title, 200),
+            (self.MULTIPART, part, 200),
+            (self.FORM, b"title=A", 200),
+            ("application/vnd.api+json", title, 415),
+            ("application/jsonx", title, 415),
+            ("text/plain", title, 415),
+            ("nonsense", title, 415),
+            ("", title, 415),
+        ]:
             with self.subTest(content_type):
                 found, reply = self.send("shop/category", body, content_type)
                 self.assertEqual(found, status, reply)
@@ -1068,8 +1125,12 @@ class Requests(AjaxTestCase):
 
     def test_a_length_that_is_no_number_is_a_400(self):
         for length, status in (
-            ("-5", 400), ("1.5", 400), ("1_0", 400), ("9" * 19, 400), ("9" * 18, 413),
-        ):  # fmt: skip
+            ("-5", 400),
+            ("1.5", 400),
+            ("1_0", 400),
+            ("9" * 19, 400),
+            ("9" * 18, 413),
+        ):
             with self.subTest(length):
                 sent = self.send("shop/hello", b"{}", CONTENT_LENGTH=length)
                 self.assertEqual(sent[0], status)
@@ -1111,21 +1172,39 @@ class Responses(AjaxTestCase):
         moment = datetime.datetime(2024, 5, 6, 7, 8, 9, 5, datetime.timezone.utc)
         queryset = Category.objects.filter(pk=self.news.pk)
         for value, expected in [
-            ({"a": [1, None]}, {"a": [1, None]}), ("text", "text"), (True, True),
-            (mark_safe("<b>"), "<b>"), (None, None), (1.5, 1.5), (float("nan"), None),
-            (self.news, news), ([self.news], [news]), ({self.news}, [news]),
+            ({"a": [1, None]}, {"a": [1, None]}),
+            ("text", "text"),
+            (True, True),
+            (mark_safe("<b>"), "<b>"),
+            (None, None),
+            (1.5, 1.5),
+            (float("nan"), None),
+            (self.news, news),
+            ([self.news], [news]),
+            ({self.news}, [news]),
             ({"a": self.news, "b": [None, self.news]}, {"a": news, "b": [None, news]}),
-            (queryset, [news]), (queryset.none(), []), (queryset.iterator(), [news]),
+            (queryset, [news]),
+            (queryset.none(), []),
+            (queryset.iterator(), [news]),
             (queryset.values_list("title", flat=True), ["News"]),
             (queryset.values("title"), [{"title": "News"}]),
-            ((n for n in (1, self.news)), [1, news]), (-(2**53), str(-(2**53))),
+            ((n for n in (1, self.news)), [1, news]),
+            (-(2**53), str(-(2**53))),
             ({1: "a", None: "b", day: "c"}, {"1": "a", "null": "b", "2024-05-06": "c"}),
-            ({3}, [3]), ((1, 2), [1, 2]), (range(2), [0, 1]), (day, "2024-05-06"),
-            (gettext_lazy("Yes"), "Yes"), ({gettext_lazy("No"): 1}, {"No": 1}),
-            (moment, "2024-05-06T07:08:09.000005Z"), (datetime.time(7, 8), "07:08:00"),
-            (datetime.timedelta(days=1, seconds=5), "P1DT00H00M05S"), (key, str(key)),
-            (Decimal("9.50"), "9.50"), (b"\xff", "/w=="), ("\ud800", "\ud800"),
-        ]:  # fmt: skip
+            ({3}, [3]),
+            ((1, 2), [1, 2]),
+            (range(2), [0, 1]),
+            (day, "2024-05-06"),
+            (gettext_lazy("Yes"), "Yes"),
+            ({gettext_lazy("No"): 1}, {"No": 1}),
+            (moment, "2024-05-06T07:08:09.000005Z"),
+            (datetime.time(7, 8), "07:08:00"),
+            (datetime.timedelta(days=1, seconds=5), "P1DT00H00M05S"),
+            (key, str(key)),
+            (Decimal("9.50"), "9.50"),
+            (b"\xff", "/w=="),
+            ("\ud800", "\ud800"),
+        ]:
             with self.subTest(value=value):
                 found = self.ask(lambda request, value=value: value)["data"]
                 self.assertEqual(found, expected)
@@ -1175,14 +1254,15 @@ class Responses(AjaxTestCase):
         invalid = "^Could not save model.$"
         for path, sent, status, message in [
             ("shop/article/0/get", {}, 404, '^Article with id of "0" not found.$'),
-            ("shop/note/get", {}, 400, "record"), ("shop/category", {}, 400, invalid),
+            ("shop/note/get", {}, 400, "record"),
+            ("shop/category", {}, 400, invalid),
             ("shop/note/update", {}, 400, "record"),
             ("shop/note/delete", {}, 400, "record"),
             (f"{self.path}/update", {"wheels": 4}, 400, invalid),
             (f"{self.path}/update", {"price": "dear"}, 400, invalid),
             (f"{self.path}/update", {"category": 0}, 400, invalid),
             (f"shop/supplier/{held.pk}/delete", {}, 409, "in use"),
-        ]:  # fmt: skip
+        ]:
             with self.subTest(path, sent=sent):
                 reply = self.post(path, sent, status=status)
                 self.assertRegex(reply["data"]["message"], message)
@@ -1193,12 +1273,16 @@ class Responses(AjaxTestCase):
         article, sent = self.path, {"category": self.news.pk}
         denied, unknown = "Access to endpoint is forbidden", "User is not authorized."
         for hook, path in [
-            ("can_list", "shop/article/list"), ("can_create", "shop/article"),
-            ("can_update", f"{article}/update"), ("can_delete", f"{article}/delete"),
-            ("can_update", f"{article}/tags/clear"), ("can_get", f"{article}/get"),
-            ("can_get", f"{article}/publish"), ("can_get", f"{article}/tags/similar"),
+            ("can_list", "shop/article/list"),
+            ("can_create", "shop/article"),
+            ("can_update", f"{article}/update"),
+            ("can_delete", f"{article}/delete"),
+            ("can_update", f"{article}/tags/clear"),
+            ("can_get", f"{article}/get"),
+            ("can_get", f"{article}/publish"),
+            ("can_get", f"{article}/tags/similar"),
             ("authenticate", f"{article}/get"),
-        ]:  # fmt: skip
+        ]:
             self.serve(Article, **{hook: no})
             for debug in (True, False):
                 with self.subTest(path, debug=debug), self.settings(DEBUG=debug):
@@ -1241,24 +1325,29 @@ class Responses(AjaxTestCase):
         for answer, status, message in [
             (Http404("No such cup."), 404, "No such cup."),
             (Resolver404({"path": "secret", "tried": ["secret"]}), 404, mock.ANY),
-            (Http404(), 404, "Not found."), (denied("Hands off."), 403, "Hands off."),
+            (Http404(), 404, "Not found."),
+            (denied("Hands off."), 403, "Hands off."),
             (denied(), 403, "Access to endpoint is forbidden"),
             (exceptions.SuspiciousOperation("Hm."), 400, "Hm."),
             (exceptions.DisallowedHost("Who?"), 400, "Who?"),
-            (exceptions.BadRequest("What?"), 400, "What?"), (later, 503, "Later."),
-            (ValidationError("Too hot."), 400, "Too hot."), (big("Big."), 413, "Big."),
+            (exceptions.BadRequest("What?"), 400, "What?"),
+            (later, 503, "Later."),
+            (ValidationError("Too hot."), 400, "Too hot."),
+            (big("Big."), 413, "Big."),
             (models.ProtectedError("secret", {self.news}), 409, used),
             (models.RestrictedError("secret", {self.news}), 409, used),
-            (gone, 409, used), (many("Many."), 413, "Many."),
+            (gone, 409, used),
+            (many("Many."), 413, "Many."),
             (exceptions.TooManyFieldsSent("Much."), 413, "Much."),
             (many(), 413, "The request is too large."),
             (exceptions.SuspiciousFileOperation("secret"), 400, "Bad request."),
             (KeyError("secret"), 500, broken),
             (ajax.AJAXError(400, "No", **extra), 500, broken),
             (lambda r: ajax.EnvelopedResponse(1, extra), 500, broken),
-            (lambda r: [{object()}], 500, broken), (lambda r: object(), 500, broken),
+            (lambda r: [{object()}], 500, broken),
+            (lambda r: object(), 500, broken),
             (lambda r: (1 / 0 for n in [1]), 500, broken),
-        ]:  # fmt: skip
+        ]:
             heard.clear()
             with self.subTest(repr(answer)), self.assertLogs("django.request") as logs:
                 reply = self.ask(answer, status)
@@ -1313,10 +1402,13 @@ class Responses(AjaxTestCase):
         refusal = type("MuteRefusal", (Mute, exceptions.PermissionDenied), {})
         bad, params = "'100% x' is not fine", {"v": 1}
         for error in (
-            ValidationError(bad, params=params), Mute(), refusal("No"),
+            ValidationError(bad, params=params),
+            Mute(),
+            refusal("No"),
             ValidationError({"cup": ValidationError(bad, params=params)}),
-            ValidationError("%(w)s cups", params=params), ajax.AJAXError(400, Mute()),
-        ):  # fmt: skip
+            ValidationError("%(w)s cups", params=params),
+            ajax.AJAXError(400, Mute()),
+        ):
             for debug in (False, True):
                 with self.subTest(type(error), debug=debug), self.settings(DEBUG=debug):
                     with self.assertLogs("django.request", "ERROR") as logs:
@@ -1359,17 +1451,20 @@ class Responses(AjaxTestCase):
 
     def test_debug_names_what_there_is_in_the_place_of_what_is_not(self):
         for path, hint in [
-            ("shpo/article", "shop"), ("zzzzzz/article/list", "shop"),
+            ("shpo/article", "shop"),
+            ("zzzzzz/article/list", "shop"),
             ("shop/artcle", r"Did you mean shop/article\?"),
             ("shop/helo", r"Did you mean shop/hello\?"),
             ("shop/contact_form", r"Did you mean shop/contactform\?"),
-            ("shop/artcle/list", "shop/article"), ("shop/artcle/1/get", "shop/article"),
+            ("shop/artcle/list", "shop/article"),
+            ("shop/artcle/1/get", "shop/article"),
             ("shop/article/lst", "Did you mean .*list"),
-            (f"{self.path}/publsh", "Did you mean .*publish"), ("shop/zzzzzz", "."),
+            (f"{self.path}/publsh", "Did you mean .*publish"),
+            ("shop/zzzzzz", "."),
             ("shop/article/zzzzzz", "list.*publish|publish.*list"),
             (f"{self.path}/tgs/add", r"Did you mean tags\?"),
             (f"{self.path}/tags/ad", r"Did you mean add\?"),
-        ]:  # fmt: skip
+        ]:
             for debug in (True, False):
                 with self.subTest(path, debug=debug), self.settings(DEBUG=debug):
                     reply = self.post(path, status=404)
@@ -1390,10 +1485,11 @@ class Responses(AjaxTestCase):
 
     def test_json_response_gives_a_plain_view_the_same_answers(self):
         for answer in (
-            mock.Mock(return_value=1), mock.Mock(side_effect=Http404("No.")),
+            mock.Mock(return_value=1),
+            mock.Mock(side_effect=Http404("No.")),
             mock.Mock(side_effect=ajax.AJAXError(418, "Tea", cup=1)),
             mock.Mock(side_effect=KeyError("a")),
-        ):  # fmt: skip
+        ):
             with mock.patch.object(ask, "answer", answer, create=True):
                 view = self.client.get("/plain/")
                 endpoint = self.client.post("/ajax/shop/ask.json")
@@ -1404,10 +1500,13 @@ class Responses(AjaxTestCase):
     def test_under_atomic_requests_an_error_reply_rolls_back(self):
         error = ajax.AJAXError(400, "No")
         for end, status in [
-            (mock.Mock(side_effect=KeyError), 500), (mock.Mock(side_effect=error), 400),
-            (mock.Mock(side_effect=Http404), 404), (mock.Mock(return_value=error), 400),
-            (lambda request: object(), 500), (lambda request: 1, 200),
-        ]:  # fmt: skip
+            (mock.Mock(side_effect=KeyError), 500),
+            (mock.Mock(side_effect=error), 400),
+            (mock.Mock(side_effect=Http404), 404),
+            (mock.Mock(return_value=error), 400),
+            (lambda request: object(), 500),
+            (lambda request: 1, 200),
+        ]:
 
             def answer(request, end=end):
                 Category.objects.create(title="A")
@@ -1436,9 +1535,11 @@ class Commits(TransactionTestCase):
 
         self.serve(Category, save_record=lambda self, *args: dangle(args[1].save()))
         for is_atomic, path in [
-            (True, "/ajax/shop/ask.json"), (True, "/ajax/shop/category.json"),
-            (True, "/plain/"), (False, "/ajax/shop/category.json"),
-        ]:  # fmt: skip
+            (True, "/ajax/shop/ask.json"),
+            (True, "/ajax/shop/category.json"),
+            (True, "/plain/"),
+            (False, "/ajax/shop/category.json"),
+        ]:
             with (
                 self.subTest(path),
                 atomic_requests(is_atomic),
@@ -1564,10 +1665,22 @@ class Functions(AjaxTestCase):
 
     def test_functions_of_a_request_defined_here_and_endpoint_objects_are_exposed(self):
         expected = {
-            "plain", "later", "guarded", "guarded_later", "redirecting", "permitted",
-            "welcoming", "uncached", "given", "lamp", "door", "of_an_imported_class",
-            "shared", "guarded_object", "of_others",
-        }  # fmt: skip
+            "plain",
+            "later",
+            "guarded",
+            "guarded_later",
+            "redirecting",
+            "permitted",
+            "welcoming",
+            "uncached",
+            "given",
+            "lamp",
+            "door",
+            "of_an_imported_class",
+            "shared",
+            "guarded_object",
+            "of_others",
+        }
         User.objects.filter(pk=self.user.pk).update(is_superuser=True)
         self.assertEqual(self.exposed("tools"), expected)
         self.assertEqual(self.exposed("others"), {"imported", "shared"})
@@ -1629,9 +1742,10 @@ class Crate(models.Model):
 
     weight = models.IntegerField(default=1)
     doubled = models.GeneratedField(
-        expression=models.F("weight") * 2, db_persist=True,
+        expression=models.F("weight") * 2,
+        db_persist=True,
         output_field=models.IntegerField(),
-    )  # fmt: skip
+    )
     slug = models.SlugField(editable=False, default="as-it-was")
     changed = models.DateTimeField(auto_now=True)
     made = models.DateField(auto_now_add=True)
@@ -1660,68 +1774,121 @@ ajax.endpoint.register(Crate, OpenEndpoint)
 
 #: What each kind of field makes of a JSON value, and of its text in a form.
 TAKEN = [  # field, sent, stored
-    ("char", "abc", "abc"), ("char", 5, "5"), ("char", "ä€😀", "ä€😀"),
-    ("kind", "a", "a"), ("text", " x\n" * 999, " x\n" * 999), ("slug", "a-b", "a-b"),
-    ("email", "a@b.de", "a@b.de"), ("url", "https://a.de/", "https://a.de/"),
-    ("address", "::1", "::1"), ("address", "10.0.0.1", "10.0.0.1"),
+    ("char", "abc", "abc"),
+    ("char", 5, "5"),
+    ("char", "ä€😀", "ä€😀"),
+    ("kind", "a", "a"),
+    ("text", " x\n" * 999, " x\n" * 999),
+    ("slug", "a-b", "a-b"),
+    ("email", "a@b.de", "a@b.de"),
+    ("url", "https://a.de/", "https://a.de/"),
+    ("address", "::1", "::1"),
+    ("address", "10.0.0.1", "10.0.0.1"),
     ("uuid", "12345678" * 4, uuid.UUID("12345678" * 4)),
-    ("integer", -5, -5), ("integer", "7", 7), ("positive", 0, 0),
-    ("big", 2**63 - 1, 2**63 - 1), ("big", str(-(2**63)), -(2**63)),
-    ("decimal", "9.5", Decimal("9.50")), ("decimal", 1, Decimal("1.00")),
-    ("decimal", 0.25, Decimal("0.25")), ("decimal", "0E+999999", Decimal("0.00")),
-    ("float", 1.5, 1.5), ("float", 2, 2.0), ("float", "1e3", 1000.0),
+    ("integer", -5, -5),
+    ("integer", "7", 7),
+    ("positive", 0, 0),
+    ("big", 2**63 - 1, 2**63 - 1),
+    ("big", str(-(2**63)), -(2**63)),
+    ("decimal", "9.5", Decimal("9.50")),
+    ("decimal", 1, Decimal("1.00")),
+    ("decimal", 0.25, Decimal("0.25")),
+    ("decimal", "0E+999999", Decimal("0.00")),
+    ("float", 1.5, 1.5),
+    ("float", 2, 2.0),
+    ("float", "1e3", 1000.0),
     ("date", "2024-02-29", datetime.date(2024, 2, 29)),
     ("time", "12:30", datetime.time(12, 30)),
     ("moment", "2024-07-01T12:00+05:30", parse_datetime("2024-07-01T06:30Z")),
     ("moment", "2024-07-01T12:00", parse_datetime("2024-07-01T10:00Z")),
     ("duration", "1 00:00:00", datetime.timedelta(1)),
     ("duration", "P1D", datetime.timedelta(1)),
-    ("json", {"a": [1, None, "ä"]}, {"a": [1, None, "ä"]}), ("json", "x", "x"),
-    ("json", 0, 0), ("json", False, False), ("json", [], []),
-    ("binary", "AAEC", b"\0\1\2"), ("country", "fr", "fr"), ("twin", 7002, 7002),
-]  # fmt: skip
+    ("json", {"a": [1, None, "ä"]}, {"a": [1, None, "ä"]}),
+    ("json", "x", "x"),
+    ("json", 0, 0),
+    ("json", False, False),
+    ("json", [], []),
+    ("binary", "AAEC", b"\0\1\2"),
+    ("country", "fr", "fr"),
+    ("twin", 7002, 7002),
+]
 
 #: What is not read as its text, or not the same way in JSON and in a form.
 READ_BY = [  # field, sent, in a form, stored
-    ("char", None, False, None), ("char", "", False, ""), ("char", "", True, ""),
-    ("char", "null", True, "null"), ("text", "null", True, "null"),
-    ("integer", None, False, None), ("integer", "", True, None),
-    ("integer", "null", True, None), ("moment", "null", True, None),
-    ("json", None, False, None), ("json", "null", True, None),
-    ("address", "", True, None), ("boolean", None, False, None),
-    ("boolean", "", True, None), ("ticked", "", True, False),
-    ("country", None, False, None), ("country", "", True, None),
+    ("char", None, False, None),
+    ("char", "", False, ""),
+    ("char", "", True, ""),
+    ("char", "null", True, "null"),
+    ("text", "null", True, "null"),
+    ("integer", None, False, None),
+    ("integer", "", True, None),
+    ("integer", "null", True, None),
+    ("moment", "null", True, None),
+    ("json", None, False, None),
+    ("json", "null", True, None),
+    ("address", "", True, None),
+    ("boolean", None, False, None),
+    ("boolean", "", True, None),
+    ("ticked", "", True, False),
+    ("country", None, False, None),
+    ("country", "", True, None),
     ("country", {"pk": "fr", "name": "x"}, False, "fr"),
-    ("twin", "null", True, None), ("twin", {"pk": 7002}, False, 7002),
-    *((field, sent, type(sent) is str, value)
-      for field in ("boolean", "ticked")
-      for value, all_sent in [
-          (True, [True, 1, "true", "True", "TRUE", "on", "On", "t", "1"]),
-          (False, [False, 0, "false", "False", "FALSE", "off", "OFF", "f", "0"]),
-      ]
-      for sent in all_sent),
-]  # fmt: skip
+    ("twin", "null", True, None),
+    ("twin", {"pk": 7002}, False, 7002),
+    *(
+        (field, sent, type(sent) is str, value)
+        for field in ("boolean", "ticked")
+        for value, all_sent in [
+            (True, [True, 1, "true", "True", "TRUE", "on", "On", "t", "1"]),
+            (False, [False, 0, "false", "False", "FALSE", "off", "OFF", "f", "0"]),
+        ]
+        for sent in all_sent
+    ),
+]
 
 #: What each kind of field refuses, in JSON and, if it is text, in a form.
 REFUSED = {
-    "char": ["abcdef", True], "kind": ["c", 1], "text": [False], "email": ["a"],
-    "url": ["javascript:alert(1)", "a"], "slug": ["a b"], "words": [None],
-    "address": ["10.0.0.256", "x", 5], "uuid": ["x", -1, 1.5],
+    "char": ["abcdef", True],
+    "kind": ["c", 1],
+    "text": [False],
+    "email": ["a"],
+    "url": ["javascript:alert(1)", "a"],
+    "slug": ["a b"],
+    "words": [None],
+    "address": ["10.0.0.256", "x", 5],
+    "uuid": ["x", -1, 1.5],
     "integer": ["x", 1.5, True, 10**40, 2**63, "1e3", "9" * 5000],
-    "big": [2**63, -(2**63) - 1], "positive": [-1, 2**63],
+    "big": [2**63, -(2**63) - 1],
+    "positive": [-1, 2**63],
     "decimal": ["x", "NaN", "Infinity", "1e999999", "1000", "0.001", "1e-99999", 1e99],
     "float": ["x", "nan", "inf", "1e999", 10**400],
-    "boolean": ["x", 2], "ticked": ["x", 2, None],
+    "boolean": ["x", 2],
+    "ticked": ["x", 2, None],
     "date": ["2023-02-29", "x", 5, True, 1.5, "0000-01-01"],
-    "time": ["25:00", "x", 5, 1.5], "moment": ["2024-03-31T02:30", "x", 5, True],
+    "time": ["25:00", "x", 5, 1.5],
+    "moment": ["2024-03-31T02:30", "x", 5, True],
     "duration": ["x", "99999999999 00:00:00", True],
-    "binary": ["x", "A===", "ä", 5, True, "AAECAwQF"], "file": [5, True],
+    "binary": ["x", "A===", "ä", 5, True, "AAECAwQF"],
+    "file": [5, True],
     "country": ["zz", "a b", 5, True, {"pk": None}, {"pk": {"pk": "fr"}}],
     "twin": ["x", 0, 1.5, 10**40, {"pk": "x"}, 7001],
-    "keepers": ["x", '["x"]', '{"pk": 1}', "[[]]", 0, None, [0], [None], [{}], [True],
-                [2**70], [1.5], [7001] * 1001],
+    "keepers": [
+        "x",
+        '["x"]',
+        '{"pk": 1}',
+        "[[]]",
+        0,
+        None,
+        [0],
+        [None],
+        [{}],
+        [True],
+        [2**70],
+        [1.5],
+        [7001] * 1001,
+    ],
     "tags": [5, None, [5], [None], [{}], [""], ["a" * 101], [*map(str, range(101))]],
-}  # fmt: skip
+}
 
 JSON, FORM = {}, {"form": True}
 QUERY = {"content_type": "application/x-www-form-urlencoded"}
@@ -1732,66 +1899,118 @@ SEVERAL = [  # field, sent, how, stored
     ("keepers", [7001, 7002], FORM, [7001, 7002]),
     ("keepers", "[7001, 7002]", FORM, [7001, 7002]),
     ("keepers", "keepers[]=7001&keepers[]=7002", QUERY, [7001, 7002]),
-    ("keepers", "keepers[]=7002", QUERY, [7002]), ("keepers", "keepers[]=", QUERY, []),
+    ("keepers", "keepers[]=7002", QUERY, [7002]),
+    ("keepers", "keepers[]=", QUERY, []),
     ("keepers", [7002] * 1000, JSON, [7002]),
-    ("keepers", [], JSON, []), ("keepers", "", FORM, []), ("keepers", "[]", FORM, []),
-    ("tags", ["b", "a", "b"], JSON, ["a", "b"]), ("tags", "a, b", JSON, ["a", "b"]),
+    ("keepers", [], JSON, []),
+    ("keepers", "", FORM, []),
+    ("keepers", "[]", FORM, []),
+    ("tags", ["b", "a", "b"], JSON, ["a", "b"]),
+    ("tags", "a, b", JSON, ["a", "b"]),
     ("tags", [{"pk": 9, "name": "a", "slug": "z"}, "b"], JSON, ["a", "b"]),
-    ("tags", '"a, b" c', JSON, ["a, b", "c"]), ("tags", "a b", FORM, ["a", "b"]),
-    ("tags", ["a", "b c"], FORM, ["a", "b c"]), ("tags", [], JSON, []),
+    ("tags", '"a, b" c', JSON, ["a, b", "c"]),
+    ("tags", "a b", FORM, ["a", "b"]),
+    ("tags", ["a", "b c"], FORM, ["a", "b c"]),
+    ("tags", [], JSON, []),
     ("tags", "tags[]=a&tags[]=b", QUERY, ["a", "b"]),
-    ("tags", "tags[]=a b", QUERY, ["a b"]), ("tags", "", FORM, []),
-    ("tags", "", JSON, []), ("tags", [*"abcde"] * 20, JSON, [*"abcde"]),
-]  # fmt: skip
+    ("tags", "tags[]=a b", QUERY, ["a b"]),
+    ("tags", "", FORM, []),
+    ("tags", "", JSON, []),
+    ("tags", [*"abcde"] * 20, JSON, [*"abcde"]),
+]
 
 #: No time zone can push what is stored out of the calendar.
 ENDS = [  # sent, whether it is within
-    ("0001-01-01T00:00:00", False), ("0001-01-01T23:59:59Z", False),
-    ("0001-01-02T13:59:59+14:00", False), ("0001-01-02T00:00:00Z", True),
-    ("9999-12-31T09:59:59+10:00", True), ("9999-12-30T23:59:59.999999Z", True),
-    ("9999-12-31T00:00:00Z", False), ("9999-12-31T23:59:59-14:00", False),
+    ("0001-01-01T00:00:00", False),
+    ("0001-01-01T23:59:59Z", False),
+    ("0001-01-02T13:59:59+14:00", False),
+    ("0001-01-02T00:00:00Z", True),
+    ("9999-12-31T09:59:59+10:00", True),
+    ("9999-12-30T23:59:59.999999Z", True),
+    ("9999-12-31T00:00:00Z", False),
+    ("9999-12-31T23:59:59-14:00", False),
     ("9999-12-31T23:59:59", False),
-]  # fmt: skip
+]
 
 NAMES = ["title", "body", "readers"]
 #: What the attributes of an endpoint let be seen and written.
 ATTRIBUTES = [  # record, attributes, sent, answered besides the pk (or keys refused)
-    ("article", {"fields": ["body", "title"]}, {"body": "x"},
-     {"title": "First", "body": "x"}),
-    ("article", {"fields": NAMES, "exclude": NAMES[1:]}, {"title": "x"},
-     {"title": "x"}),
-    ("article", {"fields": NAMES, "exclude": ["body"]}, {"body": "x", "tags": []},
-     ["body", "tags"]),
+    (
+        "article",
+        {"fields": ["body", "title"]},
+        {"body": "x"},
+        {"title": "First", "body": "x"},
+    ),
+    (
+        "article",
+        {"fields": NAMES, "exclude": NAMES[1:]},
+        {"title": "x"},
+        {"title": "x"},
+    ),
+    (
+        "article",
+        {"fields": NAMES, "exclude": ["body"]},
+        {"body": "x", "tags": []},
+        ["body", "tags"],
+    ),
     ("article", {"fields": ["pk", "title"]}, {"pk": 0, "id": 0}, {"title": "First"}),
     ("article", {"fields": ["id", "title"]}, {"pk": 0, "id": 0}, {"title": "First"}),
-    *(("article", {"fields": NAMES, readonly: ["title", "readers"]},
-       {"title": "x", "body": "x", "readers": [7001]},
-       {"title": "First", "body": "x", "readers": []})
-      for readonly in ("readonly_fields", "immutable_fields")),
-    ("crate", {"fields": ["slug", "guards"]}, {"slug": "new", "guards": [7001]},
-     {"slug": "new", "guards": [7001]}),
-    ("crate", {"fields": ["slug"], "readonly_fields": ["slug"]}, {"slug": "new"},
-     {"slug": "as-it-was"}),
+    *(
+        (
+            "article",
+            {"fields": NAMES, readonly: ["title", "readers"]},
+            {"title": "x", "body": "x", "readers": [7001]},
+            {"title": "First", "body": "x", "readers": []},
+        )
+        for readonly in ("readonly_fields", "immutable_fields")
+    ),
+    (
+        "crate",
+        {"fields": ["slug", "guards"]},
+        {"slug": "new", "guards": [7001]},
+        {"slug": "new", "guards": [7001]},
+    ),
+    (
+        "crate",
+        {"fields": ["slug"], "readonly_fields": ["slug"]},
+        {"slug": "new"},
+        {"slug": "as-it-was"},
+    ),
     # A file path is one of its folder.
     ("crate", {"fields": ["route"]}, {"route": __file__}, {"route": __file__}),
     ("crate", {"fields": ["route"]}, {"route": "/etc/passwd"}, ["route"]),
     # What the database, or a model between, has to say stays theirs.
-    ("crate", {"fields": ["weight", "doubled", "carriers"]},
-     {"weight": 5, "doubled": 9, "carriers": []},
-     {"weight": 5, "doubled": 10, "carriers": [7001]}),
-    ("crate", {"fields": ["weight", "size", "stamp", "shout", "two"],
-                "shout": lambda self, record: f"{record.weight}!",
-                "two": property(lambda self: 2)},
-     {"weight": 10, "size": "x", "stamp": "x", "shout": "x", "two": "x"},
-     {"weight": 10, "size": "heavy", "stamp": "10 kg", "shout": "10!", "two": 2}),
+    (
+        "crate",
+        {"fields": ["weight", "doubled", "carriers"]},
+        {"weight": 5, "doubled": 9, "carriers": []},
+        {"weight": 5, "doubled": 10, "carriers": [7001]},
+    ),
+    (
+        "crate",
+        {
+            "fields": ["weight", "size", "stamp", "shout", "two"],
+            "shout": lambda self, record: f"{record.weight}!",
+            "two": property(lambda self: 2),
+        },
+        {"weight": 10, "size": "x", "stamp": "x", "shout": "x", "two": "x"},
+        {"weight": 10, "size": "heavy", "stamp": "10 kg", "shout": "10!", "two": 2},
+    ),
     ("other", {}, {"username": "eve"}, {"username": "bob"}),
-    ("other", {}, {"password": "x", "email": "x", "groups": []},
-     ["password", "email", "groups"]),
+    (
+        "other",
+        {},
+        {"password": "x", "email": "x", "groups": []},
+        ["password", "email", "groups"],
+    ),
     ("other", {"fields": "__all__"}, {"password": "x"}, ["password"]),
-    ("other", {"fields": ["username", "password", "is_staff"]},
-     {"username": "eve", "password": "x", "is_staff": True},
-     {"username": "eve", "password": "x", "is_staff": True}),
-]  # fmt: skip
+    (
+        "other",
+        {"fields": ["username", "password", "is_staff"]},
+        {"username": "eve", "password": "x", "is_staff": True},
+        {"username": "eve", "password": "x", "is_staff": True},
+    ),
+]
 
 
 class Fields(AjaxTestCase):
@@ -2026,13 +2245,14 @@ class Fields(AjaxTestCase):
     def test_a_natural_key_is_written_on_create_where_fields_names_it(self):
         named = {"fields": ["code", "name"]}
         rows = [
-            (named, True), ({"fields": ["pk", "name"]}, True),
+            (named, True),
+            ({"fields": ["pk", "name"]}, True),
             *(({"fields": fields}, False) for fields in (None, "__all__", ["name"])),
             (named | {"readonly_fields": ["code"]}, False),
             (named | {"readonly_fields": ["pk"]}, False),
             (named | {"exclude": ["code"]}, False),
             ({"fields": ["pk", "name"], "immutable_fields": ["code"]}, False),
-        ]  # fmt: skip
+        ]
         for (attributes, is_written), key in itertools.product(rows, ("code", "pk")):
             with self.subTest(key=key, **attributes), transaction.atomic():
                 self.serve(Country, **attributes)
@@ -2690,9 +2910,11 @@ class Permissions(AjaxTestCase):
                 for word in (name, instead):
                     self.assertRegex(str(caught.exception), rf"\b{word}\b")
         for served, name in (
-            (User, "articles"), (Category, "article_set"), (Group, "user_set"),
+            (User, "articles"),
+            (Category, "article_set"),
+            (Group, "user_set"),
             (Track, "livetrack"),
-        ):  # fmt: skip
+        ):
             with self.assertRaisesMessage(ImproperlyConfigured, name):
                 self.serve(served, fields=["pk", name])  # A reverse relation.
         with mock.patch.object(Group, "__exclude__", ["name"], create=True):
@@ -2808,15 +3030,18 @@ class Writing(AjaxTestCase):
         client = Client(enforce_csrf_checks=True, raise_request_exception=False)
         sent = {"path": "/ajax/shop/wine/0/up.json", "content_type": "a/b", "data": "{"}
         for mended, status, *extra in (
-            ({"method": "GET"}, 405), ({"method": "POST"}, 404),
+            ({"method": "GET"}, 405),
+            ({"method": "POST"}, 404),
             ({"path": path_}, 403, "csrf"),
             ({"headers": {"X-CSRFToken": token}}, 403, "login_url"),
-            (self.user, 415), ({"content_type": "application/json"}, 400),
+            (self.user, 415),
+            ({"content_type": "application/json"}, 400),
             ({"data": '{"bottles": "x"}'}, 404),
             ({"path": path_.replace("0", str(self.wine.pk))}, 403),
-            (bob, 400, "errors"), ({"data": '{"bottles": 0}'}, 400, "errors"),
+            (bob, 400, "errors"),
+            ({"data": '{"bottles": 0}'}, 400, "errors"),
             ({"data": '{"bottles": 5}'}, 200),
-        ):  # fmt: skip
+        ):
             if isinstance(mended, User):
                 client.force_login(mended)
             else:
@@ -2842,16 +3067,25 @@ class Writing(AjaxTestCase):
             self.receive(sent, lambda **kwargs: order.append("signal"))
         self.receive(m2m_changed, lambda **kwargs: order.append("relations"))
         rows = [
-            ("shop/wine", self.new | self.related,
-             "prepare_record can_create clean save_record relations signal "
-             "get_queryset can_get"),
-            (f"{self.path}/update", {"name": "Rose", **self.related},
-             "get_queryset prepare_record can_update clean save_record relations "
-             "signal get_queryset can_get"),
-            (f"{self.path}/tags/add", {"tags": "y"},
-             "get_queryset can_get can_update relations"),
+            (
+                "shop/wine",
+                self.new | self.related,
+                "prepare_record can_create clean save_record relations signal "
+                "get_queryset can_get",
+            ),
+            (
+                f"{self.path}/update",
+                {"name": "Rose", **self.related},
+                "get_queryset prepare_record can_update clean save_record relations "
+                "signal get_queryset can_get",
+            ),
+            (
+                f"{self.path}/tags/add",
+                {"tags": "y"},
+                "get_queryset can_get can_update relations",
+            ),
             (f"{self.path}/delete", {}, "get_queryset can_delete delete_record signal"),
-        ]  # fmt: skip
+        ]
         clean = noted("clean", lambda self: None)
         for path_, data, steps in rows:
             order = []
@@ -3233,10 +3467,11 @@ class Races(TransactionTestCase):
             ("articleform", {"pk": self.article.pk, "title": "Mine"}),
         ]
         for is_atomic, write, hooks, status in (
-            (False, move, {}, 403), (True, move, {}, 403),
+            (False, move, {}, 403),
+            (True, move, {}, 403),
             (False, move, {"get_queryset": get_queryset}, 404),
             (False, rows.delete, {}, 404),
-        ):  # fmt: skip
+        ):
             self.serve(Article, **looking, **hooks)
             kept = [("Old", self.other.pk)] if write is move else []
             for path_, data in calls:
@@ -3299,13 +3534,15 @@ class Races(TransactionTestCase):
             for path_, data, *begins in (
                 ("wine", new | {"tags": ["a"]}, lock, lock),
                 ("offerform", offer | {"price": 1}, lock, lock),
-                ("whoami", {}, None, lock), (f"{self.path}/publish", {}, None, lock),
-                ("article/list", {}, None, "BEGIN"), (f"{red}/get", {}, None, "BEGIN"),
+                ("whoami", {}, None, lock),
+                (f"{self.path}/publish", {}, None, lock),
+                ("article/list", {}, None, "BEGIN"),
+                (f"{red}/get", {}, None, "BEGIN"),
                 (f"{red}/tags/similar", {}, None, "BEGIN"),
                 (f"{red}/update", {"note": "x", "fans": []}, lock, lock),
                 (f"{red}/tags/add", {"tags": ["b"]}, lock, lock),
                 (f"{red}/delete", {}, lock, lock),
-            ):  # fmt: skip
+            ):
                 with self.subTest(path_), atomic_requests(is_atomic):
                     with CaptureQueriesContext(connection) as queries:
                         self.done(path_, data)
@@ -3317,9 +3554,10 @@ class Races(TransactionTestCase):
                         self.assertLessEqual(found.index(begin), 2)
                         self.assertEqual(found[-1], "COMMIT")
         with (
-            atomic_requests(), CaptureQueriesContext(connection) as queries,
+            atomic_requests(),
+            CaptureQueriesContext(connection) as queries,
             mock.patch.object(ask, "answer", lambda request: 1, create=True),
-        ):  # fmt: skip
+        ):
             self.client.post("/plain/")
         self.assertEqual(queries[0]["sql"], lock)
         with CaptureQueriesContext(connection) as queries, transaction.atomic():
@@ -3432,17 +3670,40 @@ class Lists(AjaxTestCase):
         country = Country.objects.create(code="de", name="Germany")
         cls.uuid, hour = uuid.uuid4(), datetime.timedelta(hours=1)
         cls.one = Specimen.objects.create(
-            words="one", char="alpha", kind="a", text="Red apple", slug="s-1",
-            uuid=cls.uuid, integer=1, big=2**60, decimal="1.50", float=0.5,
-            boolean=True, date="2020-02-29", time="01:30", duration=hour,
-            moment="2020-05-01T10:00:00Z", json={"key": "x"}, country=country,
-        )  # fmt: skip
+            words="one",
+            char="alpha",
+            kind="a",
+            text="Red apple",
+            slug="s-1",
+            uuid=cls.uuid,
+            integer=1,
+            big=2**60,
+            decimal="1.50",
+            float=0.5,
+            boolean=True,
+            date="2020-02-29",
+            time="01:30",
+            duration=hour,
+            moment="2020-05-01T10:00:00Z",
+            json={"key": "x"},
+            country=country,
+        )
         cls.two = Specimen.objects.create(
-            words="two", char="beta", kind="b", text="Green pear", integer=5,
-            decimal="9", float=1, boolean=False, date="2021-01-01", time="13:00",
-            duration=9 * hour, moment="2021-05-01T10:00:00Z", json={"key": "5"},
+            words="two",
+            char="beta",
+            kind="b",
+            text="Green pear",
+            integer=5,
+            decimal="9",
+            float=1,
+            boolean=False,
+            date="2021-01-01",
+            time="13:00",
+            duration=9 * hour,
+            moment="2021-05-01T10:00:00Z",
+            json={"key": "5"},
             twin=cls.one,
-        )  # fmt: skip
+        )
         Specimen.objects.create(words="bare")
         cls.one.keepers.add(cls.user, cls.other)
         cls.two.keepers.add(cls.user)
@@ -3504,12 +3765,16 @@ class Lists(AjaxTestCase):
         junk = ("x", "", None, [], [1, 2], {}, 1.5, True, "1_0", "\u0663")
         far = (2**53, 2**63, 10**20, "9" * 20)
         for sent, per_page, page in (
-            ({}, 3, 1), ({"current_page": 2}, 3, 2), ({"current_page": 3}, 3, 3),
-            ({"current_page": "2", size: "2"}, 2, 2), ({"current_page": 0}, 3, 1),
-            ({"current_page": -1, size: -1}, 1, 1), ({size: 1000}, 100, 1),
+            ({}, 3, 1),
+            ({"current_page": 2}, 3, 2),
+            ({"current_page": 3}, 3, 3),
+            ({"current_page": "2", size: "2"}, 2, 2),
+            ({"current_page": 0}, 3, 1),
+            ({"current_page": -1, size: -1}, 1, 1),
+            ({size: 1000}, 100, 1),
             *(({"current_page": each, size: each}, 3, 1) for each in junk),
             *(({"current_page": each, size: each}, 100, 2**53 - 1) for each in far),
-        ):  # fmt: skip
+        ):
             with self.subTest(sent=sent):
                 reply = self.post("shop/article/list", sent)
                 found = [record["title"] for record in reply["data"]]
@@ -3529,12 +3794,14 @@ class Lists(AjaxTestCase):
 
     def test_order_is_what_the_client_asks_within_sortable_by(self):
         for order, titles in (
-            ("title", "First Gold Hot Ice"), ("-title", "Ice Hot Gold First"),
-            ("created,-title", "Ice Hot Gold First"), ("", "First Ice Gold Hot"),
+            ("title", "First Gold Hot Ice"),
+            ("-title", "Ice Hot Gold First"),
+            ("created,-title", "Ice Hot Gold First"),
+            ("", "First Ice Gold Hot"),
             (["-category__title", "title"], "Gold Hot Ice First"),
             (" -category__title , title", "Gold Hot Ice First"),
             (",".join(["created"] * 9 + ["title"]), "First Gold Hot Ice"),
-        ):  # fmt: skip
+        ):
             with self.subTest(order=order):
                 self.assertEqual(self.titles(order_by=order), titles)
         unknown = ("moments", "--char", "country", "country__name", "pk", "?")
@@ -3574,11 +3841,21 @@ class Lists(AjaxTestCase):
 
     def test_search_wants_every_word_somewhere_as_in_the_admin(self):
         for search, found in (
-            ("", "one two bare"), ("  ", "one two bare"), ("LPH", "one"),
-            ("alpha red", "one"), ("alpha green", ""), ("green", "two"), ("pear", ""),
-            ('"green pear"', "two"), ("s-1", "one"), ("s-", ""), ("%", ""), ("_", ""),
-            ("a " * 10, "one two"), ("a" * 1000, ""),
-        ):  # fmt: skip
+            ("", "one two bare"),
+            ("  ", "one two bare"),
+            ("LPH", "one"),
+            ("alpha red", "one"),
+            ("alpha green", ""),
+            ("green", "two"),
+            ("pear", ""),
+            ('"green pear"', "two"),
+            ("s-1", "one"),
+            ("s-", ""),
+            ("%", ""),
+            ("_", ""),
+            ("a " * 10, "one two"),
+            ("a" * 1000, ""),
+        ):
             with self.subTest(search=search):
                 self.assertEqual(self.words({"search": search}), found)
         for wrong in (1, None, ["a"], {}, "a " * 11, "a" * 60_000, 'x\\" ' * 20_000):
@@ -3593,45 +3870,130 @@ class Lists(AjaxTestCase):
         ann, bob, pk = self.user.pk, self.other.pk, self.one.pk
         in_capitals = "one" if IGNORES_CASE else ""
         for key, *cases in (
-            ("char", ("alpha", "one"), (["alpha", "beta"], "one two"), (None, "bare"),
-             ([None, "beta"], "two bare"), ([], ""), ("ALPHA", in_capitals), ({}, 400),
-             (["alpha"] * 100, "one"), (["x"] * 101, 400)),
-            ("text__icontains", ("PEAR", "two"), (["red", "green"], "one two"),
-             ("%", ""), (1, ""), (None, 400), ("x" * 1000, ""), ("x" * 1001, 400)),
-            ("uuid", (str(self.uuid), "one"), ("x", 400)), ("kind", ("b", "two")),
-            ("integer", (5, "two"), ("5", "two"), ([1, 5], "one two"), (2**70, ""),
-             ([1, 2**70], "one"), (None, "bare"), ("x", 400), (True, 400), (1.5, 400),
-             ({}, 400), ([[1]], 400), ([1, "x"], 400), ([*range(101)], 400)),
+            (
+                "char",
+                ("alpha", "one"),
+                (["alpha", "beta"], "one two"),
+                (None, "bare"),
+                ([None, "beta"], "two bare"),
+                ([], ""),
+                ("ALPHA", in_capitals),
+                ({}, 400),
+                (["alpha"] * 100, "one"),
+                (["x"] * 101, 400),
+            ),
+            (
+                "text__icontains",
+                ("PEAR", "two"),
+                (["red", "green"], "one two"),
+                ("%", ""),
+                (1, ""),
+                (None, 400),
+                ("x" * 1000, ""),
+                ("x" * 1001, 400),
+            ),
+            ("uuid", (str(self.uuid), "one"), ("x", 400)),
+            ("kind", ("b", "two")),
+            (
+                "integer",
+                (5, "two"),
+                ("5", "two"),
+                ([1, 5], "one two"),
+                (2**70, ""),
+                ([1, 2**70], "one"),
+                (None, "bare"),
+                ("x", 400),
+                (True, 400),
+                (1.5, 400),
+                ({}, 400),
+                ([[1]], 400),
+                ([1, "x"], 400),
+                ([*range(101)], 400),
+            ),
             ("integer__gte", (2, "two"), (2**70, ""), (None, 400)),
             ("big", (2**60, "one"), (str(2**60), "one"), (-(2**60), "")),
             ("decimal__lt", ("2.5", "one"), (2.5, "one"), ("NaN", 400)),
-            ("float__gt", (0.75, "two"), ("inf", 400)), ("time__hour", (13, "two")),
-            ("boolean", (True, "one"), ("false", "two"), ([True, False], "one two"),
-             (None, "bare"), ("maybe", 400)),
-            ("date__year", (2020, "one"), (["2020", "2021"], "one two"), ("x", 400),
-             (0, 400), (10**9, 400), ("--5", 400)),
-            ("moment", ("2020-05-01T12:00+02:00", "one"), ("2020-05-01 10:00", "one"),
-             ("soon", 400), ("0001-01-01T12:00:00Z", 400), (None, "bare")),
-            ("moment__gte", ("2021-01-01", "two"), ("9999-12-31T00:00:00Z", 400),
-             (None, 400), (5, 400)),
+            ("float__gt", (0.75, "two"), ("inf", 400)),
+            ("time__hour", (13, "two")),
+            (
+                "boolean",
+                (True, "one"),
+                ("false", "two"),
+                ([True, False], "one two"),
+                (None, "bare"),
+                ("maybe", 400),
+            ),
+            (
+                "date__year",
+                (2020, "one"),
+                (["2020", "2021"], "one two"),
+                ("x", 400),
+                (0, 400),
+                (10**9, 400),
+                ("--5", 400),
+            ),
+            (
+                "moment",
+                ("2020-05-01T12:00+02:00", "one"),
+                ("2020-05-01 10:00", "one"),
+                ("soon", 400),
+                ("0001-01-01T12:00:00Z", 400),
+                (None, "bare"),
+            ),
+            (
+                "moment__gte",
+                ("2021-01-01", "two"),
+                ("9999-12-31T00:00:00Z", 400),
+                (None, 400),
+                (5, 400),
+            ),
             ("moment__date", ("2020-05-01", "one"), ("2020-02-30", 400)),
             ("date", ("2020-02-29", "one"), ("soon", 400)),
             ("duration__lte", ("05:00:00", "one"), ("P1D", "one two"), ("x", 400)),
             ("json__key", ("5", "two"), (["x", "5"], "one two"), ("y", "")),
-            ("country", ("de", "one"), ({"pk": "de"}, "one"), ("xx", ""),
-             (None, "two bare"), ([None, "de"], "one two bare"), ([["de"]], 400)),
+            (
+                "country",
+                ("de", "one"),
+                ({"pk": "de"}, "one"),
+                ("xx", ""),
+                (None, "two bare"),
+                ([None, "de"], "one two bare"),
+                ([["de"]], 400),
+            ),
             ("country__name__startswith", ("Ger", "one"), ("any", "")),
             ("country__pk", ("de", "one"), (["de", "xx"], "one"), ("xx", "")),
-            ("country__isnull", (True, "two bare"), ("false", "one"), (2, 400),
-             ([True, False], "one two bare"), ("maybe", 400), (None, 400)),
-            ("keepers", (bob, "one"), ([ann, bob], "one two"), (None, "bare"),
-             ("x", 400), ([{}], 400)),
+            (
+                "country__isnull",
+                (True, "two bare"),
+                ("false", "one"),
+                (2, 400),
+                ([True, False], "one two bare"),
+                ("maybe", 400),
+                (None, 400),
+            ),
+            (
+                "keepers",
+                (bob, "one"),
+                ([ann, bob], "one two"),
+                (None, "bare"),
+                ("x", 400),
+                ([{}], 400),
+            ),
             ("twin", (pk, "two"), (-1, ""), (None, "one bare")),
-            ("tags", ("red", "one"), ("red, sweet", "one two"), ([], ""),
-             ("RED", "one" * IGNORES_CASE),
-             (["red", {"name": "green"}, "sweet"], "one two"), (7, 400), ([7], 400),
-             (None, 400), (["x" * 101], 400), (["x"] * 101, 400)),
-        ):  # fmt: skip
+            (
+                "tags",
+                ("red", "one"),
+                ("red, sweet", "one two"),
+                ([], ""),
+                ("RED", "one" * IGNORES_CASE),
+                (["red", {"name": "green"}, "sweet"], "one two"),
+                (7, 400),
+                ([7], 400),
+                (None, 400),
+                (["x" * 101], 400),
+                (["x"] * 101, 400),
+            ),
+        ):
             for value, found in cases:
                 with self.subTest(key, value=str(value)[:40]):
                     if found == 400:
@@ -3646,21 +4008,26 @@ class Lists(AjaxTestCase):
 
     def test_what_is_too_much_is_told_how_much_may_be(self):
         for key, value, most in (
-            ("char", ["x"] * 101, 100), ("text__icontains", "x" * 1001, 1000),
-            ("search", "a " * 11, 10), ("order_by", ["char"] * 11, 10),
+            ("char", ["x"] * 101, 100),
+            ("text__icontains", "x" * 1001, 1000),
+            ("search", "a " * 11, 10),
+            ("order_by", ["char"] * 11, 10),
             ("tags", ["x"] * 101, 100),
-        ):  # fmt: skip
+        ):
             with self.subTest(key):
                 self.assertRegex(self.refuse(key, value), rf"\b{most}\b")
 
     def test_filters_by_form(self):
         for sent, found in (
-            ({"integer": ["1", "5"]}, "one two"), ({"char": "null"}, ""),
-            ({"integer[]": ["1", "5"]}, "one two"), ({"integer": "null"}, "bare"),
-            ({"country__isnull": "on"}, "two bare"), ({"tags": "red,green"}, "one two"),
+            ({"integer": ["1", "5"]}, "one two"),
+            ({"char": "null"}, ""),
+            ({"integer[]": ["1", "5"]}, "one two"),
+            ({"integer": "null"}, "bare"),
+            ({"country__isnull": "on"}, "two bare"),
+            ({"tags": "red,green"}, "one two"),
             ({"tags": ["red", "green"]}, "one two"),
             ({"search": "beta"}, "two"),
-        ):  # fmt: skip
+        ):
             with self.subTest(sent=sent):
                 self.assertEqual(self.words(sent, form=True), found)
         for key in ("country__isnull", "char", "keepers", "tags"):
@@ -3669,9 +4036,20 @@ class Lists(AjaxTestCase):
 
     def test_an_unknown_key_is_never_an_unfiltered_list(self):
         for key in (
-            "chra", "words", "char__regex", "char__in", "integer__lte", "country__code",
-            "country__name", "tags__name", "keepers__email", "pk", "id", "", "a" * 500,
-        ):  # fmt: skip
+            "chra",
+            "words",
+            "char__regex",
+            "char__in",
+            "integer__lte",
+            "country__code",
+            "country__name",
+            "tags__name",
+            "keepers__email",
+            "pk",
+            "id",
+            "",
+            "a" * 500,
+        ):
             with self.subTest(key):
                 self.refuse(key, 1)
         for key, meant in (("integer_gte", "integer__gte"), ("serach", "search")):
@@ -3929,9 +4307,11 @@ class Forms(AjaxTestCase):
 
     def test_an_error_up_to_the_answer_leaves_nothing_written(self):
         for error, status in (
-            (ValidationError({"price": "Too low."}), 400), (IntegrityError(), 409),
-            (ajax.AJAXError(418, "No"), 418), (KeyError(), 500),
-        ):  # fmt: skip
+            (ValidationError({"price": "Too low."}), 400),
+            (IntegrityError(), 409),
+            (ajax.AJAXError(418, "No"), 418),
+            (KeyError(), 500),
+        ):
             save = mock.patch.object(OfferForm, "_save_m2m", side_effect=error)
             with self.subTest(repr(error)), save:
                 reply = self.post("shop/offerform", self.offer, status=status)
@@ -3969,7 +4349,8 @@ class Forms(AjaxTestCase):
 
     def test_a_form_without_save_answers_its_cleaned_data(self):
         rows = [  # what is sent, what is then clean; a JSON value is a browser's text
-            ({"seats": "5"}, {"seats": 5}), ({"sure": False}, {"sure": False}),
+            ({"seats": "5"}, {"seats": 5}),
+            ({"sure": False}, {"sure": False}),
             ({"seats": None, "day": "05/06/2024"}, {"seats": None}),
             ({"moment": "2024-05-06 07:08"}, {"moment": "2024-05-06T07:08:00Z"}),
             ({"guests": [""]}, {"guests": []}),
@@ -3977,7 +4358,7 @@ class Forms(AjaxTestCase):
             ({"article": str(self.article.pk)}, {"article": self.article.pk}),
             ({"json": {"a": [1, None]}}, {"json": {"a": [1, None]}}),
             ({"json": "text", "csrfmiddlewaretoken": "x"}, {"json": "text"}),
-        ]  # fmt: skip
+        ]
         for sent, clean in rows:
             with self.subTest(sent):
                 data = self.post("shop/pollform", self.poll | sent)["data"]
@@ -3999,9 +4380,12 @@ class Forms(AjaxTestCase):
     def test_values_that_no_field_of_the_form_takes_are_its_errors(self):
         odd = (5, 1.5, True, {}, {"a": 1}, [[1]], [{}], [None], 10**400)
         rows = {
-            "day": odd, "hours": odd, "seats": ("x", True, {"a": 1}),
-            "article": (0, 2**64, "x", {"pk": "x"}), "guests": ([2**64], ["x"], 2**64),
-        }  # fmt: skip
+            "day": odd,
+            "hours": odd,
+            "seats": ("x", True, {"a": 1}),
+            "article": (0, 2**64, "x", {"pk": "x"}),
+            "guests": ([2**64], ["x"], 2**64),
+        }
         for key, value in ((name, each) for name in rows for each in rows[name]):
             with self.subTest(key=key, value=str(value)[:20]):
                 self.errors("shop/pollform", self.poll | {key: value})
@@ -4201,11 +4585,15 @@ class Encoding(AjaxTestCase):
             "pk": self.article.pk,
             "category": {"pk": self.local.pk, "title": "Local", "parent": self.news.pk},
             "author": {"pk": self.user.pk, "username": "ann"},
-            "title": "First", "body": "", "published": False,
-            "created": "2024-05-06T07:08:09.123456Z", "price": "9.50", "rating": None,
+            "title": "First",
+            "body": "",
+            "published": False,
+            "created": "2024-05-06T07:08:09.123456Z",
+            "price": "9.50",
+            "rating": None,
             "readers": [self.other.pk],
             "tags": [{"pk": tag.pk, "name": "red", "slug": "red"}],
-        }  # fmt: skip
+        }
         self.assertEqual([*self.shown(self.article).items()], [*shown.items()])
 
     def test_inherited_fields_are_shown_and_the_parent_link_is_not(self):
@@ -4252,11 +4640,16 @@ class Encoding(AjaxTestCase):
         half = whole | {"author": self.user.pk}
         flat = half | {"category": self.local.pk}
         for expand, article in (
-            (True, whole), (2, whole), (1, flat), (0, self.article.pk),
-            (False, self.article.pk), (["supplier"], self.article.pk),
-            (["article"], flat), (["article__category"], half),
+            (True, whole),
+            (2, whole),
+            (1, flat),
+            (0, self.article.pk),
+            (False, self.article.pk),
+            (["supplier"], self.article.pk),
+            (["article"], flat),
+            (["article__category"], half),
             (["article__category", "article__author"], whole),
-        ):  # fmt: skip
+        ):
             with self.subTest(expand=expand):
                 self.serve(Offer, expand=expand)
                 self.assertEqual(self.shown(self.offer)["article"], article)
@@ -4292,9 +4685,11 @@ class Encoding(AjaxTestCase):
         trip, names = Trip.objects.create(), ("vehicle", "truck", "van")
         path, mine, hers = f"shop/trip/{trip.pk}/update", mine.pk, hers.pk
         every = [  # what is served; what that speaks for: a proxy's base does for it
-            (None, names), (Vehicle, ("vehicle", "van")), (Truck, ("truck",)),
+            (None, names),
+            (Vehicle, ("vehicle", "van")),
+            (Truck, ("truck",)),
             (Van, ("van",)),
-        ]  # fmt: skip
+        ]
         for (served, spoken), name in itertools.product(every, names):
             for hooks in ({}, {"get_queryset": get_queryset}):
                 with self.subTest(served, name=name, hooks=hooks):
@@ -4367,21 +4762,32 @@ class Encoding(AjaxTestCase):
         # MariaDB has no such number.
         infinite = [("float", float("inf"), None)] * (connection.vendor != "mysql")
         for name, value, shown in (
-            ("text", odd, odd), ("uuid", ident, str(ident)), ("address", "::1", "::1"),
-            ("decimal", Decimal("9.50"), "9.50"), ("boolean", False, False),
-            ("big", 2**53 - 1, 2**53 - 1), ("big", 2**53, str(2**53)),
-            ("big", -(2**53) + 1, -(2**53) + 1), ("big", -(2**62), str(-(2**62))),
-            ("float", 0.5, 0.5), *infinite,
+            ("text", odd, odd),
+            ("uuid", ident, str(ident)),
+            ("address", "::1", "::1"),
+            ("decimal", Decimal("9.50"), "9.50"),
+            ("boolean", False, False),
+            ("big", 2**53 - 1, 2**53 - 1),
+            ("big", 2**53, str(2**53)),
+            ("big", -(2**53) + 1, -(2**53) + 1),
+            ("big", -(2**62), str(-(2**62))),
+            ("float", 0.5, 0.5),
+            *infinite,
             ("date", datetime.date(2024, 2, 29), "2024-02-29"),
             ("time", datetime.time(1, 2, 3), "01:02:03"),
-            ("moment", moment(2024, 1, 2, 3, 4, 5, 6, utc),
-             "2024-01-02T03:04:05.000006Z"),
+            (
+                "moment",
+                moment(2024, 1, 2, 3, 4, 5, 6, utc),
+                "2024-01-02T03:04:05.000006Z",
+            ),
             ("moment", moment(2024, 1, 2, 3, tzinfo=east), "2024-01-01T21:30:00Z"),
             ("duration", datetime.timedelta(days=1, seconds=2), "P1DT00H00M02S"),
             ("json", {"a": [1, None, "x", {}]}, {"a": [1, None, "x", {}]}),
-            ("json", "text", "text"), ("binary", b"\0\xff", "AP8="), ("file", "", None),
+            ("json", "text", "text"),
+            ("binary", b"\0\xff", "AP8="),
+            ("file", "", None),
             ("file", SimpleUploadedFile("one.txt", b"x"), "/media/specimens/one.txt"),
-        ):  # fmt: skip
+        ):
             with self.subTest(name, value=value):
                 record = Specimen.objects.create(**{name: value})
                 self.assert_shown(record, **{name: shown})
@@ -4435,8 +4841,9 @@ class Encoding(AjaxTestCase):
             # None shows a field that the endpoint does not: here, the parent.
             (self.local, include(["parent", "title"]), category),
             (self.local, exclude(["title"]), {"pk": self.local.pk}),
-            (self.local, Tell, told), (self.local, Tell(), told),
-        ):  # fmt: skip
+            (self.local, Tell, told),
+            (self.local, Tell(), told),
+        ):
             with self.subTest(encoder=encoder):
                 self.serve(Category, exclude=["parent"])
                 self.serve(User)
@@ -4470,8 +4877,9 @@ class Encoding(AjaxTestCase):
         escaping = type("Escaping", (ajax.DefaultEncoder,), {"_escape": yes})
         for wrong, said in [
             *((each, "DefaultEncoder") for each in (yes, "Tell", ajax.ModelEndpoint)),
-            (escaping, "_escape"), (escaping(), "_escape"),
-        ]:  # fmt: skip
+            (escaping, "_escape"),
+            (escaping(), "_escape"),
+        ]:
             with self.assertRaisesMessage(ImproperlyConfigured, said):
                 self.speak(Category, wrong)
         self.assertFalse(ajax.encoder.is_registered(Category))
@@ -4485,12 +4893,18 @@ class Encoding(AjaxTestCase):
         one, news = self.shown(self.article), title | {"parent": None}
         only = ajax.IncludeEncoder(include=["title"])
         for given, shown in (
-            ([self.article], one), ([self.news], news), ([self.news, only], title),
-            ([Article.objects.all()], [one]), ([Article.objects.only("title")], [one]),
-            ([Article.objects.none()], []), ([[]], []), ([iter([self.news])], [news]),
-            ([(self.article, self.news)], [one, news]), ([[self.news], only], [title]),
+            ([self.article], one),
+            ([self.news], news),
+            ([self.news, only], title),
+            ([Article.objects.all()], [one]),
+            ([Article.objects.only("title")], [one]),
+            ([Article.objects.none()], []),
+            ([[]], []),
+            ([iter([self.news])], [news]),
+            ([(self.article, self.news)], [one, news]),
+            ([[self.news], only], [title]),
             ([[self.news, {"of": self.news}, "<"]], [news, {"of": news}, "<"]),
-        ):  # fmt: skip
+        ):
             self.assertEqual(encode(*given), shown)
         self.assertEqual(ajax.DefaultEncoder().to_dict(self.article), one)
         # Nobody is logged in there.
@@ -4504,8 +4918,10 @@ class Encoding(AjaxTestCase):
             specimen = Specimen.objects.create(country=country)
             article = Article.objects.create(
                 author=User.objects.create(username=f"{count}-{number}"),
-                category=Category.objects.create(title="C"), title="T", price=1,
-            )  # fmt: skip
+                category=Category.objects.create(title="C"),
+                title="T",
+                price=1,
+            )
             for manager in (article.readers, specimen.keepers):
                 manager.add(self.user, self.other)
             for manager in (article.tags, specimen.tags):
@@ -4657,12 +5073,17 @@ class Tags(AjaxTestCase):
 
     def test_each_command_answers_all_tags(self):
         for command, tags, names in (
-            ("add", ["a", "b"], "a b green red"), ("add", "b, c", "a b c green red"),
-            ("remove", "a b none", "c green red"), ("remove", [], "c green red"),
-            ("add", '"d e" f', "c d e f green red"), ("clear", None, ""),
-            ("set", [{"name": "x"}, "c"], "c x"), ("set", [], ""),
-            ("set", "p q", "p q"), ("set", ["Big Band"], "Big Band"),
-        ):  # fmt: skip
+            ("add", ["a", "b"], "a b green red"),
+            ("add", "b, c", "a b c green red"),
+            ("remove", "a b none", "c green red"),
+            ("remove", [], "c green red"),
+            ("add", '"d e" f', "c d e f green red"),
+            ("clear", None, ""),
+            ("set", [{"name": "x"}, "c"], "c x"),
+            ("set", [], ""),
+            ("set", "p q", "p q"),
+            ("set", ["Big Band"], "Big Band"),
+        ):
             with self.subTest(command, tags=tags):
                 self.assertEqual(self.names(self.article, command, tags), names)
         tag = self.article.tags.get()
@@ -4807,9 +5228,14 @@ class Security(AjaxTestCase):
         for user in (None, self.user):
             self.browse(user)
             for path in (
-                "shop/hello", "shop/whoami", "shop/contactform", "shop/category",
-                "shop/article/count", f"{self.path}/get", f"{self.path}/tags/clear",
-            ):  # fmt: skip
+                "shop/hello",
+                "shop/whoami",
+                "shop/contactform",
+                "shop/category",
+                "shop/article/count",
+                f"{self.path}/get",
+                f"{self.path}/tags/clear",
+            ):
                 with self.subTest(path, user=user):
                     reply = self.post(path, status=403)
                     self.assertIn("CSRF", reply["data"]["message"])
@@ -4836,10 +5262,12 @@ class Security(AjaxTestCase):
     def test_no_token_helps_a_page_from_elsewhere(self):
         elsewhere = {"HTTP_ORIGIN": "https://evil.example"}
         for extra in (
-            elsewhere, {"HTTP_ORIGIN": "null"}, {"secure": True},
+            elsewhere,
+            {"HTTP_ORIGIN": "null"},
+            {"secure": True},
             {"secure": True, "HTTP_REFERER": "https://evil.example/"},
             {"secure": True, "HTTP_REFERER": "http://testserver/"},
-        ):  # fmt: skip
+        ):
             self.client.cookies["csrftoken"] = "a" * 32
             for token in ({}, self.TOKEN):
                 with self.subTest(extra, token=token):
@@ -4854,9 +5282,11 @@ class Security(AjaxTestCase):
     @with_and_without_middleware
     def test_a_page_goes_on_after_a_login_wherever_the_token_is_kept(self):
         for kept in [
-            {}, {"CSRF_COOKIE_HTTPONLY": True}, {"CSRF_USE_SESSIONS": True},
+            {},
+            {"CSRF_COOKIE_HTTPONLY": True},
+            {"CSRF_USE_SESSIONS": True},
             {"CSRF_COOKIE_NAME": "crumb", "CSRF_HEADER_NAME": "HTTP_X_STAMP"},
-        ]:  # fmt: skip
+        ]:
             header = kept.get("CSRF_HEADER_NAME", "HTTP_X_CSRFTOKEN")
             with self.subTest(kept), self.settings(**kept):
                 self.browse()
@@ -4915,9 +5345,11 @@ class Security(AjaxTestCase):
         keys = """_connector _negated _state self request using *args force_insert **
             category_id category__title secret__startswith author__password __class__"""
         for path, sent in [
-            ("shop/article", valid), ("shop/article/list", {}),
-            (f"{self.path}/update", {}), (f"{self.path}/tags/add", {"tags": "a"}),
-        ]:  # fmt: skip
+            ("shop/article", valid),
+            ("shop/article/list", {}),
+            (f"{self.path}/update", {}),
+            (f"{self.path}/tags/add", {"tags": "a"}),
+        ]:
             for key in keys.split():
                 with self.subTest(path, key=key):
                     self.assertEqual(list(self.errors(path, {**sent, key: 1})), [key])
