@@ -554,7 +554,7 @@ def form_named(name, module=__name__):
 
 
 class Urls(AjaxTestCase):
-    def test_every_path_means_what_the_table_says(self):
+    def test_each_kind_of_path_calls_what_the_url_table_says(self):
         article, news = self.path, self.news.pk
         contact = {"email": "a@example.com", "text": "Hi"}
         for path_, sent, meant in [
@@ -597,7 +597,7 @@ class Urls(AjaxTestCase):
                 found = reverse(f"ajax:{name}", **how)
                 self.assertEqual(found, f"/ajax/{'/'.join(args)}.json")
 
-    def test_what_is_no_post_is_a_405_before_anything_is_looked_up(self):
+    def test_other_methods_than_post_are_a_405_without_any_query(self):
         paths = ["shop/hello", "shop/category/1/get", "no/such/thing", "a/b/1/tags/add"]
         methods = ["get", "head", "put", "patch", "delete", "options"]
         for method, path_ in itertools.product(methods, paths):
@@ -667,7 +667,7 @@ class Urls(AjaxTestCase):
             data = {"code": 404, "message": NO_ENDPOINT}
             self.assertEqual(reply, {"success": False, "data": data})
 
-    def test_a_pk_is_whatever_the_models_key_parses_and_else_no_record(self):
+    def test_a_pk_that_does_not_parse_is_a_record_that_does_not_exist(self):
         key = Winery.objects.create(name="Hill").pk
         Country.objects.create(code="de", name="Germany")
         Country.objects.create(code="a/", name="A slash cannot be addressed")
@@ -742,7 +742,7 @@ class Urls(AjaxTestCase):
 
     @isolate_apps("test_ajax")
     @override_settings(SHOP_PILOT="auth.User")
-    def test_what_cannot_be_served_is_refused_and_a_swapped_model_skipped(self):
+    def test_register_refuses_what_it_cannot_serve_and_skips_swapped_models(self):
         class Berth(models.Model):
             pk = models.CompositePrimaryKey("dock", "number")
             dock, number = models.IntegerField(), models.IntegerField()
@@ -768,7 +768,7 @@ class Urls(AjaxTestCase):
         self.assertFalse(ajax.endpoint.is_registered(Pilot))
         self.post("shop/pilot", status=404)
 
-    def test_what_registers_while_a_record_is_read_holds_from_the_next_on(self):
+    def test_a_change_of_the_registry_during_a_request_holds_for_the_next(self):
         class Narrow(OpenEndpoint):
             fields = ["title"]
 
@@ -790,7 +790,7 @@ class Urls(AjaxTestCase):
 
     # The apps' endpoints.py
 
-    def test_endpoints_are_imported_once_on_first_use_while_others_wait(self):
+    def test_endpoints_are_imported_once_while_other_requests_wait(self):
         source = """
             import threading
             from django.test import Client
@@ -816,7 +816,7 @@ class Urls(AjaxTestCase):
                 self.assertEqual(self.post("zoo/told")["data"], [[], [200]])
             imported.assert_called_once_with()
 
-    def test_one_that_fails_is_a_logged_500_for_everything_and_fails_check(self):
+    def test_a_broken_endpoints_module_is_a_500_everywhere_and_fails_check(self):
         for broken, said in [
             ("1 / 0", "division by zero"),
             ("import no_such_module", "no_such_module"),
@@ -846,7 +846,7 @@ class Urls(AjaxTestCase):
                 self.assertNotRegex(message, r"\b(\w+Error|SystemExit)\(")
         self.post("shop/hello")
 
-    def test_one_that_fails_leaves_both_registries_as_they_were(self):
+    def test_a_broken_endpoints_module_leaves_both_registries_unchanged(self):
         source = """
             import ajax
             from django.contrib.auth.models import Group
@@ -867,7 +867,7 @@ class Urls(AjaxTestCase):
             self.assertTrue(ajax.encoder.is_registered(Country))
         self.assertEqual(self.shown(self.article)["category"]["title"], "Local")
 
-    def test_this_module_is_nobodys_endpoints(self):
+    def test_this_module_is_never_an_apps_endpoints_module(self):
         names = [name for name in vars(ajax) if not name.startswith("_")]
         sources = {
             "zoo": "import sys, ajax; sys.modules[__name__] = ajax",
@@ -881,7 +881,7 @@ class Urls(AjaxTestCase):
                     reply = self.post(f"{label}/{name}", status=404)
                     self.assertEqual(reply["data"]["message"], NO_ENDPOINT)
 
-    def test_the_autoreloader_is_told_to_watch_every_apps_endpoints(self):
+    def test_the_autoreloader_watches_the_endpoints_of_every_app(self):
         # By itself it does not watch what failed to import.
         with self.apps(zoo="1 / 0", farm=""):
             reloader = mock.Mock(spec=BaseReloader, directory_globs={})
@@ -979,7 +979,7 @@ class Requests(AjaxTestCase):
             of_forms.append((f"{self.MULTIPART}; charset={codec}", text, "UTF-8"))
         return [*[(self.JSON, *each) for each in of_json], *of_forms]
 
-    def test_a_body_that_is_not_what_it_says_is_refused_saying_where(self):
+    def test_a_broken_body_is_a_400_that_says_where(self):
         called, one = mock.Mock(), f"article/{self.article.pk}"
         self.serve(Article, prepare_record=called, get_queryset=called, can_get=called)
         with mock.patch.object(ask, "answer", called, create=True):
@@ -1015,7 +1015,7 @@ class Requests(AjaxTestCase):
                 reply = self.ask(lambda r: r.data == json.loads(r.body), **sent)
                 self.assertIs(reply["data"], True)
 
-    def test_json_in_a_forms_text_is_read_by_the_same_rules(self):
+    def test_json_in_the_text_of_a_form_follows_the_same_rules(self):
         path = f"shop/specimen/{Specimen.objects.create().pk}/update"
         for text in [
             '"\\u0000"',
@@ -1041,7 +1041,7 @@ class Requests(AjaxTestCase):
         data = self.post(path, {"text": '["\\u0000", NaN]'}, form=True)["data"]
         self.assertEqual(data["text"], '["\\u0000", NaN]')
 
-    def test_data_is_the_json_value_else_the_form(self):
+    def test_request_data_is_the_json_value_or_the_form(self):
         for value in [None, True, 1, 1.5, "text", [], [1, {"a": None}], {"a": [1]}]:
             with self.subTest(value=value):
                 sent = {"data": json.dumps(value), "content_type": self.JSON}
@@ -1058,7 +1058,7 @@ class Requests(AjaxTestCase):
                 reply = self.send("shop/ask", body, content_type)[1]
                 self.assertEqual(reply["data"], [True, found])
 
-    def test_a_function_reads_any_body_and_files_itself(self):
+    def test_a_function_can_read_any_body_and_files(self):
         xml = {"data": "<a/>", "content_type": "text/xml"}
         for read in (lambda r: r.body.decode(), lambda r: r.read().decode()):
             self.assertEqual(self.ask(read, **xml)["data"], "<a/>")
@@ -1066,7 +1066,7 @@ class Requests(AjaxTestCase):
         reply = self.ask(lambda r: r.FILES["file"].read().decode(), **sent)
         self.assertEqual(reply["data"], "ab")
 
-    def test_models_and_forms_take_json_both_kinds_of_form_or_no_body(self):
+    def test_models_and_forms_take_json_and_forms_and_no_other_type(self):
         title, part = b'{"title": "A"}', self.part(b"title", b"A")
         for content_type, body, status in [
             (self.JSON, title, 200),
@@ -1088,7 +1088,7 @@ class Requests(AjaxTestCase):
                 path = f"shop/category/{self.news.pk}/get"
                 self.assertEqual(self.send(path, b"", content_type)[0], 200)
 
-    def test_the_body_is_not_read_for_who_may_not_call(self):
+    def test_the_body_is_not_read_before_authentication(self):
         body = mock.Mock(read=mock.Mock(side_effect=OSError("The line is gone.")))
         extra = {"wsgi.input": body, "CONTENT_LENGTH": "9"}
         self.assertEqual(self.send("shop/category", b"{", **extra)[0], 400)
@@ -1102,7 +1102,7 @@ class Requests(AjaxTestCase):
         self.assertEqual(asked.call_count, 4)
         body.read.assert_not_called()
 
-    def test_a_write_takes_an_object_and_asks_no_hook_about_anything_else(self):
+    def test_a_write_of_anything_but_an_object_is_refused_before_any_hook(self):
         names = ["can_create", "can_update", "prepare_record", "get_queryset"]
         asked = {name: mock.Mock() for name in names}
         self.serve(Category, **asked)
@@ -1115,7 +1115,7 @@ class Requests(AjaxTestCase):
                     self.assertIn("object", reply["data"]["message"])
         self.assertEqual([name for name in names if asked[name].called], [])
 
-    def test_get_delete_and_operations_of_ones_own_take_any_valid_body(self):
+    def test_get_delete_and_custom_operations_take_any_valid_body(self):
         for body in (b"[1]", b'{"unknown": 1}', b"null", b'"text"'):
             record = self.user.articles.create(category=self.news, title="A", price=1)
             for name in ("get", "publish", "delete"):
@@ -1123,7 +1123,7 @@ class Requests(AjaxTestCase):
                     status, _ = self.send(f"shop/article/{record.pk}/{name}", body)
                     self.assertEqual(status, 200)
 
-    def test_a_length_that_is_no_number_is_a_400(self):
+    def test_an_invalid_content_length_is_a_400(self):
         for length, status in (
             ("-5", 400),
             ("1.5", 400),
@@ -1135,7 +1135,7 @@ class Requests(AjaxTestCase):
                 sent = self.send("shop/hello", b"{}", CONTENT_LENGTH=length)
                 self.assertEqual(sent[0], status)
 
-    def test_what_is_too_large_is_a_413(self):
+    def test_a_request_that_is_too_large_is_a_413(self):
         files = {str(n): SimpleUploadedFile("a", b"") for n in range(4)}
         for path in ("shop/category", "shop/hello", "shop/contactform"):
             with self.settings(DATA_UPLOAD_MAX_MEMORY_SIZE=9):
@@ -1166,7 +1166,7 @@ def database_in(zone):
 
 
 class Responses(AjaxTestCase):
-    def test_what_an_endpoint_returns_encodes(self):
+    def test_an_endpoint_may_return_any_of_these_values(self):
         news = {"pk": self.news.pk, "title": "News", "parent": None}
         day, key = datetime.date(2024, 5, 6), uuid.UUID(int=7)
         moment = datetime.datetime(2024, 5, 6, 7, 8, 9, 5, datetime.timezone.utc)
@@ -1210,14 +1210,14 @@ class Responses(AjaxTestCase):
                 self.assertEqual(found, expected)
                 self.assertIs(type(found), type(expected))
 
-    def test_metadata_goes_beside_data_and_replaces_nothing(self):
+    def test_metadata_stands_beside_data_and_replaces_nothing(self):
         metadata = {"total": Decimal(2), "success": False, "data": "no"}
         reply = self.ask(lambda r: ajax.EnvelopedResponse({self.news.pk}, metadata))
         self.assertEqual(reply, {"success": True, "data": [self.news.pk], "total": "2"})
         reply = self.ask(lambda request: ajax.EnvelopedResponse(1, {}))
         self.assertEqual(reply, {"success": True, "data": 1})
 
-    def test_an_ajax_error_is_raised_or_returned_with_its_extra(self):
+    def test_an_ajax_error_may_be_raised_or_returned(self):
         extra = {"more": Decimal("1"), "success": True, "data": 5}
         for code in (400, 409, 418, 429, 499, 500, 503, 599):
             error = ajax.AJAXError(code, gettext_lazy("No"), **extra)
@@ -1230,7 +1230,7 @@ class Responses(AjaxTestCase):
             with self.subTest(code), self.assertRaises(ValueError):
                 ajax.AJAXError(code, "No")
 
-    def test_a_response_of_the_endpoints_own_passes_untouched(self):
+    def test_a_response_that_an_endpoint_makes_is_sent_unchanged(self):
         plain = {"content_type": "text/plain"}
         for answer, status, kind, content in [
             (HttpResponse("<p>", status=201), 201, "text/html", b"<p>"),
@@ -1269,7 +1269,7 @@ class Responses(AjaxTestCase):
                 if message == invalid:
                     self.assertEqual(list(reply["errors"]), [*sent] or ["title"])
 
-    def test_who_may_not_call_is_told_so_and_in_debug_who_said_no(self):
+    def test_a_403_names_the_hook_that_refused_in_debug(self):
         article, sent = self.path, {"category": self.news.pk}
         denied, unknown = "Access to endpoint is forbidden", "User is not authorized."
         for hook, path in [
@@ -1298,7 +1298,7 @@ class Responses(AjaxTestCase):
                         self.assertEqual(bad, reply)
 
     @override_settings(LOGIN_URL="/come/in/")
-    def test_who_is_not_logged_in_is_told_where(self):
+    def test_a_403_tells_visitors_where_to_log_in(self):
         self.client.logout()
         for path, message in [
             (f"{self.path}/get", "User is not authorized."),
@@ -1309,7 +1309,7 @@ class Responses(AjaxTestCase):
             self.assertEqual(reply["data"]["message"], message)
             self.assertEqual(reply["login_url"], "/come/in/")
 
-    def test_whatever_is_raised_has_its_status_and_is_logged_once(self):
+    def test_each_exception_has_its_status_and_is_logged_once(self):
         """What nobody expected, or cannot be encoded, is sent to who listens, too."""
         heard = []
 
@@ -1361,7 +1361,7 @@ class Responses(AjaxTestCase):
                 kinds = [record.exc_info[0]] if status == 500 else []
                 self.assertEqual(heard, [("/ajax/shop/ask.json", k) for k in kinds])
 
-    def test_what_the_database_refuses_has_a_status_and_tells_no_sql(self):
+    def test_each_database_error_has_its_status_and_shows_no_sql(self):
         for kind, text, state, status in [
             (IntegrityError, "INSERT secret", None, 409),
             (DataError, "SELECT secret", None, 400),
@@ -1395,7 +1395,7 @@ class Responses(AjaxTestCase):
             with self.subTest(expected):
                 self.assertEqual(self.ask(error, 400)["errors"], expected)
 
-    def test_no_exception_escapes_even_if_its_text_cannot_be_made(self):
+    def test_an_exception_whose_text_fails_is_a_500(self):
         class Mute(Exception):
             __str__ = __repr__ = lambda self: 1 / 0
 
@@ -1415,7 +1415,7 @@ class Responses(AjaxTestCase):
                         self.ask(error, 500)
                     self.assertEqual(len(logs.records), 1)
 
-    def test_logs_hold_no_line_of_the_clients(self):
+    def test_clients_cannot_forge_lines_of_the_log(self):
         def clash(request):
             raise IntegrityError(f"Key (name)=({request.data['name']}) is taken.")
 
@@ -1427,7 +1427,7 @@ class Responses(AjaxTestCase):
                     self.post(f"shop/{path}", {"name": forged}, status=status)
                 self.assertNotRegex(logs.records[0].getMessage(), "[\n\x1b]")
 
-    def test_errors_tell_nothing_of_a_record_that_can_get_refuses(self):
+    def test_errors_show_nothing_of_a_record_that_can_get_refuses(self):
         private = Supplier.objects.create(name="Secret Ltd", is_private=True)
         offer = Offer.objects.create(article=self.article, supplier=private)
         for path, sent, status in [
@@ -1440,7 +1440,7 @@ class Responses(AjaxTestCase):
                 reply = self.post(path, sent, status=status)
                 self.assertNotIn("Secret", json.dumps(reply))
 
-    def test_debug_shows_what_happened_and_where(self):
+    def test_debug_shows_the_exception_and_traceback(self):
         for debug in (True, False):
             with self.subTest(debug=debug), self.settings(DEBUG=debug):
                 reply = self.ask(ZeroDivisionError("by zero"), 500)
@@ -1449,7 +1449,7 @@ class Responses(AjaxTestCase):
                 self.assertRegex(frames, r"^\[.*ask" if debug else r"^\[\]$")
                 self.assertNotIn("traceback", self.ask(Http404(), 404))
 
-    def test_debug_names_what_there_is_in_the_place_of_what_is_not(self):
+    def test_debug_suggests_a_name_for_one_that_is_not_there(self):
         for path, hint in [
             ("shpo/article", "shop"),
             ("zzzzzz/article/list", "shop"),
@@ -1528,7 +1528,7 @@ class Commits(TransactionTestCase):
         AjaxTestCase.setUpTestData.__func__(self)
         AjaxTestCase.setUp(self)
 
-    def test_what_fails_at_or_after_the_commit_is_answered_as_json(self):
+    def test_a_failure_at_or_after_the_commit_is_json(self):
         def dangle(*arguments):
             # Whether there is such an owner is asked at the commit.
             Note.objects.create(owner_id=10**6, text="x")
@@ -1556,7 +1556,7 @@ class Commits(TransactionTestCase):
             self.ask(lambda request: transaction.on_commit(lambda: 1 / 0), 500)
 
     @atomic_requests()
-    def test_an_endpoint_may_refuse_the_transaction(self):
+    def test_an_endpoint_may_be_non_atomic(self):
         source = """
             from django.db import connection, transaction
             def inside(request): return connection.in_atomic_block
@@ -1663,7 +1663,7 @@ class Functions(AjaxTestCase):
         names = [*vars(sys.modules[f"{app}.endpoints"]), "missing"]
         return {name for name in names if self.send(f"{app}/{name}")[0] != 404}
 
-    def test_functions_of_a_request_defined_here_and_endpoint_objects_are_exposed(self):
+    def test_functions_of_a_request_and_endpoint_objects_are_exposed(self):
         expected = {
             "plain",
             "later",
@@ -1685,7 +1685,7 @@ class Functions(AjaxTestCase):
         self.assertEqual(self.exposed("tools"), expected)
         self.assertEqual(self.exposed("others"), {"imported", "shared"})
 
-    def test_what_all_lists_and_nothing_else_is_exposed(self):
+    def test_only_the_names_in_all_are_exposed(self):
         self.assertEqual(self.exposed("listing"), {"listed", "short", "endpoint"})
         self.assertEqual(self.exposed("empty"), set())
 
@@ -2044,7 +2044,7 @@ class Fields(AjaxTestCase):
     def upload(self, name="a.txt", content=b"words"):
         return SimpleUploadedFile(name, content)
 
-    def test_each_kind_of_field_reads_json_and_the_same_text_of_a_form(self):
+    def test_each_kind_of_field_reads_json_and_the_same_text_in_a_form(self):
         for field, sent, stored in TAKEN:
             with self.subTest(field, sent=sent), timezone.override("Europe/Berlin"):
                 pk = self.post("shop/specimen", {field: sent})["data"]["pk"]
@@ -2064,7 +2064,7 @@ class Fields(AjaxTestCase):
                 self.update(self.specimen, form, **{field: sent})
                 self.assertEqual(self.stored(field), repr(stored))
 
-    def test_each_kind_of_field_refuses_what_it_cannot_be(self):
+    def test_each_kind_of_field_refuses_wrong_json(self):
         Specimen.objects.create(twin_id=7001)  # It is taken, then.
         odd = {"keepers": [{}], "tags": [{}], "twin": [{}, []]}
         for field, values in REFUSED.items():
@@ -2075,7 +2075,7 @@ class Fields(AjaxTestCase):
                     errors = self.errors("shop/specimen", {field: sent})
                     self.assertEqual([*errors], [field])
 
-    def test_each_kind_of_field_refuses_such_texts_files_and_repeated_keys(self):
+    def test_each_kind_of_field_refuses_wrong_texts_files_and_repeated_keys(self):
         for field in REFUSED.keys() - {"words"}:
             values = [each for each in REFUSED[field] if isinstance(each, str)]
             values += [self.upload("[1]")] * (field != "file")
@@ -2085,7 +2085,7 @@ class Fields(AjaxTestCase):
                 with self.subTest(field, sent=str(sent)[:20]), berlin:
                     self.assertEqual(self.refused({field: sent}, form=True), [field])
 
-    def test_nothing_where_there_has_to_be_something_is_refused(self):
+    def test_an_empty_value_for_a_required_field_is_refused(self):
         nulls = ("title", "price", "published", "category", "readers", "tags")
         rows = [(self.article, name, None, False) for name in nulls]
         rows += [(self.article, name, "", True) for name in ("price", "category")]
@@ -2094,7 +2094,7 @@ class Fields(AjaxTestCase):
             with self.subTest(field, form=form):
                 self.assertEqual(self.refused({field: sent}, record, form), [field])
 
-    def test_a_relation_is_asked_its_own_validators(self):
+    def test_the_validators_of_a_foreign_key_are_run(self):
         refuse = mock.Mock(side_effect=ValidationError("Not this one."))
         category = Article._meta.get_field("category")
         with mock.patch.dict(vars(category), validators=[refuse]):
@@ -2163,7 +2163,7 @@ class Fields(AjaxTestCase):
         self.update(self.specimen)
         self.assertEqual(self.stored("json"), "[False, 'more']")
 
-    def test_date_times_at_the_ends_of_the_calendar(self):
+    def test_only_date_times_well_inside_the_calendar_are_taken(self):
         class WhenForm(forms.Form):
             moment = forms.DateTimeField()
 
@@ -2193,7 +2193,7 @@ class Fields(AjaxTestCase):
         for path_ in (self.path, "shop/specimenform"):
             self.post(path_, {"duration": "999999999 23:59:59"}, status)
 
-    def test_unknown_keys_are_refused_with_what_may_have_been_meant(self):
+    def test_unknown_keys_are_refused_with_a_suggestion(self):
         path = self.path_of(self.article)
         errors = self.errors(path, {"titel": "x"})
         self.assertEqual(errors, {"titel": ['Unknown key. Did you mean "title"?']})
@@ -2205,7 +2205,7 @@ class Fields(AjaxTestCase):
         self.assertEqual(self.refused({"plan": self.upload()}, form=True), ["plan"])
         self.update(self.specimen, True, csrfmiddlewaretoken="x")
 
-    def test_a_record_that_was_read_is_sent_back_whole(self):
+    def test_a_record_that_was_read_can_be_sent_back_whole(self):
         self.post(self.path, {field: sent for field, sent, _stored in TAKEN})
         self.update(self.specimen, True, file=self.upload(), keepers=7001, tags="a")
         self.crate.payers.set([self.keeper])
@@ -2219,7 +2219,7 @@ class Fields(AjaxTestCase):
         self.assertNotEqual(made["pk"], whole["pk"])
         self.assertEqual(made | {"pk": whole["pk"]}, whole | {"author": made["author"]})
 
-    def test_attributes_say_what_is_seen_and_written(self):
+    def test_attributes_choose_the_fields_that_are_shown_and_written(self):
         for name, attributes, sent, answered in ATTRIBUTES:
             with self.subTest(name, **attributes), transaction.atomic():
                 record = getattr(self, name)
@@ -2232,7 +2232,7 @@ class Fields(AjaxTestCase):
                 transaction.set_rollback(True)
             self.doCleanups()
 
-    def test_all_fields_are_those_of_the_model_that_are_editable(self):
+    def test_all_fields_are_the_editable_fields_of_the_model(self):
         sent = {"slug": "new", "guards": [7001], "doubled": 9, "carriers": []}
         sent |= {"made": "1999-01-01", "changed": "x"}
         whole = self.shown(self.crate)
@@ -2242,7 +2242,7 @@ class Fields(AjaxTestCase):
         self.serve(Article, fields="__all__", exclude=())
         self.assertEqual(self.update(self.article, secret="told")["secret"], "told")
 
-    def test_a_natural_key_is_written_on_create_where_fields_names_it(self):
+    def test_a_natural_key_is_written_on_create_if_fields_names_it(self):
         named = {"fields": ["code", "name"]}
         rows = [
             (named, True),
@@ -2686,7 +2686,7 @@ class Permissions(AjaxTestCase):
                 self.assertEqual(len(named), len({*named}), "One is there twice.")
                 self.assertLessEqual({*named}, known)
 
-    def test_each_call_is_answered_as_the_table_says_and_shows_nothing_hidden(self):
+    def test_each_role_gets_the_answers_of_the_table_and_sees_nothing_hidden(self):
         for kind, endpoint in ENDPOINT_KINDS.items():
             expected = dict.fromkeys(self.calls, endpoint.otherwise)
             for operations, by_role in endpoint.answers.items():
@@ -2832,7 +2832,7 @@ class Permissions(AjaxTestCase):
         self.client.force_login(self.other)
         self.post(*self.calls["create"], status=403)
 
-    def test_what_is_outside_the_queryset_or_refused_is_not_worked_on(self):
+    def test_operations_never_run_on_records_that_the_user_may_not_get(self):
         ran = []
         for model in (Note, Supplier):
             self.serve(model, look=lambda self, request: ran.append(self.record))
@@ -2846,7 +2846,7 @@ class Permissions(AjaxTestCase):
         self.assertEqual(ran, [])
         self.assertEqual(Note.objects.get(pk=self.hers.pk).text, "hers")
 
-    def test_records_that_fields_computes_are_filtered_for_the_user(self):
+    def test_records_in_computed_fields_are_filtered_for_the_user(self):
         mine, hers = {"pk": self.mine.pk, "text": "mine"}, self.hers.pk
         self.serve(Note, fields=["text"])
         self.serve(
@@ -2873,7 +2873,7 @@ class Permissions(AjaxTestCase):
         shown = {"pk": group.pk, "name": "secret"}
         self.assertEqual(self.shown(item)["content_object"], shown)
 
-    def test_operations_are_the_methods_an_endpoint_adds_that_want_only_a_request(self):
+    def test_operations_are_methods_of_endpoint_classes_that_take_a_request(self):
         class Mixin:
             def mixed(self, request):
                 return "no"
@@ -2899,7 +2899,7 @@ class Permissions(AjaxTestCase):
                 self.post(f"{self.path}/{name}", status=404)
                 self.post(f"shop/article/{name}", status=404)
 
-    def test_a_class_that_would_silently_be_open_is_refused(self):
+    def test_register_refuses_names_that_would_silently_open_an_endpoint(self):
         for name, instead in MISSPELT_NAMES.items():
             value = yes if instead[:3] in ("can", "get") else ["title"]
             mixin = type("Mixin", (), {name: value})
@@ -3023,7 +3023,7 @@ class Writing(AjaxTestCase):
         self.assertEqual([*rows], [("Red", 100, None)])
         self.assertEqual([*self.wine.tags.names()], ["dry"])
 
-    def test_what_is_wrong_first_is_what_is_answered(self):
+    def test_the_first_thing_that_is_wrong_is_answered(self):
         """All is wrong with the first request; each further one mends one thing."""
         bob, token, path_ = self.other, "a" * 32, "/ajax/shop/wine/0/update.json"
         self.serve(Wine, can_update=lambda self, user, *records: user == bob)
@@ -3094,14 +3094,14 @@ class Writing(AjaxTestCase):
                 found = [name for name, _group in itertools.groupby(order)]
                 self.assertEqual(found, ["authenticate", *steps.split()])
 
-    def test_nobody_learns_about_validation_who_may_not_write(self):
+    def test_users_who_may_not_write_learn_nothing_about_validation(self):
         self.serve(Wine, can_create=no, can_update=no)
         bad = ({"bottles": "x"}, {"nothing": 1}, {"name": ""}, {"tags": 5}, {"fans": 0})
         paths = ("shop/wine", f"{self.path}/update", f"{self.path}/tags/add")
         replies = [self.post(path, sent, 403) for path in paths for sent in ({}, *bad)]
         self.assertTrue(all(reply == replies[0] for reply in replies), replies)
 
-    def test_a_hook_that_fails_over_what_cannot_be_read_refuses(self):
+    def test_a_hook_that_fails_over_an_unreadable_value_refuses(self):
         # So does one that misses what was not sent.
         self.serve(Wine, can_create=lambda self, user, record: record.winery)
         self.post("shop/wine", {"name": "White"}, status=403)
@@ -3119,7 +3119,7 @@ class Writing(AjaxTestCase):
         self.serve(Wine, prepare_record=ask_elsewhere)
         self.post("shop/wine", {"bottles": "x"}, status=403)
 
-    def test_a_value_that_cannot_be_read_leaves_the_old_one_to_the_hooks(self):
+    def test_hooks_see_the_old_value_in_place_of_an_unreadable_one(self):
         def may(self, user, *records):
             names = ("pk", "bottles", "winery_id", "name")
             return seen.append([getattr(records[-1], name) for name in names]) or True
@@ -3151,7 +3151,7 @@ class Writing(AjaxTestCase):
             winery = self.dale
             self.assertEqual(self.post(path_, data)["data"]["note"], f"ann {created}")
 
-    def test_create_validates_everything_and_update_what_changed_and_the_whole(self):
+    def test_create_validates_all_fields_and_update_the_changed_ones(self):
         # Old bad data elsewhere blocks nobody.
         Wine.objects.update(internal="", winery=self.shut, slug="not one")
         self.assertEqual(self.update(bottles=7)["bottles"], 7)
@@ -3188,7 +3188,7 @@ class Writing(AjaxTestCase):
         for path_, data in self.writes:
             self.assertEqual({*self.errors(path_, data)}, {"name"})
 
-    def test_what_clean_and_save_of_the_model_set_is_saved_and_answered(self):
+    def test_values_that_clean_and_save_set_are_saved_and_answered(self):
         names = ("Old Hill", "New Hill")
         for (path_, data), name in zip(self.writes, names, strict=True):
             with self.subTest(path_):
@@ -3200,7 +3200,7 @@ class Writing(AjaxTestCase):
         self.serve(Wine, save_record=lambda *args: Wine.objects.update(bottles=9))
         self.assertEqual(self.update(bottles=8)["bottles"], 9)
 
-    def test_nothing_is_saved_if_nothing_differs_after_validation(self):
+    def test_nothing_is_saved_if_validation_leaves_nothing_changed(self):
         saved, same = [], self.shown(self.wine)
         self.serve(Wine, save_record=lambda *args: saved.append("save"))
         self.receive(ajax.ajax_updated, lambda **kwargs: saved.append("signal"))
@@ -3210,7 +3210,7 @@ class Writing(AjaxTestCase):
         self.update(**same)
         self.assertNotIn("save", saved)
 
-    def test_an_update_does_without_refresh_from_db(self):
+    def test_an_update_does_not_call_refresh_from_db(self):
         old = {"refresh_from_db": lambda self, using=None, fields=None: 1 / 0}
         with mock.patch.multiple(Wine, **old):
             self.assertEqual(self.update(name="Rose")["name"], "Rose")
@@ -3253,7 +3253,7 @@ class Writing(AjaxTestCase):
             if refuses:
                 self.assert_untouched()
 
-    def test_an_error_anywhere_up_to_the_answer_leaves_nothing_written(self):
+    def test_an_error_before_the_answer_undoes_the_write(self):
         write = {
             "save_record": lambda self, request, record, created: fail(record.save()),
             "delete_record": lambda self, request, record: fail(record.delete()),
@@ -3274,7 +3274,7 @@ class Writing(AjaxTestCase):
                     self.post(path_, data and data | self.related, status=500)
                     self.assert_untouched()
 
-    def test_what_is_written_out_of_sight_is_answered_by_its_pk(self):
+    def test_a_written_record_that_the_user_may_not_get_is_answered_as_a_pk(self):
         rows = Wine.objects.filter(reserved=1)
         for hooks in (
             {"can_get": lambda self, user, record: record.reserved == 1},
@@ -3286,7 +3286,7 @@ class Writing(AjaxTestCase):
             self.assertEqual(self.update(reserved=2), {"pk": self.wine.pk})
             Wine.objects.update(reserved=1, name=models.F("pk"))
 
-    def test_records_with_keys_of_every_kind_live_and_die(self):
+    def test_records_with_each_kind_of_key_can_be_created_updated_and_deleted(self):
         Country.objects.create(code="gb", name="Britain")
         track = Track.objects.create(title="A record of the parent only").pk
         self.serve(Royalty, fields=["pk", "share"])
@@ -3313,7 +3313,7 @@ class Writing(AjaxTestCase):
                     self.post(f"shop/{model}/{none}/{operation}", status=404)
         self.assert_untouched()
 
-    def test_a_relation_takes_what_get_field_queryset_and_limit_choices_to_allow(self):
+    def test_relations_are_limited_by_get_field_queryset_and_limit_choices_to(self):
         def get_field_queryset(self, request, field):
             hidden = {"winery": dale.pk, "fans": request.user.pk}
             return field.related_model.objects.exclude(pk=hidden[field.name])
@@ -3334,7 +3334,7 @@ class Writing(AjaxTestCase):
             self.assertEqual(len(found), 1, found)
             self.update(**{key: [good] if key == "fans" else str(good)})
 
-    def test_by_default_a_relation_takes_what_the_user_may_get(self):
+    def test_by_default_relations_take_records_that_the_user_may_get(self):
         supplier, private = (Supplier.objects.create(is_private=p) for p in (0, 1))
         hers = Note.objects.create(owner=self.other).pk
         offer = Offer.objects.create(article=self.article, supplier=supplier)
@@ -3348,7 +3348,7 @@ class Writing(AjaxTestCase):
         ):
             self.assertEqual([*self.errors(f"{path_}/update", {key: value})], [key])
 
-    def test_what_is_there_already_may_be_sent_back_but_no_more_comes(self):
+    def test_related_records_that_are_there_may_be_sent_back_but_none_added(self):
         self.wine.fans.add(self.gone)
         Wine.objects.update(winery=self.shut)
         self.update(**self.shown(self.wine) | {"bottles": 9})
@@ -3446,7 +3446,7 @@ class Races(TransactionTestCase):
             cursor.execute(f"SELECT count(*) FROM {waiting}")
             return cursor.fetchone()[0] > 0
 
-    def test_nobody_is_judged_by_a_row_that_has_changed_since(self):
+    def test_permission_is_checked_on_the_locked_row(self):
         def get_queryset(self, request):
             return Article.objects.filter(author=request.user).distinct()
 
@@ -3482,7 +3482,7 @@ class Races(TransactionTestCase):
                     self.assertEqual([*rows.values_list("title", "author")], kept)
                     self.assertFalse(TaggedItem.objects.exists())
 
-    def test_an_update_keeps_what_was_committed_before_its_lock(self):
+    def test_an_update_keeps_changes_that_were_committed_before_its_lock(self):
         live = LiveTrack.objects.create(title="One", venue="Hall").pk
         rows = [  # Of a child, the column may be its parent's.
             (self.path, Article, {"title": "Other"}, {"body": "Mine"}),
@@ -3495,7 +3495,7 @@ class Races(TransactionTestCase):
                 self.assertEqual((status, data), (200, data | others | mine))
 
     @unittest.skipUnless(connection.vendor == "sqlite", "Wants a copy that is behind.")
-    def test_a_write_is_judged_and_done_where_the_router_writes(self):
+    def test_a_write_uses_the_database_for_writes_of_the_router(self):
         router = mock.Mock(spec=["db_for_read", "db_for_write"])
         router.db_for_read.return_value = "replica"
         router.db_for_write.return_value = "default"
@@ -3564,7 +3564,7 @@ class Races(TransactionTestCase):
             self.assertEqual(queries[0]["sql"], "BEGIN")
 
     @unittest.skipUnless(connection.vendor == "sqlite", "Wants to see the BEGIN.")
-    def test_so_does_the_first_one_on_a_connection(self):
+    def test_the_first_write_on_a_connection_locks_first_too(self):
         seen = mock.Mock(side_effect=lambda execute, *arguments: execute(*arguments))
         self.serve(Category, authenticate=yes, can_create=yes)
         connection.close()
@@ -3614,7 +3614,7 @@ class Races(TransactionTestCase):
                 self.assertEqual(self.done(f"{model}/{key}/get"), won)
                 self.assertLessEqual({status for status, _ in answers}, {200, 400, 409})
 
-    def test_what_is_deleted_while_others_refer_to_it_leaves_nothing_dangling(self):
+    def test_a_delete_during_writes_that_refer_to_it_leaves_no_dangling_key(self):
         def work(number):
             for turn in range(self.ROUNDS):
                 pk = categories[turn].pk
@@ -3759,7 +3759,7 @@ class Lists(AjaxTestCase):
                     self.assertEqual(expected.get(text, "a refusal"), "a refusal")
                     self.assertEqual([*reply["errors"]], [key])
 
-    def test_pages_are_clamped_and_junk_is_the_default(self):
+    def test_page_numbers_are_clamped_and_junk_counts_as_the_default(self):
         self.serve(Article, list_per_page=3)
         every, size = ["First", "Ice", "Gold", "Hot"], "items_per_page"
         junk = ("x", "", None, [], [1, 2], {}, 1.5, True, "1_0", "\u0663")
@@ -3792,7 +3792,7 @@ class Lists(AjaxTestCase):
                 replies = [self.post("shop/article/list", e) for e in ({}, {size: 99})]
                 self.assertEqual(tuple(reply[size] for reply in replies), sizes)
 
-    def test_order_is_what_the_client_asks_within_sortable_by(self):
+    def test_the_client_may_order_by_what_sortable_by_names(self):
         for order, titles in (
             ("title", "First Gold Hot Ice"),
             ("-title", "Ice Hot Gold First"),
@@ -3810,7 +3810,7 @@ class Lists(AjaxTestCase):
                 self.refuse("order_by", order)
         self.assertIn('Did you mean "char"?', self.refuse("order_by", "-chra"))
 
-    def test_order_is_else_the_endpoints_or_the_models_and_always_by_pk(self):
+    def test_the_default_order_is_the_endpoints_or_the_models_then_by_pk(self):
         for order in ("", "created", "-created"):  # Pages never overlap.
             sent = {"order_by": order, "items_per_page": 1}
             pages = [self.titles(current_page=page, **sent) for page in (1, 2, 3, 4)]
@@ -3821,7 +3821,7 @@ class Lists(AjaxTestCase):
         self.assertEqual(self.titles(), "Hot Gold Ice First")
         self.assertEqual(self.words({}), "one two bare")
 
-    def test_a_list_holds_what_get_queryset_gives_and_can_get_allows(self):
+    def test_a_list_holds_records_of_get_queryset_that_can_get_allows(self):
         for owner, shown in ((self.user, True), (self.other, False)):
             Note.objects.create(owner=owner)
             Supplier.objects.create(is_private=not shown)
@@ -3831,7 +3831,7 @@ class Lists(AjaxTestCase):
                 reply = self.post(f"shop/{path}/list")
                 self.assertEqual((len(reply["data"]), reply["total"]), (1, total))
 
-    def test_an_endpoint_may_take_the_page_of_its_list_apart(self):
+    def test_an_endpoint_may_change_the_data_of_its_list(self):
         def list(self, request):
             page = OpenEndpoint.list(self, request)
             return page.data.pop() and page
@@ -3839,7 +3839,7 @@ class Lists(AjaxTestCase):
         self.serve(Article, list=list)
         self.assertEqual(self.titles(), "First Ice Gold")
 
-    def test_search_wants_every_word_somewhere_as_in_the_admin(self):
+    def test_search_finds_records_that_hold_every_word_as_in_the_admin(self):
         for search, found in (
             ("", "one two bare"),
             ("  ", "one two bare"),
@@ -4006,7 +4006,7 @@ class Lists(AjaxTestCase):
         for sent in ({"char__in": ["beta", "x"]}, {"integer__in": 5}):
             self.assertEqual(self.words(sent), "two")
 
-    def test_what_is_too_much_is_told_how_much_may_be(self):
+    def test_a_refusal_over_a_limit_names_the_limit(self):
         for key, value, most in (
             ("char", ["x"] * 101, 100),
             ("text__icontains", "x" * 1001, 1000),
@@ -4017,7 +4017,7 @@ class Lists(AjaxTestCase):
             with self.subTest(key):
                 self.assertRegex(self.refuse(key, value), rf"\b{most}\b")
 
-    def test_filters_by_form(self):
+    def test_filters_in_a_form(self):
         for sent, found in (
             ({"integer": ["1", "5"]}, "one two"),
             ({"char": "null"}, ""),
@@ -4034,7 +4034,7 @@ class Lists(AjaxTestCase):
             upload = {key: SimpleUploadedFile("1", b"1")}
             self.assertIn(key, self.errors("shop/specimen/list", upload, form=True))
 
-    def test_an_unknown_key_is_never_an_unfiltered_list(self):
+    def test_an_unknown_filter_is_refused(self):
         for key in (
             "chra",
             "words",
@@ -4263,7 +4263,7 @@ class Forms(AjaxTestCase):
         cls.offer = {"article": cls.article.pk, "supplier": private, "note": bobs}
         cls.offer["price"] = "2.50"
 
-    def test_a_model_form_writes_what_django_would_and_overwrites_nothing(self):
+    def test_a_model_form_writes_as_in_django_and_overwrites_nothing(self):
         moment = "2024-05-06T07:08:09Z"
         data = {"code": "a", "opened": moment, "closed": moment}
         self.post("shop/stallform", data)
@@ -4274,7 +4274,7 @@ class Forms(AjaxTestCase):
         self.assertFalse(Stall.everything.get(code="b").is_active)
 
     @unittest.skipUnless(connection.vendor == "postgresql", "arrays and ranges")
-    def test_the_ends_of_arrays_and_ranges_are_within_the_calendar(self):
+    def test_date_times_in_arrays_and_ranges_are_within_the_calendar(self):
         from django.contrib.postgres.forms import DateTimeRangeField, SimpleArrayField
 
         several = SimpleArrayField(forms.DateTimeField(), required=False)
@@ -4286,11 +4286,11 @@ class Forms(AjaxTestCase):
                 status = 200 if is_within else 400
                 self.post("shop/timesform", {key: sent}, status, form=True)
 
-    def test_json_holds_no_more_values_than_a_form_may(self):
+    def test_a_list_of_more_values_than_a_form_may_have_is_a_413(self):
         for name in ("hours", "guests"):
             self.post("shop/pollform", {name: [1] * 1001}, status=413)
 
-    def test_a_model_form_saves_and_answers_its_record_as_its_endpoint_shows_it(self):
+    def test_a_model_form_answers_its_record_as_the_endpoint_shows_it(self):
         for form in (False, True):
             made = self.post("shop/offerform", self.offer, form=form)["data"]
             self.assertTrue(Offer.objects.filter(pk=made.pop("pk"), **self.offer))
@@ -4299,13 +4299,13 @@ class Forms(AjaxTestCase):
             # What the user may not see of what it refers to is a pk.
             self.assertEqual(made, self.offer | {"article": article})
 
-    def test_a_form_that_is_not_valid_is_a_400_with_its_errors(self):
+    def test_an_invalid_form_is_a_400_with_its_errors(self):
         with mock.patch.object(Offer, "clean", side_effect=ValidationError("No.")):
             errors = self.errors("shop/offerform", self.offer | {"price": "x"})
         self.assertEqual(errors.pop("__all__"), ["No."])
         self.assertEqual({*errors}, {"price"})
 
-    def test_an_error_up_to_the_answer_leaves_nothing_written(self):
+    def test_an_error_before_the_answer_undoes_the_save(self):
         for error, status in (
             (ValidationError({"price": "Too low."}), 400),
             (IntegrityError(), 409),
@@ -4335,7 +4335,7 @@ class Forms(AjaxTestCase):
             self.post("shop/offerform", sent, status=status)
             self.assertEqual(Offer.objects.get().price, 2)
 
-    def test_a_form_is_made_by_keywords_and_served_below_two_labels(self):
+    def test_a_form_gets_its_arguments_by_keyword_and_has_two_paths(self):
         """Django's own form, whose first argument is the user."""
         named = {"get_form_kwargs": lambda self, request: {"user": request.user}}
         self.serve(SetPasswordForm, **named)
@@ -4370,14 +4370,14 @@ class Forms(AjaxTestCase):
         data = self.post("shop/pollform", self.poll | plan, form=True)["data"]
         self.assertEqual(data, data | {"plan": "p.txt", "json": {"a": [1]}})
 
-    def test_what_save_returns_is_the_answer(self):
+    def test_the_answer_is_what_save_returns(self):
         news = {"pk": self.news.pk, "title": "News", "parent": None}
         for saved, shown in (({"so": "be it"}, {"so": "be it"}), ([self.news], [news])):
             save = mock.Mock(return_value=saved)
             with mock.patch.object(PollForm, "save", save, create=True):
                 self.assertEqual(self.post("shop/pollform", self.poll)["data"], shown)
 
-    def test_values_that_no_field_of_the_form_takes_are_its_errors(self):
+    def test_values_that_no_form_field_takes_are_errors_of_their_keys(self):
         odd = (5, 1.5, True, {}, {"a": 1}, [[1]], [{}], [None], 10**400)
         rows = {
             "day": odd,
@@ -4549,7 +4549,7 @@ class Encoding(AjaxTestCase):
         fine = {"article_id": self.article.pk, "maker_id": "Germany"}
         return Pressing.objects.create(**fine | keys)
 
-    def test_an_encoder_within_an_encoder_shows_what_it_would_alone(self):
+    def test_an_encoder_called_by_an_encoder_gives_its_usual_result(self):
         class Outer(ajax.HTMLEscapeEncoder):
             def to_dict(self, record):
                 inner = ajax.ExcludeEncoder(exclude=["title"]).to_dict(record)
@@ -4561,14 +4561,14 @@ class Encoding(AjaxTestCase):
         shown |= {"inner": ["pk", "parent"], "more": "&lt;b&gt;"}
         self.assertEqual(self.shown(self.news), shown)
 
-    def test_a_member_that_is_gone_is_left_out(self):
+    def test_a_null_key_in_a_through_table_is_left_out(self):
         band = Band.objects.create()
         band.members.add(self.user)
         BandMember.objects.create(band=band)
         BandMember.objects.create(band=band)
         self.assertEqual(self.shown(band)["members"], [self.user.pk])
 
-    def test_many_models_that_refer_to_each_other_are_expanded_so_far(self):
+    def test_six_models_that_refer_to_each_other_are_expanded_up_to_the_limit(self):
         for model in KNOTS:
             model.objects.create(pk=1)
         for model in KNOTS:
@@ -4605,7 +4605,7 @@ class Encoding(AjaxTestCase):
         self.assertCountEqual(self.shown(live)["guests"], [self.user.pk, self.other.pk])
         self.assert_shown(self.press(live=live), live=self.shown(live))
 
-    def test_a_relation_back_to_a_model_on_the_path_is_its_pk(self):
+    def test_a_relation_back_to_a_model_on_the_path_is_a_pk(self):
         pressing, twin = self.press(), Specimen.objects.create()
         live = LiveTrack.objects.create(pressing=pressing)
         Pressing.objects.update(live=live)
@@ -4623,7 +4623,7 @@ class Encoding(AjaxTestCase):
             data, levels = data["within"], levels + 1
         self.assertEqual((levels, data["within"]), (5, PLACES[0].objects.get().pk))
 
-    def test_a_hundred_records_are_shown_whole_in_one_at_most(self):
+    def test_a_hundred_records_are_expanded_in_one_at_most(self):
         def count(data):
             inner = [each for each in data.values() if isinstance(each, dict)]
             return len(inner) + sum(map(count, inner))
@@ -4635,7 +4635,7 @@ class Encoding(AjaxTestCase):
             record.save()
         self.assertEqual(count(self.shown(records[0])), 100)
 
-    def test_expand_is_true_a_number_names_or_false(self):
+    def test_expand_may_be_a_boolean_a_number_or_names(self):
         whole = self.shown(self.article)
         half = whole | {"author": self.user.pk}
         flat = half | {"category": self.local.pk}
@@ -4668,7 +4668,7 @@ class Encoding(AjaxTestCase):
         self.serve(Pressing, expand=False)
         self.assert_shown(pressing, origin="de", maker="de", markets=["de"])
 
-    def test_what_the_default_manager_hides_is_shown_as_its_pk(self):
+    def test_a_record_that_the_default_manager_hides_is_shown_as_its_pk(self):
         for model, name in ((Producer, "producer"), (Sponsor, "sponsor")):
             with self.subTest(name):
                 related = model.objects.create()
@@ -4677,7 +4677,7 @@ class Encoding(AjaxTestCase):
                 model.objects.update(is_active=False)
                 self.assert_shown(pressing, **{name: related.pk})
 
-    def test_what_only_shares_a_table_with_a_registered_model_is_but_a_pk(self):
+    def test_a_relative_of_a_registered_model_is_shown_and_written_as_a_pk_only(self):
         def get_queryset(self, request):
             return self.model.objects.filter(owner=request.user)
 
@@ -4708,7 +4708,7 @@ class Encoding(AjaxTestCase):
         self.serve(Vehicle)
         self.assertEqual([*self.errors(path, {"trucks": [mine]})], ["trucks"])
 
-    def test_what_is_returned_is_shown_and_what_it_refers_to_filtered(self):
+    def test_a_returned_record_is_shown_and_its_related_records_are_filtered(self):
         def ask():
             given = [Note.objects.get(), Supplier.objects.get(), Offer.objects.get()]
             return self.ask(lambda request: given)["data"]
@@ -4724,7 +4724,7 @@ class Encoding(AjaxTestCase):
         # encode() knows of no user.
         self.assertEqual(ajax.encoder.encode(Offer.objects.get()), offer | keys)
 
-    def test_what_a_model_does_as_it_is_made_is_heard_wherever_it_appears(self):
+    def test_code_that_runs_when_an_instance_is_made_is_respected_everywhere(self):
         def shout(sender, instance, **kwargs):
             if isinstance(instance, Category):
                 instance.title = instance.title.upper()
@@ -4795,7 +4795,7 @@ class Encoding(AjaxTestCase):
         with mock.patch.object(Specimen._meta.get_field("file"), "storage", Storage()):
             self.assert_shown(record, file=None)
 
-    def test_a_key_that_javascript_would_round_is_text_wherever_it_stands(self):
+    def test_a_key_that_javascript_would_round_is_text_everywhere(self):
         comet = Comet.objects.create(pk=2**60)
         self.assert_shown(comet, pk=str(2**60))
         tail = Tail.objects.create(comet=comet)
@@ -4803,7 +4803,7 @@ class Encoding(AjaxTestCase):
         self.serve(Tail, expand=False)
         self.assert_shown(tail, comet=str(2**60))
 
-    def test_a_key_that_is_the_pk_is_shown_as_both_and_what_is_not_there_as_null(self):
+    def test_a_relation_that_is_the_pk_is_shown_as_both(self):
         royalty = Royalty(country=self.germany)
         shown = {"pk": "de", "country": {"pk": "de", "name": "Germany"}}
         self.assertEqual(ajax.encoder.encode(royalty), shown | {"share": None})
@@ -4811,7 +4811,7 @@ class Encoding(AjaxTestCase):
         self.assertEqual(self.shown(royalty), shown | {"share": 7})
         self.assertIsNone(ajax.encoder.encode(Crate())["doubled"])
 
-    def test_an_instance_is_shown_for_what_it_is_saved_or_clean_or_not(self):
+    def test_unsaved_and_unclean_instances_are_shown_as_they_are(self):
         never = {"decimal": Decimal("NaN"), "float": float("-inf")}
         text = {"decimal": "9.5", "big": "7", "date": "2024-01-01", "boolean": "yes"}
         nothing = {"pk": None, "file": None, "keepers": [], "tags": []}
@@ -4828,7 +4828,7 @@ class Encoding(AjaxTestCase):
         data = ajax.encoder.encode([Article(**each) for each in keys])
         self.assertEqual([e["category"]["title"] for e in data], ["Local", "New"])
 
-    def test_an_encoder_says_what_a_model_looks_like_wherever_it_appears(self):
+    def test_the_encoder_of_a_model_is_used_everywhere(self):
         user = {"pk": self.user.pk, "username": "ann", "first_name": ""}
         rest = {field.name for field in User._meta.get_fields()} - user.keys()
         category = {"pk": self.local.pk, "title": "Local"}
@@ -4871,7 +4871,7 @@ class Encoding(AjaxTestCase):
             self.assertEqual(article["category"]["title"], "&lt;b&gt;")
         self.assertEqual(self.shown(self.article)["tags"][0]["name"], "<i>")
 
-    def test_one_encoder_speaks_for_a_model_and_a_function_is_none(self):
+    def test_a_model_has_one_encoder_which_has_to_be_an_encoder(self):
         with self.assertRaisesMessage(ajax.NotRegistered, "shop.Category"):
             ajax.encoder.unregister(Category)
         escaping = type("Escaping", (ajax.DefaultEncoder,), {"_escape": yes})
@@ -4930,12 +4930,12 @@ class Encoding(AjaxTestCase):
             supplier = Supplier.objects.create(name="S")
             Offer.objects.create(article=article, supplier=supplier, note=note)
 
-    def test_a_joined_record_is_shown_as_it_is_alone(self):
+    def test_a_joined_record_is_shown_like_a_single_one(self):
         winery = Winery.objects.create(name="Hill")
         wine = Wine.objects.create(name="Red", winery=winery)
         self.assertEqual(self.shown(wine)["winery"], self.shown(winery))
 
-    def test_what_a_field_makes_of_its_value_is_what_is_shown(self):
+    def test_the_descriptor_of_a_field_is_respected(self):
         class Loud:
             def __get__(self, record, model=None):
                 return self if record is None else vars(record)["name"].upper()
@@ -4984,7 +4984,7 @@ class Encoding(AjaxTestCase):
         self.serve(Article, can_get=yes, get_queryset=lambda self, request: rows)
         self.assertEqual(count(lambda: self.post("shop/article/list")), 2 + 2 + 2)
 
-    def test_more_relations_than_a_database_joins(self):
+    def test_a_model_with_more_relations_than_a_database_joins_is_shown_whole(self):
         countries = [Country.objects.create(code=name, name=name) for name in "xyz"]
         keys = dict(zip(CHANNELS, itertools.cycle(countries)))
         pks = {name: country.pk for name, country in keys.items()}
@@ -4995,7 +4995,7 @@ class Encoding(AjaxTestCase):
             self.serve(model, expand=False)
             self.assert_shown(record, **pks)
 
-    def test_where_there_are_routers_each_relation_is_read_where_they_say(self):
+    def test_with_routers_each_relation_is_read_from_the_database_they_name(self):
         memory = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
         connections.databases["mirror"] = connection.settings_dict | memory
         self.addCleanup(connections.databases.pop, "mirror")
@@ -5094,7 +5094,7 @@ class Tags(AjaxTestCase):
             data = self.post(f"{self.path}/tags/set", sent, form=True)["data"]
             self.assertEqual({tag["name"] for tag in data}, {"a", "b"})
 
-    def test_tags_that_cannot_be_are_refused(self):
+    def test_wrong_tags_are_refused(self):
         many = [*map(str, range(101))]
         wrong = (None, 7, {}, [7], [None], [{}], [["a"]], ["x" * 101], [""], many)
         for command in ("add", "remove", "set"):
@@ -5109,7 +5109,7 @@ class Tags(AjaxTestCase):
         self.assertEqual([*self.errors(path, {"tags": ["aquamarine"]})], ["tags"])
         self.post(path, {"tags": ["turquoise"]})
 
-    def test_a_hidden_manager_is_not_found_and_a_read_only_one_offers_similar(self):
+    def test_a_hidden_manager_is_a_404_and_a_readonly_one_has_only_similar(self):
         writes, path = ("add", "remove", "set", "clear"), "shop/article/list"
         for options, excluded, gone, status in (
             ({"exclude": ["tags"]}, [], (*writes, "similar"), 400),
@@ -5127,7 +5127,7 @@ class Tags(AjaxTestCase):
                 self.doCleanups()
         self.assertCountEqual(self.article.tags.names(), ["red", "green"])
 
-    def test_similar_gives_what_shares_most_first_at_most_a_page(self):
+    def test_similar_orders_by_shared_tags_and_gives_a_page(self):
         made = [Track.objects.create(title=title) for title in "ABCDEF"]
         for count, track in enumerate(made[:5]):
             track.tags.add("alien", *"wxyz"[:count])
@@ -5160,7 +5160,7 @@ class Tags(AjaxTestCase):
         reply = self.post("shop/track/list", {"moods": ["sad"], "tags": ["loud"]})
         self.assertEqual(reply["data"], [data])
 
-    def test_through_models_for_all_kinds_of_keys(self):
+    def test_tags_work_with_each_kind_of_through_model_and_key(self):
         for model in (Playlist, Genre, Spark, LiveTrack):
             with self.subTest(model.__name__):
                 first, second = [model.objects.create() for _number in "ab"]
@@ -5177,7 +5177,7 @@ class Tags(AjaxTestCase):
                 self.assertEqual(self.post(path, {"tags": ["y", "q"]})["data"], [shown])
                 self.assertEqual(self.names(first, "clear"), "")
 
-    def test_case_matters_unless_project_or_database_say_that_it_does_not(self):
+    def test_the_case_of_tags_matters_unless_project_or_database_ignore_it(self):
         self.article.tags.set(["Jazz"])
         for insensitive in (True, False):
             with self.settings(TAGGIT_CASE_INSENSITIVE=insensitive):
@@ -5224,7 +5224,7 @@ class Security(AjaxTestCase):
         return reply["csrf"]
 
     @with_and_without_middleware
-    def test_every_caller_wants_a_token_anonymous_too(self):
+    def test_every_caller_needs_a_token_and_visitors_too(self):
         for user in (None, self.user):
             self.browse(user)
             for path in (
@@ -5259,7 +5259,7 @@ class Security(AjaxTestCase):
                         self.post("shop/hello", **self.TOKEN)
 
     @with_and_without_middleware
-    def test_no_token_helps_a_page_from_elsewhere(self):
+    def test_pages_of_other_origins_are_refused_with_any_token(self):
         elsewhere = {"HTTP_ORIGIN": "https://evil.example"}
         for extra in (
             elsewhere,
@@ -5280,7 +5280,7 @@ class Security(AjaxTestCase):
             self.post("shop/hello", **elsewhere, **self.TOKEN)
 
     @with_and_without_middleware
-    def test_a_page_goes_on_after_a_login_wherever_the_token_is_kept(self):
+    def test_a_page_works_after_a_login_wherever_the_token_is_kept(self):
         for kept in [
             {},
             {"CSRF_COOKIE_HTTPONLY": True},
@@ -5302,7 +5302,7 @@ class Security(AjaxTestCase):
                 self.assertEqual(reply["data"], {"username": "bob"})
 
     @with_and_without_middleware
-    def test_what_is_csrf_exempt_is_exempt_and_only_that(self):
+    def test_csrf_exempt_exempts_one_endpoint_only(self):
         source = """
             import ajax
             from django.views.decorators.csrf import csrf_exempt
@@ -5340,7 +5340,7 @@ class Security(AjaxTestCase):
             self.assertEqual(reply["data"]["message"], message)
         self.assertEqual(self.shown(self.article), shown)
 
-    def test_no_key_of_a_clients_becomes_an_argument(self):
+    def test_no_key_from_a_client_becomes_an_argument(self):
         valid = {"category": self.news.pk, "title": "A", "price": 1}
         keys = """_connector _negated _state self request using *args force_insert **
             category_id category__title secret__startswith author__password __class__"""
