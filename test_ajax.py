@@ -555,17 +555,18 @@ def form_named(name, module=__name__):
 
 class Urls(AjaxTestCase):
     def test_each_kind_of_path_calls_what_the_url_table_says(self):
-        article, news = self.path, self.news.pk
+        article = self.path
         contact = {"email": "a@example.com", "text": "Hi"}
-        for path_, sent, meant in [
+        news = f"shop/category/{self.news.pk}"
+        for path_, sent, is_right in [
             ("shop/hello", None, lambda data: data == {"hello": "world"}),
             ("shop/contactform", contact, lambda data: data == contact),
             ("shop/category", {"title": "A"}, lambda data: data["title"] == "A"),
             ("shop/category/create", {"title": "B"}, lambda data: data["title"] == "B"),
             ("shop/category/list", None, lambda data: len(data) == 4),
             ("shop/article/count", None, lambda data: data == 1),
-            (f"shop/category/{news}/get", None, lambda data: data["title"] == "News"),
-            (f"shop/category/{news}/update", {"title": "C"}, lambda data: data["pk"]),
+            (f"{news}/get", None, lambda data: data["title"] == "News"),
+            (f"{news}/update", {"title": "C"}, lambda data: data["title"] == "C"),
             (f"{article}/publish", None, lambda data: data["published"] is True),
             (f"{article}/tags/add", {"tags": "blue"}, lambda data: len(data) == 3),
             (f"{article}/tags/remove", {"tags": "blue"}, lambda data: len(data) == 2),
@@ -576,7 +577,7 @@ class Urls(AjaxTestCase):
         ]:
             with self.subTest(path_):
                 data = self.post(path_, sent)["data"]
-                self.assertTrue(meant(data), data)
+                self.assertTrue(is_right(data), data)
 
     def test_a_function_comes_before_a_form_and_a_form_before_create(self):
         for name in ("Category", "Hello"):
@@ -587,15 +588,15 @@ class Urls(AjaxTestCase):
 
     def test_every_pattern_has_a_name(self):
         for name, words in [
-            ("endpoint", "app name"),
-            ("model", "app model operation"),
-            ("record", "app model pk operation"),
-            ("tags", "app model pk tags command"),
+            ("endpoint", ["app", "name"]),
+            ("model", ["app", "model", "operation"]),
+            ("record", ["app", "model", "pk", "operation"]),
+            ("tags", ["app", "model", "pk", "tags", "command"]),
         ]:
-            args = words.split()
-            for how in ({"args": args}, {"kwargs": {word: word for word in args}}):
-                found = reverse(f"ajax:{name}", **how)
-                self.assertEqual(found, f"/ajax/{'/'.join(args)}.json")
+            url = f"/ajax/{'/'.join(words)}.json"
+            self.assertEqual(reverse(f"ajax:{name}", args=words), url)
+            kwargs = dict(zip(words, words, strict=True))
+            self.assertEqual(reverse(f"ajax:{name}", kwargs=kwargs), url)
 
     def test_other_methods_than_post_are_a_405_without_any_query(self):
         paths = ["shop/hello", "shop/category/1/get", "no/such/thing", "a/b/1/tags/add"]
@@ -603,8 +604,8 @@ class Urls(AjaxTestCase):
         for method, path_ in itertools.product(methods, paths):
             with self.subTest(method=method, path=path_), self.assertNumQueries(0):
                 response = getattr(self.client, method)(f"/ajax/{path_}.json")
-                found = (response["Allow"], response["Content-Type"])
-                self.assertEqual(found, ("POST", "application/json"))
+                headers = (response["Allow"], response["Content-Type"])
+                self.assertEqual(headers, ("POST", "application/json"))
                 self.assertEqual(response.status_code, 405)
         reply = self.client.get("/ajax/shop/hello.json").json()
         self.assertIn("POST", reply["data"]["message"])
@@ -729,8 +730,8 @@ class Urls(AjaxTestCase):
             path_ = f"shop/{served.__name__.lower()}"
             with self.subTest(served, classes=classes):
                 registry.register(served, *classes)
-                said = f"{named} is registered already"
-                with self.assertRaisesMessage(ajax.AlreadyRegistered, said):
+                message = f"{named} is registered already"
+                with self.assertRaisesMessage(ajax.AlreadyRegistered, message):
                     registry.register(served)
                 self.assertTrue(registry.is_registered(served))
                 self.post(path_)
@@ -817,7 +818,7 @@ class Urls(AjaxTestCase):
             imported.assert_called_once_with()
 
     def test_a_broken_endpoints_module_is_a_500_everywhere_and_fails_check(self):
-        for broken, said in [
+        for broken, reason in [
             ("1 / 0", "division by zero"),
             ("import no_such_module", "no_such_module"),
             ("def hello(:", "invalid syntax"),
@@ -835,13 +836,13 @@ class Urls(AjaxTestCase):
                     with self.assertLogs("django.request") as logs:
                         self.post(path_, status=500)
                     (line,) = logs.output
-                    self.assertIn(said, line)
+                    self.assertIn(reason, line)
                 self.assertEqual(self.client.get("/ajax/a/b.json").status_code, 405)
                 with self.assertRaisesMessage(SystemCheckError, "ajax.E001") as caught:
                     call_command("check")
                 message = str(caught.exception)
                 self.assertRegex(message, r"zoo.endpoints\.py\W+(line )?2\b")
-                self.assertIn(said, message)
+                self.assertIn(reason, message)
                 # A sentence, not the repr of an exception.
                 self.assertNotRegex(message, r"\b(\w+Error|SystemExit)\(")
         self.post("shop/hello")
@@ -886,11 +887,11 @@ class Urls(AjaxTestCase):
         with self.apps(zoo="1 / 0", farm=""):
             reloader = mock.Mock(spec=BaseReloader, directory_globs={})
             autoreload_started.send(sender=reloader)
-            told = [call.args for call in reloader.watch_dir.mock_calls]
-            told = {(Path(where), pattern) for where, pattern in told}
+            watched = [call.args for call in reloader.watch_dir.mock_calls]
+            watched = {(Path(folder), pattern) for folder, pattern in watched}
             for config in apps.get_app_configs():
                 if config.name != "ajax":
-                    self.assertIn((Path(config.path), "endpoints.py"), told)
+                    self.assertIn((Path(config.path), "endpoints.py"), watched)
 
     def test_messages_are_translated_when_sent(self):
         translated = mock.patch.object(translation._trans, "gettext", "<{}>".format)
@@ -977,7 +978,7 @@ class Requests(AjaxTestCase):
         # Of Python's codecs some are not for text, and some take for ever.
         for codec in ("base64", "rot13", "zlib", "idna", "undefined", "punycode"):
             of_forms.append((f"{self.MULTIPART}; charset={codec}", text, "UTF-8"))
-        return [*[(self.JSON, *each) for each in of_json], *of_forms]
+        return [*[(self.JSON, *row) for row in of_json], *of_forms]
 
     def test_a_broken_body_is_a_400_that_says_where(self):
         called, one = mock.Mock(), f"article/{self.article.pk}"
@@ -1031,11 +1032,11 @@ class Requests(AjaxTestCase):
             "[" * 100_000,
             "1" * 5000,
         ]:
-            for each in [path, "shop/specimenform", "shop/pollform"]:
-                with self.subTest(each, text=text[:20]):
-                    sent = {"json": text} | (Forms.poll if "poll" in each else {})
-                    (key,) = self.errors(each, sent, form=True)
-                    known = {"json"} if each == path else {"json", "__all__"}
+            for path_ in [path, "shop/specimenform", "shop/pollform"]:
+                with self.subTest(path_, text=text[:20]):
+                    sent = {"json": text} | (Forms.poll if "poll" in path_ else {})
+                    (key,) = self.errors(path_, sent, form=True)
+                    known = {"json"} if path_ == path else {"json", "__all__"}
                     self.assertIn(key, known)
         # What is read as text is what it looks like.
         data = self.post(path, {"text": '["\\u0000", NaN]'}, form=True)["data"]
@@ -1049,14 +1050,14 @@ class Requests(AjaxTestCase):
                 self.assertEqual(reply["data"], [value, type(value).__name__])
         read = mock.Mock(side_effect=lambda r: [r.data is r.POST, dict(r.data.lists())])
         with mock.patch.object(ask, "answer", read, create=True):
-            for content_type, body, found in [
+            for content_type, body, form in [
                 (self.FORM, b"a=1&a=2", {"a": ["1", "2"]}),
                 (self.JSON, b"", {}),
                 (self.MULTIPART, self.part(b"a", b"1"), {"a": ["1"]}),
                 ("", b"", {}),
             ]:
                 reply = self.send("shop/ask", body, content_type)[1]
-                self.assertEqual(reply["data"], [True, found])
+                self.assertEqual(reply["data"], [True, form])
 
     def test_a_function_can_read_any_body_and_files(self):
         xml = {"data": "<a/>", "content_type": "text/xml"}
@@ -1080,11 +1081,11 @@ class Requests(AjaxTestCase):
             ("", title, 415),
         ]:
             with self.subTest(content_type):
-                found, reply = self.send("shop/category", body, content_type)
-                self.assertEqual(found, status, reply)
-                found, reply = self.send("shop/contactform", body, content_type)
-                self.assertEqual(found, 400 if status == 200 else 415, reply)
-                self.assertEqual(self.JSON in reply["data"]["message"], found == 415)
+                answered, reply = self.send("shop/category", body, content_type)
+                self.assertEqual(answered, status, reply)
+                answered, reply = self.send("shop/contactform", body, content_type)
+                self.assertEqual(answered, 400 if status == 200 else 415, reply)
+                self.assertEqual(self.JSON in reply["data"]["message"], answered == 415)
                 path = f"shop/category/{self.news.pk}/get"
                 self.assertEqual(self.send(path, b"", content_type)[0], 200)
 
@@ -1214,9 +1215,9 @@ class Responses(AjaxTestCase):
             ("\ud800", "\ud800"),
         ]:
             with self.subTest(value=value):
-                found = self.ask(lambda request, value=value: value)["data"]
-                self.assertEqual(found, expected)
-                self.assertIs(type(found), type(expected))
+                data = self.ask(lambda request, value=value: value)["data"]
+                self.assertEqual(data, expected)
+                self.assertIs(type(data), type(expected))
 
     def test_metadata_stands_beside_data_and_replaces_nothing(self):
         metadata = {"total": Decimal(2), "success": False, "data": "no"}
@@ -1319,10 +1320,10 @@ class Responses(AjaxTestCase):
 
     def test_each_exception_has_its_status_and_is_logged_once(self):
         """What nobody expected, or cannot be encoded, is sent to who listens, too."""
-        heard = []
+        signals = []
 
         def receiver(request, **kwargs):
-            heard.append((request.path, sys.exc_info()[0]))
+            signals.append((request.path, sys.exc_info()[0]))
 
         self.receive(got_request_exception, receiver)
         gone = transaction.atomic(lambda r: Note(pk=0).save(update_fields=["text"]))
@@ -1356,7 +1357,7 @@ class Responses(AjaxTestCase):
             (lambda r: object(), 500, broken),
             (lambda r: (1 / 0 for n in [1]), 500, broken),
         ]:
-            heard.clear()
+            signals.clear()
             with self.subTest(repr(answer)), self.assertLogs("django.request") as logs:
                 reply = self.ask(answer, status)
                 self.assertEqual(reply["data"]["message"], message)
@@ -1367,7 +1368,8 @@ class Responses(AjaxTestCase):
                 self.assertEqual(record.status_code, status)
                 self.assertEqual(record.request.path, "/ajax/shop/ask.json")
                 kinds = [record.exc_info[0]] if status == 500 else []
-                self.assertEqual(heard, [("/ajax/shop/ask.json", k) for k in kinds])
+                expected = [("/ajax/shop/ask.json", kind) for kind in kinds]
+                self.assertEqual(signals, expected)
 
     def test_each_database_error_has_its_status_and_shows_no_sql(self):
         for kind, text, state, status in [
@@ -1489,7 +1491,7 @@ class Responses(AjaxTestCase):
                 with mock.patch(load, side_effect=error):
                     self.post("later/fine", status=503)
                 gc.collect()  # There may be a coroutine that nobody awaited.
-        self.assertEqual([str(each.message) for each in warned], [])
+        self.assertEqual([str(warning.message) for warning in warned], [])
 
     def test_json_response_gives_a_plain_view_the_same_answers(self):
         for answer in (
@@ -1616,8 +1618,8 @@ EXPOSED = """
     def given(request, number): return number
     class Lamp(Base):
         def __call__(self, request):
-            found = Category.objects.order_by("pk")
-            return [self._encode_record(found[0]), self._encode_data(found)]
+            categories = Category.objects.order_by("pk")
+            return [self._encode_record(categories[0]), self._encode_data(categories)]
         def __len__(self): return 0
     class Door(Base):
         @decorators.login_not_required
@@ -1902,7 +1904,7 @@ JSON, FORM = {}, {"form": True}
 QUERY = {"content_type": "application/x-www-form-urlencoded"}
 
 #: What is stored of many values; before, keepers are [7001] and tags ["sea"].
-SEVERAL = [  # field, sent, how, stored
+SEVERAL = [  # field, sent, encoding, stored
     ("keepers", ["7001", {"pk": 7002, "x": 1}, 7002], JSON, [7001, 7002]),
     ("keepers", [7001, 7002], FORM, [7001, 7002]),
     ("keepers", "[7001, 7002]", FORM, [7001, 7002]),
@@ -2085,7 +2087,7 @@ class Fields(AjaxTestCase):
 
     def test_each_kind_of_field_refuses_wrong_texts_files_and_repeated_keys(self):
         for field in REFUSED.keys() - {"words"}:
-            values = [each for each in REFUSED[field] if isinstance(each, str)]
+            values = [value for value in REFUSED[field] if isinstance(value, str)]
             values += [self.upload("[1]")] * (field != "file")
             values += [["1", "1"]] * (field not in ("file", "keepers", "tags"))
             for sent in values:
@@ -2122,15 +2124,15 @@ class Fields(AjaxTestCase):
             self.assertEqual(kept, whole | {"char": f"{form}"})
 
     def test_many_to_many_values_and_tags(self):
-        for field, sent, how, stored in SEVERAL:
-            with self.subTest(str(sent)[:50], how=how):
+        for field, sent, encoding, stored in SEVERAL:
+            with self.subTest(str(sent)[:50], encoding=encoding):
                 self.specimen.keepers.set([self.keeper])
                 self.specimen.tags.set(["sea"])
-                sent = sent if how is QUERY else {field: sent}
-                data = self.post(self.path, sent, **how)["data"]
+                sent = sent if encoding is QUERY else {field: sent}
+                data = self.post(self.path, sent, **encoding)["data"]
                 tags = sorted(tag["name"] for tag in data["tags"])
-                found = tags if field == "tags" else data["keepers"]
-                self.assertEqual(found, stored)
+                shown = tags if field == "tags" else data["keepers"]
+                self.assertEqual(shown, stored)
 
     def test_a_pk_is_not_taken_for_the_value_of_another_field(self):
         other = Country.objects.create(code="zz", name="fr")
@@ -2235,8 +2237,8 @@ class Fields(AjaxTestCase):
                 if isinstance(answered, list):
                     self.assertEqual(self.refused(sent, record), answered)
                 else:
-                    found = self.update(record, **sent)
-                    self.assertEqual(found, {"pk": record.pk, **answered})
+                    data = self.update(record, **sent)
+                    self.assertEqual(data, {"pk": record.pk, **answered})
                 transaction.set_rollback(True)
             self.doCleanups()
 
@@ -3071,7 +3073,7 @@ class Writing(AjaxTestCase):
                 self.assertEqual({*reply.json()}, {"success", "data", *extra})
 
     def test_a_write_takes_its_steps_in_order(self):
-        def noted(name, method):
+        def record_step(name, method):
             def hook(self, *args, **kwargs):
                 return order.append(name) or method(self, *args, **kwargs)
 
@@ -3079,7 +3081,7 @@ class Writing(AjaxTestCase):
 
         names = "authenticate get_queryset prepare_record can_create can_get can_update"
         names = f"{names} can_delete save_record delete_record".split()
-        hooks = {name: noted(name, getattr(WineEndpoint, name)) for name in names}
+        hooks = {name: record_step(name, getattr(WineEndpoint, name)) for name in names}
         self.serve(Wine, **hooks)
         for sent in (ajax.ajax_created, ajax.ajax_updated, ajax.ajax_deleted):
             self.receive(sent, lambda **kwargs: order.append("signal"))
@@ -3104,13 +3106,13 @@ class Writing(AjaxTestCase):
             ),
             (f"{self.path}/delete", {}, "get_queryset can_delete delete_record signal"),
         ]
-        clean = noted("clean", lambda self: None)
+        clean = record_step("clean", lambda self: None)
         for path_, data, steps in rows:
             order = []
             with self.subTest(path_), mock.patch.object(Wine, "clean", clean):
                 self.post(path_, data)
-                found = [name for name, _group in itertools.groupby(order)]
-                self.assertEqual(found, ["authenticate", *steps.split()])
+                steps_taken = [name for name, _group in itertools.groupby(order)]
+                self.assertEqual(steps_taken, ["authenticate", *steps.split()])
 
     def test_users_who_may_not_write_learn_nothing_about_validation(self):
         self.serve(Wine, can_create=no, can_update=no)
@@ -3211,8 +3213,8 @@ class Writing(AjaxTestCase):
         for (path_, data), name in zip(self.writes, names, strict=True):
             with self.subTest(path_):
                 made = self.post(path_, data | {"name": f" {name} "})["data"]
-                found = (made["name"], made["slug"], made["mark"])
-                self.assertEqual(found, (name, slugify(name), name[:3].upper()))
+                values = (made["name"], made["slug"], made["mark"])
+                self.assertEqual(values, (name, slugify(name), name[:3].upper()))
                 self.assertEqual(self.post(f"shop/wine/{made['pk']}/get")["data"], made)
         # The answer is read from the database.
         self.serve(Wine, save_record=lambda *args: Wine.objects.update(bottles=9))
@@ -3343,14 +3345,14 @@ class Writing(AjaxTestCase):
             ("winery", (dale.pk, self.shut.pk, uuid.uuid4()), self.winery.pk),
             ("fans", (self.user.pk, self.gone.pk, 987654321), self.other.pk),
         ):
-            found = set()
+            messages = set()
             for pk in map(str, refused):
                 sent = {key: [pk] if key == "fans" else pk}
                 errors = self.errors("shop/wine", self.new | sent)
                 self.assertEqual({*errors}, {key})
-                found.add(str(errors).replace(pk, "N"))
+                messages.add(str(errors).replace(pk, "N"))
             # In the same words as what is not there.
-            self.assertEqual(len(found), 1, found)
+            self.assertEqual(len(messages), 1, messages)
             self.update(**{key: [good] if key == "fans" else str(good)})
 
     def test_by_default_relations_take_records_that_the_user_may_get(self):
@@ -3496,8 +3498,8 @@ class Races(TransactionTestCase):
             for path_, data in calls:
                 self.article.save()
                 with self.subTest(path_, hooks=hooks), atomic_requests(is_atomic):
-                    found = self.post_while(write, path_, data)[0]
-                    self.assertEqual(found, 404 if path_ == "articleform" else status)
+                    expected = 404 if path_ == "articleform" else status
+                    self.assertEqual(self.post_while(write, path_, data)[0], expected)
                     self.assertEqual([*rows.values_list("title", "author")], kept)
                     self.assertFalse(TaggedItem.objects.exists())
 
@@ -3565,13 +3567,16 @@ class Races(TransactionTestCase):
                 with self.subTest(path_), atomic_requests(is_atomic):
                     with CaptureQueriesContext(connection) as queries:
                         self.done(path_, data)
-                    found = [query["sql"] for query in queries]
-                    ends = [sql for sql in found if sql.startswith(("BEGIN", "COMMIT"))]
+                    statements = [query["sql"] for query in queries]
+                    ends = []
+                    for sql in statements:
+                        if sql.startswith(("BEGIN", "COMMIT")):
+                            ends.append(sql)
                     begin = begins[is_atomic]
                     self.assertEqual(ends, [begin, "COMMIT"] if begin else [])
                     if begin:  # The session and the user may be read before.
-                        self.assertLessEqual(found.index(begin), 2)
-                        self.assertEqual(found[-1], "COMMIT")
+                        self.assertLessEqual(statements.index(begin), 2)
+                        self.assertEqual(statements[-1], "COMMIT")
         with (
             atomic_requests(),
             CaptureQueriesContext(connection) as queries,
@@ -3615,8 +3620,8 @@ class Races(TransactionTestCase):
             with self.subTest(is_atomic), atomic_requests(is_atomic), saving:
                 [*self.pool.map(work, range(self.THREADS))]
             shared.refresh_from_db()
-            found = {int(getattr(shared, name)) for name in self.COLUMNS}
-            self.assertEqual(found, {self.ROUNDS})
+            counts = {int(getattr(shared, name)) for name in self.COLUMNS}
+            self.assertEqual(counts, {self.ROUNDS})
             self.assertEqual((shared.positive, shared.tags.count()), (writes, writes))
             made = Specimen.objects.filter(text__endswith=is_atomic, keepers=self.user)
             tagged = TaggedItem.objects.filter(object_id__in=made.values("pk"))
@@ -3639,20 +3644,20 @@ class Races(TransactionTestCase):
                 pk = categories[turn].pk
                 new = {"category": pk, "title": "New", "price": 1, "readers": []}
                 path_ = f"category/{pk}/delete" if number % 4 == 0 else "article"
-                found.append(self.post(path_, new)[0])
+                statuses.append(self.post(path_, new)[0])
                 status, page = self.post("article/list", {"items_per_page": 100})
                 self.assertEqual(status, 200)
-                self.assertEqual(len({each["pk"] for each in page}), len(page))
+                self.assertEqual(len({article["pk"] for article in page}), len(page))
 
         for is_atomic in (False, True):
-            categories, found = [Category.objects.create() for _ in range(9)], []
+            categories, statuses = [Category.objects.create() for _ in range(9)], []
             with self.subTest(is_atomic), atomic_requests(is_atomic):
                 [*self.pool.map(work, range(self.THREADS))]
             # Gone already, or gone or taken while it was asked for.
             expected = {200, 400, 404, 409}
             if connection.vendor != "sqlite":
                 expected.add(503)  # The database ends a deadlock.
-            self.assertLessEqual({*found}, expected)
+            self.assertLessEqual({*statuses}, expected)
             there = Category.objects.values("pk")
             self.assertFalse(Article.objects.exclude(category__in=there).exists())
 
@@ -3663,9 +3668,10 @@ class Races(TransactionTestCase):
 
         self.serve(Article, can_update=yes)
         answers = [*self.pool.map(work, range(self.THREADS))]
-        for each in (*answers, self.done(f"{self.path}/get")):
-            tags = [tag["name"] for tag in each["tags"]]
-            self.assertEqual((each["body"], tags), (each["title"], [each["title"]]))
+        for article in (*answers, self.done(f"{self.path}/get")):
+            tags = [tag["name"] for tag in article["tags"]]
+            self.assertEqual(article["body"], article["title"])
+            self.assertEqual(tags, [article["title"]])
 
     @unittest.skipIf(connection.vendor == "sqlite", "Wants two writers.")
     def test_a_key_that_is_taken_while_a_record_is_saved_is_not_overwritten(self):
@@ -3740,8 +3746,8 @@ class Lists(AjaxTestCase):
         return " ".join(words)
 
     def titles(self, **sent):
-        found = self.post("shop/article/list", sent)["data"]
-        return " ".join(record["title"] for record in found)
+        articles = self.post("shop/article/list", sent)["data"]
+        return " ".join(article["title"] for article in articles)
 
     def refuse(self, key, value):
         """Check that a parameter of a list is refused; return why."""
@@ -3780,7 +3786,7 @@ class Lists(AjaxTestCase):
 
     def test_page_numbers_are_clamped_and_junk_counts_as_the_default(self):
         self.serve(Article, list_per_page=3)
-        every, size = ["First", "Ice", "Gold", "Hot"], "items_per_page"
+        all_titles, size = ["First", "Ice", "Gold", "Hot"], "items_per_page"
         junk = ("x", "", None, [], [1, 2], {}, 1.5, True, "1_0", "\u0663")
         far = (2**53, 2**63, 10**20, "9" * 20)
         for sent, per_page, page in (
@@ -3791,15 +3797,15 @@ class Lists(AjaxTestCase):
             ({"current_page": 0}, 3, 1),
             ({"current_page": -1, size: -1}, 1, 1),
             ({size: 1000}, 100, 1),
-            *(({"current_page": each, size: each}, 3, 1) for each in junk),
-            *(({"current_page": each, size: each}, 100, 2**53 - 1) for each in far),
+            *(({"current_page": value, size: value}, 3, 1) for value in junk),
+            *(({"current_page": value, size: value}, 100, 2**53 - 1) for value in far),
         ):
             with self.subTest(sent=sent):
                 reply = self.post("shop/article/list", sent)
-                found = [record["title"] for record in reply["data"]]
-                self.assertEqual(found, every[(page - 1) * per_page :][:per_page])
-                given = [reply[key] for key in (size, "total", "total_pages")]
-                self.assertEqual(given, [per_page, 4, -(-4 // per_page)])
+                titles = [record["title"] for record in reply["data"]]
+                self.assertEqual(titles, all_titles[(page - 1) * per_page :][:per_page])
+                counts = [reply[key] for key in (size, "total", "total_pages")]
+                self.assertEqual(counts, [per_page, 4, -(-4 // per_page)])
                 self.assertEqual(reply["current_page"], page)
         self.assertEqual(self.post("shop/category/list")["items_per_page"], 20)
         for text, count in (("9" * 5000, 0), ("2", 1), ("two", 3)):
@@ -4108,8 +4114,8 @@ class Lists(AjaxTestCase):
         ):
             with self.subTest(key):
                 self.refuse(key, 1)
-        for key, meant in (("integer_gte", "integer__gte"), ("serach", "search")):
-            self.assertIn(f'Did you mean "{meant}"?', self.refuse(key, 1))
+        for key, suggestion in (("integer_gte", "integer__gte"), ("serach", "search")):
+            self.assertIn(f'Did you mean "{suggestion}"?', self.refuse(key, 1))
         flood = {f"key{number}": 1 for number in range(50)}
         self.assertEqual(len(self.errors("shop/specimen/list", flood)), 20)
         self.assertEqual(
@@ -4254,12 +4260,13 @@ class Lists(AjaxTestCase):
         for key, found_by in found_by_key.items():
             self.assert_filter(("ruler", "marks"), key, values, found_by)
         # They take no plain text.
-        found = " ".join(each.msg for each in checks.run_checks() if "E002" in each.id)
-        self.assertEqual([key for key in keys if repr(key) not in found], [])
+        messages = [check.msg for check in checks.run_checks() if "E002" in check.id]
+        for key in keys:
+            self.assertIn(repr(key), " ".join(messages))
         self.serve(Ruler, list_filter=["span__isnull"])
         self.assertNotIn("span__isnull", str(checks.run_checks()))
-        found = self.post("shop/ruler/list", {"span__isnull": True})["data"]
-        self.assertEqual([each["marks"] for each in found], [[3]])
+        rulers = self.post("shop/ruler/list", {"span__isnull": True})["data"]
+        self.assertEqual([ruler["marks"] for ruler in rulers], [[3]])
 
 
 # --- Forms ----------------------------------------------------------------------------
@@ -4442,7 +4449,7 @@ class Forms(AjaxTestCase):
             "article": (0, 2**64, "x", {"pk": "x"}),
             "guests": ([2**64], ["x"], 2**64),
         }
-        for key, value in ((name, each) for name in rows for each in rows[name]):
+        for key, value in ((name, value) for name in rows for value in rows[name]):
             with self.subTest(key=key, value=str(value)[:20]):
                 errors = self.errors("shop/pollform", self.poll | {key: value})
                 self.assertEqual([*errors], [key])
@@ -4544,7 +4551,7 @@ CHANNELS = [f"channel_{number}" for number in range(70)]
 
 
 def make_mixer(name, **options):
-    keys = [(each, foreign_key(Country, **options)) for each in CHANNELS]
+    keys = [(channel, foreign_key(Country, **options)) for channel in CHANNELS]
     half = make_model(f"Half{name}", **dict(keys[:35]))
     return make_model(name, half, **dict(keys[35:]))
 
@@ -4682,7 +4689,7 @@ class Encoding(AjaxTestCase):
 
     def test_a_hundred_records_are_expanded_in_one_at_most(self):
         def count(data):
-            inner = [each for each in data.values() if isinstance(each, dict)]
+            inner = [value for value in data.values() if isinstance(value, dict)]
             return len(inner) + sum(map(count, inner))
 
         records = [model.objects.create() for model in WEB]
@@ -4741,13 +4748,15 @@ class Encoding(AjaxTestCase):
         mine, hers = (Truck.objects.create(owner=u) for u in (self.user, self.other))
         trip, names = Trip.objects.create(), ("vehicle", "truck", "van")
         path, mine, hers = f"shop/trip/{trip.pk}/update", mine.pk, hers.pk
-        every = [  # what is served; what that speaks for: a proxy's base does for it
+        rows = [
+            # The model that is served; the relations to what it is responsible for, a
+            # proxy included.
             (None, names),
             (Vehicle, ("vehicle", "van")),
             (Truck, ("truck",)),
             (Van, ("van",)),
         ]
-        for (served, spoken), name in itertools.product(every, names):
+        for (served, spoken), name in itertools.product(rows, names):
             for hooks in ({}, {"get_queryset": get_queryset}):
                 with self.subTest(served, name=name, hooks=hooks):
                     if served:
@@ -4767,8 +4776,8 @@ class Encoding(AjaxTestCase):
 
     def test_a_returned_record_is_shown_and_its_related_records_are_filtered(self):
         def ask():
-            given = [Note.objects.get(), Supplier.objects.get(), Offer.objects.get()]
-            return self.ask(lambda request: given)["data"]
+            records = [Note.objects.get(), Supplier.objects.get(), Offer.objects.get()]
+            return self.ask(lambda request: records)["data"]
 
         Note.objects.update(article=None)
         note, supplier, offer = ask()
@@ -4808,8 +4817,9 @@ class Encoding(AjaxTestCase):
                 self.serve(Category)  # What is known of models is asked again.
                 self.assert_shown(self.local, title="LOCAL")
                 self.assertEqual(self.shown(self.article)["category"]["title"], "LOCAL")
-                found = self.post("shop/category/list")["data"]
-                self.assertEqual([each["title"] for each in found], ["NEWS", "LOCAL"])
+                categories = self.post("shop/category/list")["data"]
+                titles = [category["title"] for category in categories]
+                self.assertEqual(titles, ["NEWS", "LOCAL"])
                 self.doCleanups()
 
     def test_each_kind_of_value(self):
@@ -4872,8 +4882,8 @@ class Encoding(AjaxTestCase):
         never = {"decimal": Decimal("NaN"), "float": float("-inf")}
         text = {"decimal": "9.5", "big": "7", "date": "2024-01-01", "boolean": "yes"}
         nothing = {"pk": None, "file": None, "keepers": [], "tags": []}
-        for given, shown in ((text, text | nothing), (never, dict.fromkeys(never))):
-            data = ajax.encoder.encode(Specimen(**given))
+        for values, shown in ((text, text | nothing), (never, dict.fromkeys(never))):
+            data = ajax.encoder.encode(Specimen(**values))
             self.assertEqual(data, data | shown)
         record = Specimen.objects.create()
         record.keepers.add(self.user)
@@ -4881,15 +4891,17 @@ class Encoding(AjaxTestCase):
         record.pk = str(record.pk)
         data = ajax.encoder.encode(record)
         self.assertEqual((data["keepers"], len(data["tags"])), ([self.user.pk], 1))
-        keys = {"category_id": str(self.local.pk)}, {"category": Category(title="New")}
-        data = ajax.encoder.encode([Article(**each) for each in keys])
-        self.assertEqual([e["category"]["title"] for e in data], ["Local", "New"])
+        local = Article(category_id=str(self.local.pk))
+        new = Article(category=Category(title="New"))
+        data = ajax.encoder.encode([local, new])
+        titles = [article["category"]["title"] for article in data]
+        self.assertEqual(titles, ["Local", "New"])
 
     def test_the_encoder_of_a_model_is_used_everywhere(self):
         user = {"pk": self.user.pk, "username": "ann", "first_name": ""}
         rest = {field.name for field in User._meta.get_fields()} - user.keys()
         category = {"pk": self.local.pk, "title": "Local"}
-        told = category | {"at": "2024-01-02", "is": "<"}
+        by_tell = category | {"at": "2024-01-02", "is": "<"}
         include, exclude = ajax.IncludeEncoder, ajax.ExcludeEncoder
         for record, encoder, shown in (
             (self.user, include([*user]), user),
@@ -4898,8 +4910,8 @@ class Encoding(AjaxTestCase):
             # None shows a field that the endpoint does not: here, the parent.
             (self.local, include(["parent", "title"]), category),
             (self.local, exclude(["title"]), {"pk": self.local.pk}),
-            (self.local, Tell, told),
-            (self.local, Tell(), told),
+            (self.local, Tell, by_tell),
+            (self.local, Tell(), by_tell),
         ):
             with self.subTest(encoder=encoder):
                 self.serve(Category, exclude=["parent"])
@@ -4915,16 +4927,16 @@ class Encoding(AjaxTestCase):
 
     def test_html_is_escaped_once_for_a_model_or_for_a_call(self):
         self.article.tags.set(["<i>"])
-        given = [Article(pk=self.article.pk, category=Category(title="<b>")), "<"]
-        given.append(Specimen(json={"<": ["<"]}))
+        values = [Article(pk=self.article.pk, category=Category(title="<b>")), "<"]
+        values.append(Specimen(json={"<": ["<"]}))
         once = functools.partial(ajax.encoder.encode, html_escape=True)
-        article, text, specimen = once(given)
+        article, text, specimen = once(values)
         self.assertEqual(article["category"]["title"], "&lt;b&gt;")
         self.assertEqual(article["tags"][0]["name"], "&lt;i&gt;")
         self.assertEqual((text, specimen["json"]), ("&lt;", {"&lt;": ["&lt;"]}))
-        self.assertEqual(once(given[0].category, Tell)["title"], "&lt;b&gt;")
+        self.assertEqual(once(values[0].category, Tell)["title"], "&lt;b&gt;")
         self.speak(Category, ajax.HTMLEscapeEncoder)
-        for article in (ajax.encoder.encode(given[0]), once(given[0])):
+        for article in (ajax.encoder.encode(values[0]), once(values[0])):
             self.assertEqual(article["category"]["title"], "&lt;b&gt;")
         self.assertEqual(self.shown(self.article)["tags"][0]["name"], "<i>")
 
@@ -4932,12 +4944,12 @@ class Encoding(AjaxTestCase):
         with self.assertRaisesMessage(ajax.NotRegistered, "shop.Category"):
             ajax.encoder.unregister(Category)
         escaping = type("Escaping", (ajax.DefaultEncoder,), {"_escape": yes})
-        for wrong, said in [
-            *((each, "DefaultEncoder") for each in (yes, "Tell", ajax.ModelEndpoint)),
+        for wrong, message in [
+            *((value, "DefaultEncoder") for value in (yes, "Tell", ajax.ModelEndpoint)),
             (escaping, "_escape"),
             (escaping(), "_escape"),
         ]:
-            with self.assertRaisesMessage(ImproperlyConfigured, said):
+            with self.assertRaisesMessage(ImproperlyConfigured, message):
                 self.speak(Category, wrong)
         self.assertFalse(ajax.encoder.is_registered(Category))
         self.speak(Category, ajax.ExcludeEncoder(exclude=["parent"]))
@@ -4949,7 +4961,7 @@ class Encoding(AjaxTestCase):
         encode, title = ajax.encoder.encode, {"pk": self.news.pk, "title": "News"}
         one, news = self.shown(self.article), title | {"parent": None}
         only = ajax.IncludeEncoder(include=["title"])
-        for given, shown in (
+        for arguments, shown in (
             ([self.article], one),
             ([self.news], news),
             ([self.news, only], title),
@@ -4962,7 +4974,7 @@ class Encoding(AjaxTestCase):
             ([[self.news], only], [title]),
             ([[self.news, {"of": self.news}, "<"]], [news, {"of": news}, "<"]),
         ):
-            self.assertEqual(encode(*given), shown)
+            self.assertEqual(encode(*arguments), shown)
         self.assertEqual(ajax.DefaultEncoder().to_dict(self.article), one)
         # Nobody is logged in there.
         self.serve(Category, fields=["mine"], mine=lambda self, record: self.user.pk)
@@ -5072,14 +5084,14 @@ class Encoding(AjaxTestCase):
                 shown = {"pk": self.local.pk, "parent": None, "title": "Mirrored"}
                 if alias == "default":
                     shown |= {"parent": self.news.pk, "title": "Local"}
-                for found in (
+                for data in (
                     self.shown(article),
                     self.shown(self.offer)["article"],
                     self.post("shop/article/list")["data"][0],
                     self.ask(lambda request: Article.objects.get())["data"],
                     ajax.encoder.encode(article),
                 ):
-                    self.assertEqual(found["category"], shown)
+                    self.assertEqual(data["category"], shown)
 
 
 # --- Tags -----------------------------------------------------------------------------
@@ -5200,10 +5212,10 @@ class Tags(AjaxTestCase):
             ({"get_queryset": lambda self, request: no_d.all()}, "ECB"),
         ):
             self.serve(Track, list_per_page=3, **options)
-            found = self.tags(made[5], "similar")
-            self.assertEqual("".join(each["title"] for each in found), titles)
+            similar = self.tags(made[5], "similar")
+            self.assertEqual("".join(track["title"] for track in similar), titles)
             self.doCleanups()
-        self.assertEqual(found[1], self.shown(made[2]))
+        self.assertEqual(similar[1], self.shown(made[2]))
 
     def test_two_managers_of_a_model_keep_apart(self):
         track, other = [Track.objects.create(title=title) for title in "AB"]
@@ -5241,8 +5253,8 @@ class Tags(AjaxTestCase):
         for insensitive in (True, False):
             with self.settings(TAGGIT_CASE_INSENSITIVE=insensitive):
                 is_one = insensitive or IGNORES_CASE
-                found = self.post("shop/article/list", {"tags": ["jAZZ"]})["data"]
-                self.assertEqual(len(found), is_one)
+                articles = self.post("shop/article/list", {"tags": ["jAZZ"]})["data"]
+                self.assertEqual(len(articles), is_one)
                 add = self.names(self.article, "add", ["jazz", "JAZZ"])
                 self.assertEqual(add, "Jazz" if is_one else "JAZZ Jazz jazz")
 
@@ -5252,12 +5264,12 @@ class Tags(AjaxTestCase):
 
 def with_and_without_middleware(test):
     """Run a test in a new browser, with Django's CSRF middleware and without."""
-    bare = [each for each in settings.MIDDLEWARE if "csrf" not in each]
+    bare = [name for name in settings.MIDDLEWARE if "csrf" not in name]
 
     @functools.wraps(test)
     def both(self):
-        for each in (settings.MIDDLEWARE, bare):
-            with self.subTest(middleware=len(each)), self.settings(MIDDLEWARE=each):
+        for names in (settings.MIDDLEWARE, bare):
+            with self.subTest(names), self.settings(MIDDLEWARE=names):
                 self.browse()
                 test(self)
 
