@@ -779,7 +779,7 @@ class Urls(AjaxTestCase):
             ajax.endpoint.register(Category, Narrow)
             return mock.DEFAULT
 
-        # Somebody registers while it is worked out what is shown.
+        # The registry changes while the fields of a record are collected.
         shown = mock.PropertyMock(return_value=["title", "parent"])
         self.serve(Category, fields=shown)
         shown.side_effect = register
@@ -831,7 +831,7 @@ class Urls(AjaxTestCase):
             with self.subTest(broken), self.apps(zoo=source):
                 with contextlib.suppress(SystemExit):
                     self.client.post("/ajax/zoo/fine.json")
-                    self.assertNotIn("Exit", broken)  # That ends the process, once.
+                    self.assertNotIn("Exit", broken)  # It ends the process, once.
                 for path_ in ["shop/hello", "shop/category/list", "zoo/fine", "no"]:
                     with self.assertLogs("django.request") as logs:
                         self.post(path_, status=500)
@@ -883,7 +883,7 @@ class Urls(AjaxTestCase):
                     self.assertEqual(reply["data"]["message"], NO_ENDPOINT)
 
     def test_the_autoreloader_watches_the_endpoints_of_every_app(self):
-        # By itself it does not watch what failed to import.
+        # The autoreloader does not watch a module that failed to import.
         with self.apps(zoo="1 / 0", farm=""):
             reloader = mock.Mock(spec=BaseReloader, directory_globs={})
             autoreload_started.send(sender=reloader)
@@ -911,7 +911,7 @@ class Urls(AjaxTestCase):
 
 
 class Requests(AjaxTestCase):
-    """The body as a whole; what each key of it means is said by `Fields`."""
+    """The body as a whole. The values of its keys are tested by `Fields`."""
 
     JSON = "application/json"
     FORM = "application/x-www-form-urlencoded"
@@ -923,8 +923,7 @@ class Requests(AjaxTestCase):
         return head % name + text + b"\r\n--x--"
 
     def broken(self):
-        """Return content types, bodies that are not what they say they are, and what
-        the message says of where."""
+        """Return content types, broken bodies, and patterns of their messages."""
         at, key, deep = "line 1 column|char", "title|level|column|in 0", "64|deep"
         of_json = [
             (b"{", at),
@@ -975,7 +974,7 @@ class Requests(AjaxTestCase):
             (f"{self.FORM}; charset=latin-1", b"title=%e9", "UTF-8"),
             (f"{self.JSON}; charset=utf-16", b"\xff\xfe{\0}\0", "UTF-8"),
         ]
-        # Of Python's codecs some are not for text, and some take for ever.
+        # Some of Python's codecs are not for text, and some are very slow.
         for codec in ("base64", "rot13", "zlib", "idna", "undefined", "punycode"):
             of_forms.append((f"{self.MULTIPART}; charset={codec}", text, "UTF-8"))
         return [*[(self.JSON, *row) for row in of_json], *of_forms]
@@ -1038,7 +1037,7 @@ class Requests(AjaxTestCase):
                     (key,) = self.errors(path_, sent, form=True)
                     known = {"json"} if path_ == path else {"json", "__all__"}
                     self.assertIn(key, known)
-        # What is read as text is what it looks like.
+        # A text field takes such a text as it is.
         data = self.post(path, {"text": '["\\u0000", NaN]'}, form=True)["data"]
         self.assertEqual(data["text"], '["\\u0000", NaN]')
 
@@ -1166,7 +1165,7 @@ def atomic_requests(wanted=True):
 
 @contextlib.contextmanager
 def database_in(zone):
-    """Have date-times kept in a time zone, as DATABASES may say."""
+    """Store date-times in a time zone, as DATABASES may say."""
     with mock.patch.dict(connection.settings_dict, TIME_ZONE=zone):
         with mock.patch.dict(vars(connections["default"])) as kept:
             kept.pop("timezone", None)
@@ -1302,7 +1301,7 @@ class Responses(AjaxTestCase):
                     hint = f"{hook} of ArticleEndpoint returned False"
                     self.assertRegex(reply.get("hint", ""), hint if debug else "^$")
                     if hook in ("can_create", "can_update") and "tags" not in path:
-                        # So they are, with a value that cannot be read.
+                        # An unreadable value changes nothing about the reply.
                         bad = self.post(path, sent | {"author": "x"}, status=403)
                         self.assertEqual(bad, reply)
 
@@ -1319,7 +1318,7 @@ class Responses(AjaxTestCase):
             self.assertEqual(reply["login_url"], "/come/in/")
 
     def test_each_exception_has_its_status_and_is_logged_once(self):
-        """What nobody expected, or cannot be encoded, is sent to who listens, too."""
+        """An unexpected exception also sends Django's signal."""
         signals = []
 
         def receiver(request, **kwargs):
@@ -1490,7 +1489,7 @@ class Responses(AjaxTestCase):
                 error = OperationalError("The database is locked.")
                 with mock.patch(load, side_effect=error):
                     self.post("later/fine", status=503)
-                gc.collect()  # There may be a coroutine that nobody awaited.
+                gc.collect()  # A coroutine that was not awaited warns now.
         self.assertEqual([str(warning.message) for warning in warned], [])
 
     def test_json_response_gives_a_plain_view_the_same_answers(self):
@@ -1529,7 +1528,7 @@ class Responses(AjaxTestCase):
 
 
 class Commits(TransactionTestCase):
-    """`Responses` where a transaction has to end for real."""
+    """`Responses` that need a transaction which really ends."""
 
     post, ask, serve = AjaxTestCase.post, AjaxTestCase.ask, AjaxTestCase.serve
     apps, assert_described = AjaxTestCase.apps, AjaxTestCase.assert_described
@@ -1540,7 +1539,7 @@ class Commits(TransactionTestCase):
 
     def test_a_failure_at_or_after_the_commit_is_json(self):
         def dangle(*arguments):
-            # Whether there is such an owner is asked at the commit.
+            # The database checks at the commit whether there is such an owner.
             Note.objects.create(owner_id=10**6, text="x")
 
         self.serve(Category, save_record=lambda self, *args: dangle(args[1].save()))
@@ -1668,7 +1667,7 @@ class Functions(AjaxTestCase):
         stack.enter_context(self.apps(**sources, empty=OTHERS + "    __all__ = []"))
 
     def exposed(self, app):
-        """Return which of the names that an app's endpoints.py holds can be called."""
+        """Return the names in the endpoints.py of an app that can be called."""
         self.post("shop/hello")
         names = [*vars(sys.modules[f"{app}.endpoints"]), "missing"]
         return {name for name in names if self.send(f"{app}/{name}")[0] != 404}
@@ -1706,7 +1705,7 @@ class Functions(AjaxTestCase):
     def test_async_functions_run_with_their_user_loaded(self):
         self.assertEqual(self.post("tools/guarded_later")["data"], "ann")
         self.assertEqual(self.post("tools/later")["data"], ["ann", 2])
-        client = AsyncClient()  # Below an event loop.
+        client = AsyncClient()  # This one calls from an event loop.
         client.force_login(self.user)
         response = async_to_sync(client.post)("/ajax/tools/later.json")
         self.assertEqual(response.json()["data"], ["ann", 2])
@@ -1748,7 +1747,7 @@ class Duchy(Country):
 
 
 class Crate(models.Model):
-    """What a client may not just write, or not leave empty."""
+    """Fields that a client may not write, or may not leave empty."""
 
     weight = models.IntegerField(default=1)
     doubled = models.GeneratedField(
@@ -1782,7 +1781,7 @@ class CrateCarrier(models.Model):
 
 ajax.endpoint.register(Crate, OpenEndpoint)
 
-#: What each kind of field makes of a JSON value, and of its text in a form.
+#: What each kind of field stores for a JSON value, and for its text in a form.
 TAKEN = [  # field, sent, stored
     ("char", "abc", "abc"),
     ("char", 5, "5"),
@@ -1823,7 +1822,7 @@ TAKEN = [  # field, sent, stored
     ("twin", 7002, 7002),
 ]
 
-#: What is not read as its text, or not the same way in JSON and in a form.
+#: Values that JSON and forms read in different ways.
 READ_BY = [  # field, sent, in a form, stored
     ("char", None, False, None),
     ("char", "", False, ""),
@@ -1856,7 +1855,7 @@ READ_BY = [  # field, sent, in a form, stored
     ),
 ]
 
-#: What each kind of field refuses, in JSON and, if it is text, in a form.
+#: Values that each kind of field refuses, in JSON and, if it is a text, in a form.
 REFUSED = {
     "char": ["abcdef", True],
     "kind": ["c", 1],
@@ -1903,7 +1902,7 @@ REFUSED = {
 JSON, FORM = {}, {"form": True}
 QUERY = {"content_type": "application/x-www-form-urlencoded"}
 
-#: What is stored of many values; before, keepers are [7001] and tags ["sea"].
+#: Values of fields with several; before, keepers are [7001] and tags ["sea"].
 SEVERAL = [  # field, sent, encoding, stored
     ("keepers", ["7001", {"pk": 7002, "x": 1}, 7002], JSON, [7001, 7002]),
     ("keepers", [7001, 7002], FORM, [7001, 7002]),
@@ -1929,7 +1928,7 @@ SEVERAL = [  # field, sent, encoding, stored
     ("tags", [*"abcde"] * 20, JSON, [*"abcde"]),
 ]
 
-#: No time zone can push what is stored out of the calendar.
+#: Date-times so near to the ends of the calendar that a time zone matters.
 ENDS = [  # sent, whether it is within
     ("0001-01-01T00:00:00", False),
     ("0001-01-01T23:59:59Z", False),
@@ -1943,7 +1942,7 @@ ENDS = [  # sent, whether it is within
 ]
 
 NAMES = ["title", "body", "readers"]
-#: What the attributes of an endpoint let be seen and written.
+#: Attributes of endpoints, and the fields that are then shown and written.
 ATTRIBUTES = [  # record, attributes, sent, answered besides the pk (or keys refused)
     (
         "article",
@@ -1986,10 +1985,10 @@ ATTRIBUTES = [  # record, attributes, sent, answered besides the pk (or keys ref
         {"slug": "new"},
         {"slug": "as-it-was"},
     ),
-    # A file path is one of its folder.
+    # A FilePathField takes the paths in its folder.
     ("crate", {"fields": ["route"]}, {"route": __file__}, {"route": __file__}),
     ("crate", {"fields": ["route"]}, {"route": "/etc/passwd"}, ["route"]),
-    # What the database, or a model between, has to say stays theirs.
+    # The database and the through model keep their values.
     (
         "crate",
         {"fields": ["weight", "doubled", "carriers"]},
@@ -2075,7 +2074,7 @@ class Fields(AjaxTestCase):
                 self.assertEqual(self.stored(field), repr(stored))
 
     def test_each_kind_of_field_refuses_wrong_json(self):
-        Specimen.objects.create(twin_id=7001)  # It is taken, then.
+        Specimen.objects.create(twin_id=7001)  # Now the twin is taken.
         odd = {"keepers": [{}], "tags": [{}], "twin": [{}, []]}
         for field, values in REFUSED.items():
             for sent in [*values, *odd.get(field, [{}, [], [[1]], {"pk": 1}])]:
@@ -2153,7 +2152,7 @@ class Fields(AjaxTestCase):
         for sent in (*odd, [self.upload()] * 2):
             self.assertEqual(self.refused({"file": sent}, form=True), ["file"])
         self.assertEqual([*self.errors("shop/crate", {"payers": [7001]})], ["label"])
-        # One is replaced by another of the same name.
+        # A file can be replaced by another one of the same name.
         field = Specimen._meta.get_field("file")
         for folder in (field.upload_to, ""):
             with mock.patch.object(field, "upload_to", folder):
@@ -2168,7 +2167,7 @@ class Fields(AjaxTestCase):
         for value in ({"n": 1}, {"n": True}, {"n": 1}, [0], [False]):
             self.update(self.specimen, json=value)
             self.assertEqual(self.stored("json"), repr(value))
-        # So is what a hook changes within one.
+        # A change that a hook makes inside a value is saved, too.
         self.serve(Specimen, prepare_record=lambda *args: args[2].json.append("more"))
         self.update(self.specimen)
         self.assertEqual(self.stored("json"), "[False, 'more']")
@@ -2192,13 +2191,13 @@ class Fields(AjaxTestCase):
                         reply = self.post(path, {"moment": sent}, status=status)
                         expected = [] if is_within else ["moment"]
                         self.assertEqual([*reply.get("errors", ())], expected)
-                # What was taken spoils nothing.
+                # The values that were taken break no filter and no update.
                 filters = {"moment__date": "2024-01-01", "moment__gte": ENDS[3][0]}
                 self.post("shop/specimen/list", filters)
                 for specimen in Specimen.objects.all():
                     self.assertEqual(self.update(specimen), self.shown(specimen))
                 transaction.set_rollback(True)
-        # So is a duration beyond its column. PostgreSQL's is as wide as Python's.
+        # A duration beyond its column is refused. PostgreSQL takes each of Python's.
         status = 200 if connection.features.has_native_duration_field else 400
         for path_ in (self.path, "shop/specimenform"):
             self.post(path_, {"duration": "999999999 23:59:59"}, status)
@@ -2207,7 +2206,7 @@ class Fields(AjaxTestCase):
         path = self.path_of(self.article)
         errors = self.errors(path, {"titel": "x"})
         self.assertEqual(errors, {"titel": ['Unknown key. Did you mean "title"?']})
-        # A hidden field, one of the database's and nonsense look the same.
+        # The errors of a hidden field, a column and nonsense look the same.
         for key in ("secret", "secrex", "category_id", "articles", "__class__", ""):
             [message] = self.errors(path, {key: "x"})[key]
             self.assertTrue(message.startswith("Unknown key."))
@@ -2280,13 +2279,13 @@ class Fields(AjaxTestCase):
                         # It was sent as `key`, and the record shows it as its pk.
                         expected = key if wrong is None else "pk"
                         self.assertEqual([*errors], [expected])
-                else:  # There is no record without a key.
+                else:  # A record needs a key.
                     errors = self.errors("shop/country", sent)
                     self.assertEqual(errors, {"pk": ["This field cannot be blank."]})
                     self.assertFalse(Country.objects.filter(name="X").exists())
                 transaction.set_rollback(True)
             self.doCleanups()
-        # So is a parent's, and one that is a relation.
+        # The key may be the parent's, or a relation.
         self.serve(Duchy, fields=["code", "name", "motto"])
         for key, code in (("pk", "du"), ("code", "dv")):
             made = self.post("shop/duchy", {key: code, "name": key, "motto": "M"})
@@ -2358,16 +2357,16 @@ class EndpointKind(typing.NamedTuple):
     """An endpoint of articles, and what it answers to whom."""
 
     attributes: dict
-    #: By operation, several of them in one key; what is not here answers `otherwise`.
+    #: By operations, separated by spaces. The others are answered as `otherwise` says.
     answers: dict
     otherwise: dict = USERS
-    #: How an offer that is got shows its article: "whole", or as its "pk".
+    #: How `get` of an offer shows its article: "whole", or as its "pk".
     expansion: dict = answers(visitors=403, users="whole")
-    #: Texts of the article that stand in no reply.
+    #: Texts of the article that no reply shows.
     hides: tuple = ()
     encoder: ajax.DefaultEncoder | None = None
     settings: dict = {}
-    #: The role that holds a permission of Django's, besides the superuser.
+    #: By Django permission, the role that holds it, besides the superuser.
     permissions: dict = {}
 
 
@@ -2448,7 +2447,7 @@ ENDPOINT_KINDS = {
         {
             "get publish count similar": EVERYBODY,
             "list": NOBODY,
-            # Nobody is its author, and there has to be one.
+            # No author is set, and the field is required.
             "create": INVALID,
         },
     ),
@@ -2686,7 +2685,8 @@ class Permissions(AjaxTestCase):
     def serve_kind(self, endpoint):
         """Serve articles by an `EndpointKind`."""
         self.serve(Article, **USUAL_ATTRIBUTES | endpoint.attributes)
-        self.serve(Offer, exclude=["note"])  # Visitors own no notes.
+        # NoteEndpoint needs a user who is logged in.
+        self.serve(Offer, exclude=["note"])
         if endpoint.encoder:
             self.speak(Article, endpoint.encoder)
         with self.settings(**endpoint.settings), transaction.atomic():
@@ -2826,7 +2826,7 @@ class Permissions(AjaxTestCase):
                 transaction.set_rollback(True)
         pk = str(self.article.pk)
         self.assertEqual(attributes, {(self.user, Article, pk, self.article)})
-        # There is no record while it is fetched.
+        # `self.record` is None while the record is fetched.
         get_records = mock.Mock(side_effect=lambda record: Article.objects.all())
         self.serve(Article, get_queryset=lambda self, request: get_records(self.record))
         self.post(f"{self.path}/update", {"title": "New"})
@@ -2879,13 +2879,13 @@ class Permissions(AjaxTestCase):
         expected = {"pk": self.acme.pk, "private": self.private.pk}
         expected |= {"note": hers, "notes": [hers, mine]}
         self.assertEqual(self.shown(self.acme), expected)
-        # So is what a generic foreign key refers to.
+        # The record of a generic foreign key is filtered, too.
         self.serve(TaggedItem, fields=["content_object"])
         for note, shown in [(self.mine, mine), (self.hers, hers)]:
             item = TaggedItem(content_object=note, tag=Tag.objects.first())
             item.save()
             self.assertEqual(self.shown(item)["content_object"], shown)
-        # Clients may choose its model: one that nobody speaks for is given as a pk.
+        # A client may choose its model. Without an endpoint or encoder it is a pk.
         group = Group.objects.create(name="secret")
         item = TaggedItem.objects.create(content_object=group, tag=Tag.objects.first())
         self.assertEqual(self.shown(item)["content_object"], group.pk)
@@ -2909,7 +2909,7 @@ class Permissions(AjaxTestCase):
             computed = property(wants_more)
             of_class = classmethod(Mixin.mixed)
 
-        self.serve(Article)  # To be served as before in the end.
+        self.serve(Article)  # This restores the endpoint after the test.
         ajax.endpoint.unregister(Article)
         ajax.endpoint.register(Article, Lending)
         self.assertEqual(self.post(f"{self.path}/lend")["data"], ["First", 2])
@@ -2940,7 +2940,7 @@ class Permissions(AjaxTestCase):
         with mock.patch.object(Group, "__exclude__", ["name"], create=True):
             with self.assertRaisesMessage(ImproperlyConfigured, "__exclude__"):
                 self.serve(Group)
-        # What is no slip is one's own.
+        # Other names are the project's own.
         self.serve(Group, can_publish=yes, author_fields=[], save=yes)
 
 
@@ -2988,7 +2988,7 @@ class ActiveManager(models.Manager):
 
 
 class Cellar(models.Model):
-    """Some rows are hidden; its save() takes no options, and saves twice."""
+    """Its manager hides rows. Its save() takes no options, and saves twice."""
 
     number = models.IntegerField(primary_key=True)
     text = models.CharField(max_length=20, blank=True)
@@ -3044,7 +3044,7 @@ class Writing(AjaxTestCase):
         self.assertEqual([*self.wine.tags.names()], ["dry"])
 
     def test_the_first_thing_that_is_wrong_is_answered(self):
-        """All is wrong with the first request; each further one mends one thing."""
+        """All is wrong with the first request. Each further one mends one thing."""
         bob, token, path_ = self.other, "a" * 32, "/ajax/shop/wine/0/update.json"
         self.serve(Wine, can_update=lambda self, user, *records: user == bob)
         client = Client(enforce_csrf_checks=True, raise_request_exception=False)
@@ -3122,7 +3122,7 @@ class Writing(AjaxTestCase):
         self.assertTrue(all(reply == replies[0] for reply in replies), replies)
 
     def test_a_hook_that_fails_over_an_unreadable_value_refuses(self):
-        # So does one that misses what was not sent.
+        # A hook that fails over a value that was not sent refuses, too.
         self.serve(Wine, can_create=lambda self, user, record: record.winery)
         self.post("shop/wine", {"name": "White"}, status=403)
         rows = (({"bottles": "x"}, 403), ({"nothing": 1}, 403), ({}, 500))
@@ -3132,7 +3132,7 @@ class Writing(AjaxTestCase):
                 with self.subTest(names, path=path_, sent=sent):
                     self.post(path_, data | sent, status=status)
 
-        # Another service's refusal is none of ours.
+        # The 403 of another service is an error like any other.
         def ask_elsewhere(self, request, record, created):
             raise HTTPError("http://elsewhere", 403, "Forbidden", {}, None)
 
@@ -3172,7 +3172,7 @@ class Writing(AjaxTestCase):
             self.assertEqual(self.post(path_, data)["data"]["note"], f"ann {created}")
 
     def test_create_validates_all_fields_and_update_the_changed_ones(self):
-        # Old bad data elsewhere blocks nobody.
+        # Invalid old data in other fields does not block an update.
         Wine.objects.update(internal="", winery=self.shut, slug="not one")
         self.assertEqual(self.update(bottles=7)["bottles"], 7)
         for winery in (self.winery, self.shut):
@@ -3181,8 +3181,9 @@ class Writing(AjaxTestCase):
             ({"bottles": "x", "name": "x" * 41}, {"bottles", "name"}),
             ({"bottles": -1, "name": ""}, {"bottles", "name"}),
             ({"bottles": 0, "name": "New"}, {"__all__"}),
-            ({}, {"__all__"}),  # There is such a wine.
-            ({"name": "Unnamed"}, {"name", "__all__"}),  # One is about a hidden field.
+            ({}, {"__all__"}),  # There is such a wine already.
+            # The error of a hidden field is one of the whole record.
+            ({"name": "Unnamed"}, {"name", "__all__"}),
         ]
         for (path_, good), (bad, keys) in itertools.product(self.writes, rows):
             with self.subTest(path_, bad=bad):
@@ -3199,7 +3200,7 @@ class Writing(AjaxTestCase):
             with mock.patch.object(Wine, "full_clean", side_effect=error):
                 self.assertEqual(self.errors(path_, data), {"name": ["Not now."]})
 
-        # It validates all again for who calls it while saving.
+        # A hook that calls it while saving gets the full validation.
         def save_record(self, request, record, created):
             record.name = "x" * 41
             record.full_clean()
@@ -3240,7 +3241,7 @@ class Writing(AjaxTestCase):
         errors = self.errors("shop/cellar", {"pk": 1, "text": "new"})
         self.assertEqual(errors, {"pk": ["Cellar with this Number already exists."]})
         self.post("shop/cellar/1/update", {"is_active": False})
-        # What validation does not see: a hidden row, or one that came meanwhile.
+        # Validation does not see a hidden row, or one that was saved meanwhile.
         for key in ("pk", "number"):
             self.post("shop/cellar", {key: 1, "text": "new"}, status=409)
         self.assertEqual(Cellar._base_manager.get().text, "front")
@@ -3351,7 +3352,7 @@ class Writing(AjaxTestCase):
                 errors = self.errors("shop/wine", self.new | sent)
                 self.assertEqual({*errors}, {key})
                 messages.add(str(errors).replace(pk, "N"))
-            # In the same words as what is not there.
+            # The message is the same as for a record that is not there.
             self.assertEqual(len(messages), 1, messages)
             self.update(**{key: [good] if key == "fans" else str(good)})
 
@@ -3405,7 +3406,7 @@ class Races(TransactionTestCase):
         self.path = f"article/{self.article.pk}"
 
     def use_a_file(self):
-        """Have this thread, and those of the test, work on a copy in a file."""
+        """Let this thread, and those of the test, use a copy in a file."""
         stack = contextlib.ExitStack()
         self.addCleanup(stack.close)
         name = stack.enter_context(tempfile.TemporaryDirectory()) + "/db.sqlite3"
@@ -3421,7 +3422,7 @@ class Races(TransactionTestCase):
         stack.callback(connections["default"].close)
 
     def post(self, path, data=None):
-        """POST as the first user; return status and data. A thread ends cleanly."""
+        """POST as the first user; return status and data. Threads disconnect."""
         client = Client(raise_request_exception=False)
         client.cookies.update(self.client.cookies)
         path, kind = f"/ajax/shop/{path}.json", "application/json"
@@ -3436,7 +3437,7 @@ class Races(TransactionTestCase):
         return data
 
     def post_while(self, write, path, data):
-        """POST while a transaction that wrote is open, until the request must wait."""
+        """POST during a transaction that has written; return status and data."""
 
         def watch(execute, sql, *arguments):
             if sql.startswith("BEGIN") or "UPDATE" in sql:
@@ -3454,7 +3455,7 @@ class Races(TransactionTestCase):
             has_asked = is_there.wait(self.TIMEOUT)
             self.assertTrue(has_asked, "It asked for no lock.")
             while connection.vendor != "sqlite" and not self.is_waited_for():
-                # MariaDB looks again only if it was not asked for a tenth of a second.
+                # MariaDB updates this table at most each tenth of a second.
                 self.assertFalse(wait([answer], 0.2).done, "It waited for no lock.")
         return answer.result()
 
@@ -3505,7 +3506,7 @@ class Races(TransactionTestCase):
 
     def test_an_update_keeps_changes_that_were_committed_before_its_lock(self):
         live = LiveTrack.objects.create(title="One", venue="Hall").pk
-        rows = [  # Of a child, the column may be its parent's.
+        rows = [  # The column may be in the table of the parent.
             (self.path, Article, {"title": "Other"}, {"body": "Mine"}),
             (f"livetrack/{live}", Track, {"title": "Other"}, {"venue": "Mine"}),
         ]
@@ -3574,7 +3575,7 @@ class Races(TransactionTestCase):
                             ends.append(sql)
                     begin = begins[is_atomic]
                     self.assertEqual(ends, [begin, "COMMIT"] if begin else [])
-                    if begin:  # The session and the user may be read before.
+                    if begin:  # The session and the user may be read before it.
                         self.assertLessEqual(statements.index(begin), 2)
                         self.assertEqual(statements[-1], "COMMIT")
         with (
@@ -3598,7 +3599,7 @@ class Races(TransactionTestCase):
 
     def test_writers_wait_for_each_other_and_lose_nothing(self):
         def save(record, **options):
-            """Read what is stored before it is written: count."""
+            """Read the stored record before it is written, and count the writes."""
             stored = Specimen.objects.filter(pk=record.pk).first()
             record.positive = stored.positive + 1 if stored else 0
             models.Model.save(record, **options)
@@ -3653,7 +3654,7 @@ class Races(TransactionTestCase):
             categories, statuses = [Category.objects.create() for _ in range(9)], []
             with self.subTest(is_atomic), atomic_requests(is_atomic):
                 [*self.pool.map(work, range(self.THREADS))]
-            # Gone already, or gone or taken while it was asked for.
+            # The category may be gone already, or be deleted or used meanwhile.
             expected = {200, 400, 404, 409}
             if connection.vendor != "sqlite":
                 expected.add(503)  # The database ends a deadlock.
@@ -3739,7 +3740,7 @@ class Lists(AjaxTestCase):
             Article.objects.create(title=title, author=cls.user, **same)
 
     def words(self, sent, **extra):
-        """Return which specimens are listed, and check that as many are counted."""
+        """Return the specimens in a list, and check that its total is their number."""
         reply = self.post("shop/specimen/list", sent, **extra)
         words = [record["words"] for record in reply["data"]]
         self.assertEqual(reply["total"], len(words))
@@ -4149,7 +4150,7 @@ class Lists(AjaxTestCase):
             "integer__gte": {
                 "": [*large, "9" * 20],
                 "one two": [0, -1],
-                # Django asks for nothing where every number that fits is larger.
+                # Django drops the condition if each number of the column is larger.
                 "one two bare": [-(2**64)],
             },
             "big": {"two bare": null_text, "": [*integers, "9" * 20]},
@@ -4247,7 +4248,7 @@ class Lists(AjaxTestCase):
         self.serve(Ruler, list_filter=keys, can_list=yes)
         shown = self.post("shop/ruler/list")["data"][0]
         self.assertEqual((shown["marks"], shown["span"]), ([1, 2], "[1, 5)"))
-        # A range is shown, not written.
+        # A range is shown, and cannot be written.
         made = self.post("shop/ruler", {"marks": [3], "span": "x"})["data"]
         self.assertEqual((made["marks"], made["span"]), ([3], None))
         for odd in ({"3": 1}, "3", '"34"', 3, [[3]]):
@@ -4259,7 +4260,7 @@ class Lists(AjaxTestCase):
         found_by_key["span"] = {"[3]": [None]}
         for key, found_by in found_by_key.items():
             self.assert_filter(("ruler", "marks"), key, values, found_by)
-        # They take no plain text.
+        # The check names filters that take no plain text.
         messages = [check.msg for check in checks.run_checks() if "E002" in check.id]
         for key in keys:
             self.assertIn(repr(key), " ".join(messages))
@@ -4305,7 +4306,8 @@ class FormsEndpoint(ajax.FormEndpoint):
 
 
 class StallForm(forms.ModelForm):
-    opened = forms.DateTimeField(required=False)  # Not to be written to the model.
+    # `fields` does not name it: the model's field is not written.
+    opened = forms.DateTimeField(required=False)
 
     class Meta:
         model = Stall
@@ -4359,7 +4361,7 @@ class Forms(AjaxTestCase):
             self.assertTrue(Offer.objects.filter(pk=made.pop("pk"), **self.offer))
             article = made["article"]
             self.assertEqual((article["title"], article.get("secret")), ("First", None))
-            # What the user may not see of what it refers to is a pk.
+            # Related records that the user may not get are shown as a pk.
             self.assertEqual(made, self.offer | {"article": article})
 
     def test_an_invalid_form_is_a_400_with_its_errors(self):
@@ -4481,11 +4483,11 @@ class LiveTrack(Track):
     venue = models.CharField(max_length=100, blank=True)
 
     def __len__(self):
-        return 0  # A record that is false is a record.
+        return 0  # A record may be false.
 
 
 class AwakeManager(models.Manager):
-    """Hides rows in the one place where few would look for it."""
+    """Hides rows in `all`, and not in `get_queryset`."""
 
     def all(self):
         return super().all().filter(is_active=True)
@@ -4517,7 +4519,7 @@ class Trip(models.Model):
 
 
 class Pressing(models.Model):
-    """Relations of all sorts, some to another field, some without a constraint."""
+    """Relations to the pk and to other fields, with a constraint and without."""
 
     loose = {"on_delete": models.DO_NOTHING, "db_constraint": False}
 
@@ -4557,7 +4559,7 @@ def make_mixer(name, **options):
 
 
 Mixer, Patch = make_mixer("Mixer"), make_mixer("Patch", to_field="name")
-# Each refers to all others.
+# Each of these models refers to all others.
 WEB = [
     make_model(f"Web{one}", **{f"to_{n}": foreign_key(f"shop.Web{n}") for n in rest})
     for one, rest in [(one, "abcdefg".replace(one, "")) for one in "abcdefg"]
@@ -4582,12 +4584,12 @@ class BandMember(models.Model):
 
 ajax.endpoint.register(Band)
 
-# A key of its own: no later record's is counted on from one that is this large.
+# The key is no sequence: later keys would follow one that is this large.
 Comet = make_model("Comet", number=models.BigIntegerField(primary_key=True))
 Tail = make_model("Tail", comet=foreign_key(Comet))
 ajax.endpoint.register([Comet, Tail])
 
-KNOTS = []  # Each of them refers to all.
+KNOTS = []  # Each of these models refers to all of them.
 for _name in (f"Knot{number}" for number in range(6)):
     keys = {f"to_{n}": foreign_key(f"shop.Knot{n}") for n in range(6)}
     KNOTS.append(make_model(_name, **keys))
@@ -4604,7 +4606,7 @@ class Encoding(AjaxTestCase):
         cls.offer = Offer.objects.create(**related)
 
     def assert_shown(self, record, **expected):
-        """Compare some of what is shown, read as a row and from the instance."""
+        """Compare some of the values that are shown, of the row and of the instance."""
         fresh = type(record)._base_manager.get(pk=record.pk)
         for data in (self.shown(record), ajax.encoder.encode(fresh)):
             self.assertEqual(data, data | expected)
@@ -4766,7 +4768,7 @@ class Encoding(AjaxTestCase):
                     for pk in (mine, hers):
                         Trip.objects.update(**dict.fromkeys(names))
                         self.post(path, {name: pk}, 200 if pk in whose else 400)
-                        # What is there already may be sent back; no more is seen.
+                        # A key that is there already may be sent back.
                         Trip.objects.update(**{f"{name}_id": pk})
                         data = self.post(path, {name: {"pk": pk}})["data"]
                         self.assertEqual(data[name] != pk, pk in whose)
@@ -4787,7 +4789,7 @@ class Encoding(AjaxTestCase):
         again, keys = ask(), {"note": note["pk"], "supplier": supplier["pk"]}
         self.assertEqual(again[0]["text"], "n")
         self.assertEqual(again[1:], [supplier | {"is_private": True}, offer | keys])
-        # encode() knows of no user.
+        # encode() has no user.
         self.assertEqual(ajax.encoder.encode(Offer.objects.get()), offer | keys)
 
     def test_code_that_runs_when_an_instance_is_made_is_respected_everywhere(self):
@@ -4814,7 +4816,7 @@ class Encoding(AjaxTestCase):
             with self.subTest(way.attribute), way:
                 if way.attribute == "receivers":
                     self.receive(post_init, shout)
-                self.serve(Category)  # What is known of models is asked again.
+                self.serve(Category)  # The plans of models are made again.
                 self.assert_shown(self.local, title="LOCAL")
                 self.assertEqual(self.shown(self.article)["category"]["title"], "LOCAL")
                 categories = self.post("shop/category/list")["data"]
@@ -4826,7 +4828,7 @@ class Encoding(AjaxTestCase):
         utc, half = datetime.timezone.utc, datetime.timedelta(hours=5, minutes=30)
         moment, east = datetime.datetime, datetime.timezone(half)
         ident, odd = uuid.uuid4(), '" & <b> \u2028 \U0001f600 \\'
-        # MariaDB has no such number.
+        # MariaDB cannot store infinity.
         infinite = [("float", float("inf"), None)] * (connection.vendor != "mysql")
         for name, value, shown in (
             ("text", odd, odd),
@@ -4858,7 +4860,7 @@ class Encoding(AjaxTestCase):
             with self.subTest(name, value=value):
                 record = Specimen.objects.create(**{name: value})
                 self.assert_shown(record, **{name: shown})
-        # A storage need not have URLs: the plainest has none.
+        # A storage may have no URLs, as the base class.
         with mock.patch.object(Specimen._meta.get_field("file"), "storage", Storage()):
             self.assert_shown(record, file=None)
 
@@ -4907,7 +4909,7 @@ class Encoding(AjaxTestCase):
             (self.user, include([*user]), user),
             (self.user, include(include=[*user, "password"]), user),
             (self.user, exclude(exclude=rest - {"password"}), user),
-            # None shows a field that the endpoint does not: here, the parent.
+            # An encoder never shows a field that the endpoint hides: here, the parent.
             (self.local, include(["parent", "title"]), category),
             (self.local, exclude(["title"]), {"pk": self.local.pk}),
             (self.local, Tell, by_tell),
@@ -4976,7 +4978,7 @@ class Encoding(AjaxTestCase):
         ):
             self.assertEqual(encode(*arguments), shown)
         self.assertEqual(ajax.DefaultEncoder().to_dict(self.article), one)
-        # Nobody is logged in there.
+        # There is no user in encode().
         self.serve(Category, fields=["mine"], mine=lambda self, record: self.user.pk)
         self.assertEqual(encode(self.news), {"pk": self.news.pk, "mine": None})
 
@@ -5019,12 +5021,12 @@ class Encoding(AjaxTestCase):
 
     def test_queries_do_not_grow_with_rows(self):
         def count(way):
-            way()  # Plans and content types are kept.
+            way()  # The first call fills the caches.
             with CaptureQueriesContext(connection) as queries:
                 way()
             return len(queries)
 
-        # The readers and tags of articles, keepers and tags of specimens, and notes.
+        # One query for each of readers, keepers, tags and notes.
         beside = {Category: 0, Supplier: 0, Article: 2, Specimen: 2, Note: 2, Offer: 5}
         for model in beside:
             self.serve(model, list_per_page=100)
@@ -5041,14 +5043,14 @@ class Encoding(AjaxTestCase):
                 with self.subTest(model, more=more):
                     get = functools.partial(self.shown, model.objects.last())
                     path = f"shop/{model._meta.model_name}"
-                    # Two more: the session and its user.
+                    # The session and its user take two more.
                     self.assertEqual(count(get), 2 + 1 + number)
                     listed = functools.partial(self.post, f"{path}/list")
                     self.assertEqual(count(listed), 2 + 2 + number)
                     self.assertEqual(len(listed()["data"]), model.objects.count())
             counts.append([count(way) for way in others])
         self.assertEqual(counts[0], counts[1])
-        # Nor where somebody's query leaves fields for later.
+        # A queryset that defers fields takes no more queries.
         rows = Article.objects.only("pk")
         self.serve(Article, can_get=yes, get_queryset=lambda self, request: rows)
         self.assertEqual(count(lambda: self.post("shop/article/list")), 2 + 2 + 2)
@@ -5077,7 +5079,7 @@ class Encoding(AjaxTestCase):
                 editor.create_model(Category)
             self.addCleanup(connections["mirror"].connection.close)
             Category.objects.using("mirror").create(pk=self.local.pk, title="Mirrored")
-            self.serve(Article)  # What is known of models is asked again.
+            self.serve(Article)  # The plans of models are made again.
             for alias in ("default", "mirror", "default"):
                 says[Category] = alias
                 article = Article.objects.get()
@@ -5098,13 +5100,13 @@ class Encoding(AjaxTestCase):
 
 
 class Hue(taggit.TagBase):
-    """A tag of the project's own, whose names may not be long."""
+    """A tag model of a project, whose names are short."""
 
     name = models.CharField(max_length=9, unique=True)
 
 
 class HueItem(taggit.CommonGenericTaggedItemBase, taggit.ItemBase):
-    """Text for keys, as taggit documents it, and tags of the project's own."""
+    """A text for the key, as in taggit's documentation, and tags of a project."""
 
     object_id = models.CharField(max_length=50, db_index=True)
     tag = models.ForeignKey(Hue, models.CASCADE, related_name="items")
@@ -5173,7 +5175,7 @@ class Tags(AjaxTestCase):
                     self.assertEqual([*self.errors(path, sent)], ["tags"])
         self.assertEqual([*self.errors(path, {"tags": "a", "tag": "a"})], ["tag"])
         self.assertCountEqual(self.article.tags.names(), ["red", "green"])
-        # A tag model of the project's own says what its names may be.
+        # The tag model of a project validates its names.
         path = f"shop/spark/{Spark.objects.create().pk}/tags/add"
         self.assertEqual([*self.errors(path, {"tags": ["aquamarine"]})], ["tags"])
         self.post(path, {"tags": ["turquoise"]})
@@ -5203,7 +5205,7 @@ class Tags(AjaxTestCase):
         for count, track in enumerate(made[:5]):
             track.tags.add("alien", *"wxyz"[:count])
         made[5].tags.add(*"wxyz")
-        # The same tags of another model, under the same pk, count for nothing.
+        # The same tags of another model's record with the same pk do not count.
         Specimen.objects.create(pk=made[0].pk).tags.add(*"wxyz")
         no_d, no_e = Track.objects.exclude(title="D"), Track.objects.exclude(title="E")
         for options, titles in (
@@ -5239,7 +5241,7 @@ class Tags(AjaxTestCase):
                 self.assertEqual(self.names(second, "set", ["y"]), "y")
                 shown = self.shown(second)
                 self.assertEqual([tag["name"] for tag in shown["tags"]], ["y"])
-                if model is Spark:  # Its manager has an order.
+                if model is Spark:  # Its manager orders tags.
                     tags = self.shown(first)["tags"]
                     self.assertEqual([tag["name"] for tag in tags], ["z", "y", "x"])
                 self.assertEqual(self.tags(first, "similar"), [shown])
@@ -5280,13 +5282,13 @@ class Security(AjaxTestCase):
     TOKEN = {"HTTP_X_CSRFTOKEN": "a" * 32}
 
     def browse(self, user=None):
-        """Be a new browser, which is asked for the token."""
+        """Use a new browser, for which CSRF is checked."""
         self.client = Client(enforce_csrf_checks=True, raise_request_exception=False)
         if user:
             self.client.force_login(user)
 
     def fresh(self, path="shop/hello", **extra):
-        """Return the token that comes with a refusal, which says how to send one."""
+        """Return the token in a refusal, whose message says how to send it."""
         reply = self.post(path, status=403, **extra)
         header = settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-")
         names = f"(?i)csrf.*{settings.CSRF_COOKIE_NAME}.* {header}"
@@ -5326,7 +5328,7 @@ class Security(AjaxTestCase):
                         self.post("shop/hello", HTTP_X_CSRFTOKEN=token)
                         sent = {"csrfmiddlewaretoken": token, "name": "you"}
                         self.post("shop/hello", sent, form=True)
-                    if held == "a" * 32:  # What other pages hold is still good.
+                    if held == "a" * 32:  # Other open pages still hold it.
                         self.post("shop/hello", **self.TOKEN)
 
     @with_and_without_middleware
@@ -5362,7 +5364,7 @@ class Security(AjaxTestCase):
             with self.subTest(kept), self.settings(**kept):
                 self.browse()
                 page = self.client.get("/token/").content.decode()
-                # Without the middleware no cookie came with it.
+                # Without the middleware the page sets no cookie.
                 if "django.middleware.csrf.CsrfViewMiddleware" in settings.MIDDLEWARE:
                     self.post("shop/hello", **{header: page})
                     self.post("shop/hello", {"csrfmiddlewaretoken": page}, form=True)
@@ -5430,7 +5432,7 @@ class Security(AjaxTestCase):
 
 JSON_TYPE, FORM_TYPE, MULTIPART = Requests.JSON, Requests.FORM, Requests.MULTIPART
 
-#: What is easily taken for something else, or cannot be stored.
+#: Texts that are easily misread, or cannot be stored.
 ODD_TEXTS = [
     "", " ", "\0", "\ud800", "a\udfffb", "\ufeff", "\u202e", "e\u0301", "\u0661", "²",
     "Ⅷ", "'\"<b>;--", "%00", "%", "_", "\\", "NaN", "sNaN", "-inf", "1e999", "-0", "+1",
@@ -5667,7 +5669,7 @@ class Fuzz(AjaxTestCase):
     EXAMPLES = 600
     #: Whether they are the same each time; `python test_ajax.py fuzz` makes others.
     IS_SAME = True
-    #: A text that stands in what nobody is to see.
+    #: This text stands in values that nobody may see.
     MARK = uuid.uuid4().hex
     #: The models that most calls are about.
     MODELS = "article note specimen country supplier offer category crate".split()
@@ -5822,7 +5824,7 @@ class Fuzz(AjaxTestCase):
     def send(self, call):
         """Make a call; return status and reply.
 
-        Whatever is sent, the server does not fail, and shows and logs no secret.
+        Check that the server does not fail, and that it shows and logs no secret.
         """
         headers = {"HTTP_COOKIE": self.cookies[call.user], "HTTP_X_CSRFTOKEN": "a" * 32}
         self.has_written, self.is_refused = False, call.is_refused
@@ -5920,13 +5922,13 @@ class Fuzz(AjaxTestCase):
         got = self.call_again(user, f"{model}/{{pk}}/get.json", pk, {})
         if is_as_stored:
             self.assertEqual(got, record)
-        # An empty list may be one that is not to be empty.
+        # An empty list may belong to a field that has to have members.
         whole = {key: value for key, value in got.items() if value != []}
         updated = self.call_again(user, f"{model}/{{pk}}/update.json", pk, whole)
         self.assertEqual(updated, got)
         listed = self.call_again(user, f"{model}/list.json", pk, {})
         self.assertIn(got, listed)
-        if model == "/shop/specimen":  # It spoils no filter either.
+        if model == "/shop/specimen":  # The record breaks no filter.
             sent = {"moment__date": "2024-05-06"}
             self.call_again(user, "/shop/specimen/list.json", pk, sent)
 
