@@ -3678,7 +3678,7 @@ class ModelEndpoint(_ServedEndpoint):
         operation = _COMMANDS.get(self.command)
         if operation and (operation.reads or self.method in self._plan.writable):
             return operation
-        raise _missing(_("Invalid method."), self.command, _COMMANDS)
+        raise _missing(_("There is no such operation."), self.command, _COMMANDS)
 
     def _offers(self, name):
         """Return whether `operations` has an operation, or a tags manager."""
@@ -3689,7 +3689,7 @@ class ModelEndpoint(_ServedEndpoint):
         names = self.operations
         if not names:
             names = {*_operations(type(self)), *self._plan.managers}
-        return _missing(_("Invalid method."), self.method, names)
+        return _missing(_("There is no such operation."), self.method, names)
 
     def _run(self, request):
         """Return what the operation returns; a custom one on a record wants can_get to
@@ -4319,6 +4319,7 @@ def _check_request(request):
 
 
 def _resolve(
+    request,
     app=None,
     name=None,
     model=None,
@@ -4326,14 +4327,15 @@ def _resolve(
     operation=None,
     tags=None,
     command=None,
-    **mount,
 ):
     """Return the endpoint at a path, with its operation.
 
-    `mount` is what the path of the mount captures; it is ignored. Raise AJAXError 404
-    if there is no such endpoint or operation.
+    Raise AJAXError 404 if there is no such endpoint or operation.
     """
     _autodiscover()
+    if request.path_info.endswith(".json.json"):
+        hint = _hint("Leave .json off: the path has it twice.")
+        raise AJAXError(404, _("There is no such endpoint."), **hint)
     function = _discovery.functions.get((app, name))
     if function is not None:
         return function
@@ -4341,7 +4343,7 @@ def _resolve(
     if served is None:
         served = endpoint._paths.get((ModelEndpoint, app, name or model))
     if served is None:
-        raise _missing(_("AJAX endpoint does not exist."), f"{app}/{name or model}")
+        raise _missing(_("There is no such endpoint."), f"{app}/{name or model}")
     method = tags or operation or "create"
     resolved = endpoint._registry[served](app, served, method, pk, command)
     resolved._operation = resolved._find_operation()
@@ -4368,12 +4370,16 @@ def _missing(message, sent, names=None):
 
 @csrf_exempt
 @login_not_required
-def dispatch(request, **segments):
-    """Answer a request: resolve its path, check CSRF, authorize, read its body, run."""
+def dispatch(request, names, **captured):
+    """Answer a request: resolve its path, check CSRF, authorize, read its body, run.
+
+    `names` are those of the path's own segments: the mount's path may capture others.
+    """
     try:
-        if "app" in segments:
+        if names:
             _check_request(request)
-        resolved = _resolve(**segments)
+        segments = {name: captured[name] for name in names}
+        resolved = _resolve(request, **segments)
         _check_csrf(request, resolved)
         resolved._authorize(request)
         _read_body(request)
@@ -4395,7 +4401,7 @@ dispatch._non_atomic_requests = _EveryAlias()
 @login_not_required
 @require_safe
 @json_response
-def _serve_page_text(request, name="", **_mount):
+def _serve_page_text(request, name, **_mount):
     """Serve client.js to everybody, the explorer in DEBUG and to active staff."""
     is_client = name == "client.js"
     if not is_client and not _may_explore(request):
@@ -4856,17 +4862,22 @@ def _describe_api(request):
     }
 
 
-_RECORD = "<str:app>/<str:model>/<str:pk>"
+def _make_pattern(route, *names):
+    """Return the pattern of a path that has a segment for each name."""
+    segments = "/".join(f"<str:{name}>" for name in names)
+    return path(f"{segments}.json", dispatch, {"names": names}, name=route)
+
+
 urlpatterns = [
-    path("", _serve_page_text, name="explorer"),
+    path("", _serve_page_text, {"name": ""}, name="explorer"),
     path("client.js", _serve_page_text, {"name": "client.js"}, name="client"),
     path("openapi.json", _serve_page_text, {"name": "openapi.json"}, name="openapi"),
     re_path(r"^(?P<name>explorer\.(?:js|css))\Z", _serve_page_text, name="served"),
-    path("<str:app>/<str:name>.json", dispatch, name="endpoint"),
-    path("<str:app>/<str:model>/<str:operation>.json", dispatch, name="model"),
-    path(f"{_RECORD}/<str:operation>.json", dispatch, name="record"),
-    path(f"{_RECORD}/<str:tags>/<str:command>.json", dispatch, name="tags"),
-    re_path(r"^[\s\S]*\.json\Z", dispatch, name="not_found"),
+    _make_pattern("endpoint", "app", "name"),
+    _make_pattern("model", "app", "model", "operation"),
+    _make_pattern("record", "app", "model", "pk", "operation"),
+    _make_pattern("tags", "app", "model", "pk", "tags", "command"),
+    re_path(r"^[\s\S]*\.json\Z", dispatch, {"names": ()}, name="not_found"),
 ]
 
 

@@ -157,7 +157,7 @@ from django.test import (
 from django.test.runner import DiscoverRunner
 from django.test.testcases import SimpleTestCase
 from django.test.utils import CaptureQueriesContext, isolate_apps, override_settings
-from django.urls import Resolver404, include, path, resolve, reverse
+from django.urls import Resolver404, include, path, re_path, resolve, reverse
 from django.utils import timezone, translation
 from django.utils.autoreload import BaseReloader, autoreload_started
 from django.utils.dateparse import parse_datetime, parse_duration
@@ -550,7 +550,8 @@ def no(self, *arguments):
 
 
 #: The messages of a 404 without a record: nothing is served, or not this operation.
-NO_ENDPOINT, NO_OPERATION = "AJAX endpoint does not exist.", "Invalid method."
+NO_ENDPOINT = "There is no such endpoint."
+NO_OPERATION = "There is no such operation."
 
 
 def form_named(name, module=__name__):
@@ -889,6 +890,75 @@ class Urls(AjaxTestCase):
             with self.subTest(path_), translated:
                 reply = self.post(path_, status=status)
                 self.assertTrue(reply["data"]["message"].startswith("<"), reply)
+
+    # The mount
+
+    def test_what_the_path_of_the_mount_captures_changes_nothing(self):
+        calls = {
+            "shop/hello": {"hello": "world"},
+            "shop/article/count": 1,
+            f"{self.path}/delete": {"pk": self.article.pk},
+        }
+        names = ("app", "name", "model", "pk", "operation", "tags", "command", "names")
+        for name in names:
+            mount = path(f"<str:{name}>/", include("ajax"))
+            fixed = path("5/", include("ajax"), {name: "5"})
+            for urls in [(mount,), (fixed,)]:
+                with self.subTest(urls=urls), self.settings(ROOT_URLCONF=urls):
+                    for path_, data in calls.items():
+                        sid = transaction.savepoint()
+                        response = self.client.post(f"/5/{path_}.json")
+                        self.assertEqual(response.json()["data"], data)
+                        transaction.savepoint_rollback(sid)
+                    for path_ in ("shop/category/list", "shop/category", "x"):
+                        response = self.client.post(f"/5/{path_}.json")
+                        expected = {"list": 200, "category": 400, "x": 404}
+                        status = expected[path_.rpartition("/")[2]]
+                        self.assertEqual(response.status_code, status)
+
+    @override_settings(DEBUG=True)
+    def test_below_a_mount_that_captures_the_pages_are_served(self):
+        for mount in (
+            re_path("^(?P<name>[^/]+)/", include("ajax")),
+            re_path("^([^/]+)/", include("ajax")),
+        ):
+            with self.settings(ROOT_URLCONF=(mount,)):
+                for name in ("", "client.js", "explorer.js", "openapi.json"):
+                    with self.subTest(mount=mount, name=name):
+                        response = self.client.get(f"/5/{name}")
+                        self.assertEqual(response.status_code, 200)
+                response = self.client.post("/5/nothing.json")
+                self.assertEqual(response.json()["data"]["message"], NO_ENDPOINT)
+
+    @override_settings(ROOT_URLCONF=(path("<int:pk>/", include("ajax")),))
+    def test_below_a_mount_that_captures_names_can_be_reversed(self):
+        for name, words in [
+            ("endpoint", ["app", "name"]),
+            ("model", ["app", "model", "operation"]),
+        ]:
+            kwargs = dict(zip(words, words, strict=True))
+            url = reverse(f"ajax:{name}", kwargs={"pk": 5, **kwargs})
+            self.assertEqual(url, f"/5/{'/'.join(words)}.json")
+        self.assertEqual(reverse("ajax:client", kwargs={"pk": 5}), "/5/client.js")
+        self.assertEqual(reverse("ajax:explorer", kwargs={"pk": 5}), "/5/")
+        self.assertEqual(reverse("ajax:openapi", args=[5]), "/5/openapi.json")
+
+    def test_debug_tells_that_json_is_sent_twice(self):
+        for path_ in [
+            "shop/hello",
+            "shop/category",
+            "shop/nothing",
+            "shop/category/list",
+            f"{self.path}/get",
+            f"{self.path}/tags/clear",
+            "a/b/c/d/e/f",
+        ]:
+            for debug in (True, False):
+                with self.subTest(path_, debug=debug), self.settings(DEBUG=debug):
+                    reply = self.post(f"{path_}.json", status=404)
+                    self.assertEqual(reply["data"]["message"], NO_ENDPOINT)
+                    hint = "Leave .json off: the path has it twice."
+                    self.assertEqual(reply.get("hint"), hint if debug else None)
 
 
 # --- Requests -------------------------------------------------------------------------
@@ -6296,7 +6366,7 @@ class Page(BrowserTestCase):
         for debug, hint in ((False, None), (True, "Did you mean shop/hello?")):
             with self.settings(DEBUG=debug):
                 error = self.call("shop/helo")
-            self.assert_error(error, 404, "AJAX endpoint does not exist.")
+            self.assert_error(error, 404, "There is no such endpoint.")
             self.assertEqual(error["hint"], hint)
         site, here = self.live_server_url, "/page/?a=b&c#d"
         self.open(query="?a=b&c#d")
