@@ -94,7 +94,7 @@ from django.http.response import HttpResponseBase
 from django.middleware.csrf import CsrfViewMiddleware, get_token
 from django.middleware.http import ConditionalGetMiddleware
 from django.shortcuts import resolve_url
-from django.urls import include, path, re_path
+from django.urls import NoReverseMatch, include, path, re_path
 from django.utils import timezone
 from django.utils.autoreload import autoreload_started
 from django.utils.choices import flatten_choices
@@ -179,30 +179,39 @@ class NotRegistered(Exception):
 class AJAXError(Exception):
     """An error reply: raise it or return it.
 
-    `code` is the HTTP status, from 400 to 599. `message` is a text for the user. Other
-    keyword arguments are added to the top level of the reply. Raise ValueError for
-    another code.
+    `code` is the HTTP status, an integer from 400 to 599. `message` is a text for the
+    user. Other keyword arguments are added to the top level of the reply; of these,
+    `errors` may have any shape. Raise TypeError or ValueError for another code or
+    message.
     """
 
     def __init__(self, code, message, **extra):
-        code = int(code)
+        if isinstance(code, bool) or not isinstance(code, int):
+            raise TypeError(f"The code of an AJAXError is an integer, not {code!r}.")
         if not 400 <= code <= 599:
             raise ValueError(f"AJAXError wants a code from 400 to 599, not {code}.")
+        if not isinstance(message, str | Promise):
+            kind = type(message).__name__
+            raise TypeError(f"The message of an AJAXError is a text, not a {kind}.")
         super().__init__(code, message)
-        self.code = code
+        self.code = int(code)
         self.msg = message
         self.extra = extra
 
     def __str__(self):
         return str(self.msg)
 
-    def get_response(self):
-        """Return the error as a JSON HttpResponse."""
+    def get_response(self, request=None):
+        """Return the error as a JSON HttpResponse, with records in it as the request's
+        user may see them."""
         reply = {
             "success": False,
             "data": {"code": self.code, "message": str(self.msg)},
         }
-        reply.update(_beside_data(self.extra))
+        extra = dict(self.extra)
+        if "errors" in extra:
+            extra["errors"] = _texts_by_name(extra["errors"])
+        reply.update(_beside_data(extra, request))
         response = _json_response(_dump(reply), self.code)
         if self.code == 405:
             response["Allow"] = "POST"
@@ -211,11 +220,15 @@ class AJAXError(Exception):
 
 #: The messages of exceptions whose own text is empty or private.
 _MESSAGES = {
-    400: gettext_lazy("Bad request."),
-    403: gettext_lazy("Access to endpoint is forbidden"),
+    400: gettext_lazy("This cannot be processed. Please check what you entered."),
+    403: gettext_lazy("You may not do this."),
     404: gettext_lazy("Not found."),
-    409: gettext_lazy("The record conflicts with another one, is in use, or is gone."),
-    413: gettext_lazy("The request is too large."),
+    409: gettext_lazy(
+        "The record conflicts with another one, is in use, or is gone. Please reload "
+        "the page."
+    ),
+    413: gettext_lazy("The request is too large. Please send less."),
+    503: gettext_lazy("The database is busy. Please try again."),
 }
 
 #: How other exceptions are answered: their classes, the status, and whether clients
@@ -276,7 +289,7 @@ def _as_database_error(error):
         if _UNSTORABLE.match(code):
             return AJAXError(400, _MESSAGES[400])
         if _LOCKED.search(str(error)):
-            return AJAXError(503, _("The database is busy; try again."))
+            return AJAXError(503, _MESSAGES[503])
     if type(error) is DatabaseError and error.__cause__ is None:
         # Django 5.2 raises it where later versions raise ObjectNotUpdated.
         return AJAXError(409, _MESSAGES[409])
@@ -289,7 +302,7 @@ def _error_response(request, error):
         ajax_error = _as_ajax_error(error)
         if ajax_error is None:
             raise error
-        response = ajax_error.get_response()
+        response = _call_hook(ajax_error.get_response, request)
     except Exception as unexpected:
         return _report(request, unexpected)
     if isinstance(error, (DatabaseError, OverflowError)):
@@ -302,7 +315,8 @@ def _error_response(request, error):
 def _report(request, error):
     """Return the response for an unexpected exception; signal and log it once, as
     Django does."""
-    got_request_exception.send(sender=None, request=request)
+    # A receiver that fails must not replace the reply.
+    got_request_exception.send_robust(sender=None, request=request)
     response = _describe_exception(error).get_response()
     log_response(
         "%s: %s",
@@ -339,9 +353,37 @@ def _errors_by_field(error):
     return ValidationError(error.update_error_dict({})).message_dict
 
 
+def _texts_by_name(errors):
+    """Return errors of any shape as lists of texts by name."""
+    if isinstance(errors, ValidationError):
+        errors = _errors_by_field(errors)
+    if not isinstance(errors, Mapping):
+        errors = {core_exceptions.NON_FIELD_ERRORS: errors}
+    return {str(name): _flatten_texts(value) for name, value in errors.items()}
+
+
+def _flatten_texts(errors):
+    """Return all texts in errors of any shape. Names in them stand before the texts."""
+    if errors is None:
+        return []
+    if isinstance(errors, ValidationError):
+        return errors.messages
+    is_text = isinstance(errors, str | Promise)
+    if is_text or not isinstance(errors, Iterable):
+        return [str(errors)]
+    texts = []
+    if isinstance(errors, Mapping):
+        for name, value in errors.items():
+            texts += [f"{name}: {text}" for text in _flatten_texts(value)]
+    else:
+        for value in errors:
+            texts += _flatten_texts(value)
+    return texts
+
+
 def _invalid(errors):
     """Return the AJAXError for errors by field."""
-    return AJAXError(400, _("Could not save model."), errors=errors)
+    return AJAXError(400, _("Please correct the errors."), errors=errors)
 
 
 def _hint(text):
@@ -375,6 +417,10 @@ class EnvelopedResponse:
     the top level of the reply."""
 
     def __init__(self, data, metadata):
+        if not isinstance(metadata, Mapping):
+            kind = type(metadata).__name__
+            message = f"The metadata of an EnvelopedResponse is a dict, not a {kind}."
+            raise TypeError(message)
         self.data = data
         self.metadata = metadata
 
@@ -587,12 +633,17 @@ def _json_response(text, status=200):
     return HttpResponse(text, content_type="application/json", status=status)
 
 
-def _beside_data(extra):
-    """Return plain data for the top level of a reply; it cannot replace the reply's own
-    keys."""
-    plain = _to_plain(extra)
+def _beside_data(extra, request):
+    """Return plain data for the top level of a reply, as the request's user may see it.
+
+    It cannot replace the reply's own keys. In DEBUG it says which expansions are
+    closed.
+    """
+    plain = _to_plain(extra, partial(_encode_records, request=request))
     plain.pop("success", None)
     plain.pop("data", None)
+    if settings.DEBUG and request is not None:
+        return {**_get_access(request).get_hint(), **plain}
     return plain
 
 
@@ -603,9 +654,8 @@ def _success_response(result, request):
     if isinstance(result, AJAXError):
         raise result
     text = _dump_result(result, request)
-    metadata = _get_access(request).get_hint() if settings.DEBUG else {}
-    if isinstance(result, EnvelopedResponse):
-        metadata.update(_beside_data(result.metadata))
+    metadata = result.metadata if isinstance(result, EnvelopedResponse) else {}
+    metadata = _beside_data(metadata, request)
     after = "}"
     if metadata:
         after = "," + _dump(metadata)[1:]
@@ -2717,7 +2767,7 @@ class _ListOptions:
             if len(errors) == _MAX_EXPLAINED_KEYS:
                 break
         if errors:
-            raise AJAXError(400, _("Invalid parameters."), errors=errors)
+            raise _invalid(errors)
         return order, conditions
 
     def read_condition(self, key, value):
@@ -2904,14 +2954,19 @@ class _ListOptions:
 # --- Decorators -----------------------------------------------------------------------
 
 
-def _login_url():
-    """Return the address of the login page as keywords of an AJAXError."""
-    return {"login_url": resolve_url(settings.LOGIN_URL)}
+def _make_login_error(**extra):
+    """Return the AJAXError 403 for a visitor, with the address of the login page."""
+    try:
+        extra["login_url"] = resolve_url(settings.LOGIN_URL)
+    except (NoReverseMatch, TypeError):
+        # A project need not have a login page.
+        extra |= _hint("LOGIN_URL names no page of this site.")
+    return AJAXError(403, _("Please log in."), **extra)
 
 
 def _require_login(request):
     if not request.user.is_authenticated:
-        raise AJAXError(403, _("User must be authenticated."), **_login_url())
+        raise _make_login_error()
 
 
 def login_required(view: Callable) -> Callable:
@@ -3427,19 +3482,22 @@ class _ServedEndpoint(BaseEndpoint):
         that is read."""
         self.request = request
         if not self.authenticate(request, self.application, self.method):
-            extra = {} if self.user.is_authenticated else _login_url()
-            raise self._refusal("authenticate", _("User is not authorized."), **extra)
+            refusal = self._refusal("authenticate")
+            if not self.user.is_authenticated:
+                refusal = _make_login_error(**refusal.extra)
+            raise refusal
         if request.content_type not in _TYPES and request.body:
-            raise AJAXError(415, _("Send %s.") % ", ".join(_TYPES))
+            message = _("Send the body as JSON or as a form: %s.")
+            raise AJAXError(415, message % ", ".join(_TYPES))
 
     def _run(self, request):
         """Return what the operation returns."""
         return _run_view(getattr(self, self._operation.method), request)
 
-    def _refusal(self, hook, message=_MESSAGES[403], **extra):
+    def _refusal(self, hook):
         """Return the AJAXError 403 for a hook that said no."""
         hint = _hint(f"{hook} of {type(self).__name__} returned False")
-        return AJAXError(403, message, **extra, **hint)
+        return AJAXError(403, _MESSAGES[403], **hint)
 
 
 class ModelEndpoint(_ServedEndpoint):
@@ -3665,7 +3723,7 @@ class ModelEndpoint(_ServedEndpoint):
             raise self._no_operation()
         has_record = self.pk is not None
         if operation.on_record and not has_record:
-            raise AJAXError(400, _("Invalid request for record."))
+            raise AJAXError(400, _("This needs a record: add its pk to the path."))
         if has_record and operation.on_record is False:
             raise self._no_operation()
         return operation
@@ -3706,12 +3764,19 @@ class ModelEndpoint(_ServedEndpoint):
         if not _call_hook(hook, self.user, *records, **modified):
             raise self._refusal(operation.hook)
         if self._wants_permissions:
-            opts = self.model._meta
-            codename = get_permission_codename(operation.permission, opts)
-            permission = f"{opts.app_label}.{codename}"
-            if not self.user.has_perm(permission):
-                hint = _hint(f"the user lacks {permission}")
-                raise AJAXError(403, _MESSAGES[403], **hint)
+            self._require_permission(operation.permission)
+
+    def _require_permission(self, action):
+        """Raise AJAXError 403 unless the user has Django's permission for an action."""
+        opts = self.model._meta
+        permission = f"{opts.app_label}.{get_permission_codename(action, opts)}"
+        if not hasattr(self.user, "has_perm"):
+            hint = _hint("the user model has no has_perm: extend PermissionsMixin")
+        elif not self.user.has_perm(permission):
+            hint = _hint(f"the user lacks {permission}")
+        else:
+            return
+        raise AJAXError(403, _MESSAGES[403], **hint)
 
     @property
     def _wants_permissions(self):
@@ -4286,7 +4351,10 @@ def _check_csrf(request, view):
         return
     if reason.startswith(("Origin", "Referer")):
         raise AJAXError(403, reason, csrf=True)
-    advice = _("Send the token, the cookie %(cookie)s or csrf of this, as %(header)s.")
+    advice = _(
+        "Send the value of the cookie %(cookie)s, or csrf of this reply, in the header "
+        "%(header)s."
+    )
     advice %= {"cookie": settings.CSRF_COOKIE_NAME, "header": _get_header_name()}
     raise AJAXError(403, f"{reason} {advice}", csrf=get_token(request))
 
@@ -4309,13 +4377,13 @@ def _keep_csrf_cookie(request, response):
 def _check_request(request):
     """Raise AJAXError 405 unless it is a POST, 400 if its headers make no sense."""
     if request.method != "POST":
-        raise AJAXError(405, _("Send a POST request, its parameters in the body."))
+        raise AJAXError(405, _("Send a POST request, with the parameters in its body."))
     length = request.META.get("CONTENT_LENGTH") or "0"
     if not length.isdecimal() or len(length) > 18:
         raise AJAXError(400, _("The Content-Length is not a number."))
     # Some of Python's codecs are not for text, and some are very slow.
     if (request.encoding or "utf-8").lower() not in ("utf-8", "utf8"):
-        raise AJAXError(400, _("Send UTF-8, as browsers do."))
+        raise AJAXError(400, _("Send the body in UTF-8, as browsers do."))
 
 
 def _resolve(
@@ -4428,7 +4496,8 @@ def _may_explore(request):
     if settings.DEBUG:
         return True
     user = getattr(request, "user", None)
-    return user is not None and user.is_active and user.is_staff
+    # A user model need not have is_staff.
+    return getattr(user, "is_active", False) and getattr(user, "is_staff", False)
 
 
 def _fill_in(text, token):
