@@ -85,7 +85,7 @@ from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models.expressions import RawSQL
 from django.db.models.fields.files import FieldFile
 from django.db.models.functions import Cast
-from django.db.utils import DatabaseError, DataError, IntegrityError, OperationalError
+from django.db.utils import DatabaseError, DataError, IntegrityError
 from django.dispatch import Signal
 from django.forms.utils import from_current_timezone
 from django.http import Http404, HttpResponse, UnreadablePostError
@@ -252,10 +252,27 @@ _STATUSES = (
     (getattr(core_exceptions, "ObjectNotUpdated", ()), 409, False),
 )
 
-#: How databases say that somebody else held a lock for too long.
-_LOCKED = re.compile(r"is locked|lock timeout|lock wait|deadlock|serialize", re.I)
-#: The errors of values beyond PostgreSQL's index, or MariaDB's character set and UUIDs.
-_UNSTORABLE = re.compile(r"54000|\((1267|1292|1366),")
+#: What errors of databases are answered with: by the SQLSTATE of PostgreSQL, the number
+#: of MySQL and MariaDB, or the result code of SQLite. Texts may be in any language.
+_DATABASE_CODES = {
+    "40001": 503,  # The transaction cannot be serialized.
+    "40P01": 503,  # A deadlock.
+    "55P03": 503,  # A lock was not to be had, in time or at once.
+    "57014": 503,  # A statement took too long.
+    "54000": 400,  # A value is too long for an index.
+    1020: 503,  # The record has changed since the transaction began.
+    1205: 503,  # A lock was not to be had, in time or at once.
+    1213: 503,  # A deadlock.
+    1317: 503,  # A statement was ended.
+    1969: 503,  # A statement took too long, for MariaDB.
+    3024: 503,  # A statement took too long, for MySQL.
+    3572: 503,  # A lock was not to be had at once, for MySQL.
+    1267: 400,  # A text that the collation cannot compare.
+    1292: 400,  # A text that is no UUID.
+    1366: 400,  # A text that the character set cannot hold.
+    5: 503,  # Another connection has locked the database.
+    6: 503,  # Another connection to the same cache has locked a table.
+}
 
 
 def _as_ajax_error(error):
@@ -283,17 +300,31 @@ def _own_text(error):
 
 
 def _as_database_error(error):
-    """Return the AJAXError for an exception that only the database's text explains."""
-    if isinstance(error, OperationalError):
-        code = getattr(error.__cause__, "sqlstate", None) or str(error)
-        if _UNSTORABLE.match(code):
-            return AJAXError(400, _MESSAGES[400])
-        if _LOCKED.search(str(error)):
-            return AJAXError(503, _MESSAGES[503])
-    if type(error) is DatabaseError and error.__cause__ is None:
+    """Return the AJAXError for an error that only the database's code explains."""
+    if not isinstance(error, DatabaseError):
+        return None
+    status = _DATABASE_CODES.get(_find_database_code(error))
+    if status is None and type(error) is DatabaseError and error.__cause__ is None:
         # Django 5.2 raises it where later versions raise ObjectNotUpdated.
-        return AJAXError(409, _MESSAGES[409])
-    return None
+        status = 409
+    if status is None:
+        return None
+    return AJAXError(status, _MESSAGES[status])
+
+
+def _find_database_code(error):
+    """Return the code that a database gave an error, None if it gave none."""
+    cause = error.__cause__
+    if hasattr(cause, "sqlite_errorcode"):
+        return cause.sqlite_errorcode & 0xFF  # Without the details of extended codes.
+    for name in ("sqlstate", "pgcode"):  # Of psycopg and of psycopg2.
+        if getattr(cause, name, None):
+            return getattr(cause, name)
+    number = error.args[0] if error.args else None
+    if isinstance(number, int):
+        return number
+    # On Python 3.10, errors of SQLite have only a text, which is always in English.
+    return 5 if "is locked" in str(error) else None
 
 
 def _error_response(request, error):
@@ -1125,7 +1156,10 @@ class _Statement:
                 marks = ", ".join(["%s"] * len(several))
                 sql = sql.replace("IN (%s)", f"IN ({marks})")
             for item in several:
-                parameters.append(field.get_db_prep_value(item, connection))
+                # In two steps, as lookups do: in one, MySQL refuses the key 0.
+                item = field.get_prep_value(item)
+                item = field.get_db_prep_value(item, connection, prepared=True)
+                parameters.append(item)
         return sql, parameters
 
 

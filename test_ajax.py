@@ -1430,29 +1430,55 @@ class Responses(AjaxTestCase):
                 self.assertEqual(signals, expected)
 
     def test_each_database_error_has_its_status_and_shows_no_sql(self):
-        for kind, text, state, status in [
-            (IntegrityError, "INSERT secret", None, 409),
-            (DataError, "SELECT secret", None, 400),
-            (OperationalError, "index row of secret requires 20016", "54000", 400),
-            (OperationalError, '(1366, "Incorrect string value: secret")', None, 400),
-            (OperationalError, "(1267, 'Illegal mix, secret')", None, 400),
-            (OperationalError, "(1292, 'Incorrect uuid value: secret')", None, 400),
-            (OperationalError, "database is locked", None, 503),
-            (OperationalError, "Lock wait timeout exceeded; secret", None, 503),
-            (OperationalError, "canceling statement due to lock timeout", "55P03", 503),
-            (OperationalError, "deadlock detected: secret", "40P01", 503),
-            (OperationalError, "could not serialize access: secret", "40001", 503),
-            (OperationalError, "no such table: secret", None, 500),
-            (OperationalError, "the server is gone, secret", "57P01", 500),
-            (DatabaseError, "database disk image is malformed: secret", None, 500),
+        for kind, arguments, code, status in [
+            (IntegrityError, ["INSERT secret"], {}, 409),
+            (DataError, ["SELECT secret"], {}, 400),
+            (OperationalError, ["index row of secret"], {"sqlstate": "54000"}, 400),
+            (OperationalError, [1366, "Incorrect string value: secret"], {}, 400),
+            (OperationalError, [1267, "Illegal mix, secret"], {}, 400),
+            (OperationalError, [1292, "Incorrect uuid value: secret"], {}, 400),
+            # The texts may be in any language.
+            (OperationalError, ["Verklemmung entdeckt"], {"sqlstate": "40P01"}, 503),
+            (OperationalError, ["Zugriff, secret"], {"sqlstate": "40001"}, 503),
+            (OperationalError, ["konnte Sperre"], {"sqlstate": "55P03"}, 503),
+            (OperationalError, ["storniere Anfrage"], {"sqlstate": "57014"}, 503),
+            (OperationalError, ["storniere Anfrage"], {"pgcode": "57014"}, 503),
+            (OperationalError, [1020, "secret hat sich"], {}, 503),
+            (OperationalError, [1205, "Beim Warten auf eine Sperre"], {}, 503),
+            (OperationalError, [1213, "Eine Verklemmung"], {}, 503),
+            (OperationalError, [1317, "secret unterbrochen"], {}, 503),
+            (OperationalError, [1969, "secret unterbrochen"], {}, 503),
+            (OperationalError, [3024, "secret unterbrochen"], {}, 503),
+            (OperationalError, [3572, "secret abgebrochen"], {}, 503),
+            (OperationalError, ["secret"], {"sqlite_errorcode": 5}, 503),
+            (OperationalError, ["secret"], {"sqlite_errorcode": 5 | 2 << 8}, 503),
+            (OperationalError, ["secret"], {"sqlite_errorcode": 6 | 1 << 8}, 503),
+            # Before Python 3.11 SQLite gives a text only.
+            (OperationalError, ["database is locked"], {}, 503),
+            (OperationalError, ["database table is locked: secret"], {}, 503),
+            # A text that sounds like one of these is none of them.
+            (OperationalError, ["no secret: is locked"], {"sqlite_errorcode": 1}, 500),
+            (OperationalError, ["deadlock, secret"], {"sqlstate": "57P01"}, 500),
+            (OperationalError, [3118, "Account secret is locked."], {}, 500),
+            (OperationalError, ["no such table: secret"], {}, 500),
+            (OperationalError, [["secret"], 1205], {}, 500),
+            (OperationalError, [], {}, 500),
+            (DatabaseError, ["database disk image is malformed: secret"], {}, 500),
         ]:
-            with self.subTest(text), self.assertLogs("django.request") as logs:
-                error, error.__cause__ = kind(text), Exception(text)
-                error.__cause__.sqlstate = state
-                reply = self.ask(error, status)
+            cause = Exception(*arguments)
+            vars(cause).update(code)
+            error = kind(*arguments)
+            error.__cause__ = cause
+            with self.subTest(error, code=code):
+                with self.assertLogs("django.request") as logs:
+                    reply = self.ask(error, status)
                 self.assertNotIn("secret", json.dumps(reply))
                 (record,) = logs.records
-                self.assertIn(text, f"{record.getMessage()} {record.exc_info}")
+                text = f"{record.getMessage()} {record.exc_info}"
+                self.assertIn(str(error), text)
+                if status == 503:
+                    message = "The database is busy. Please try again."
+                    self.assertEqual(reply["data"]["message"], message)
 
     def test_a_validation_error_carries_its_errors_by_field(self):
         for error, expected in [
@@ -3902,6 +3928,111 @@ class Races(TransactionTestCase):
         with mock.patch.object(Cellar, "save", save):
             self.assertEqual(self.post("cellar", {"pk": 1, "text": "late"})[0], 409)
         self.assertEqual(Cellar.objects.get().text, "")
+
+    # What only another try can mend
+
+    def post_each(self, *answers):
+        """Have each function answer a call, all at once; return the statuses."""
+        calls = iter(answers)
+        turn = threading.Lock()
+
+        def answer(request):
+            with turn:
+                own_answer = next(calls)
+            own_answer()
+
+        with mock.patch.object(ask, "answer", answer, create=True):
+            posts = [self.pool.submit(self.post, "ask") for _answer in answers]
+            replies = [post.result() for post in posts]
+        for status, data in replies:
+            if status != 200:
+                message = "The database is busy. Please try again."
+                self.assertEqual(data, {"code": 503, "message": message})
+        return sorted(status for status, _data in replies)
+
+    def execute(self, **statements):
+        """Run the statements for this vendor of a database."""
+        with connection.cursor() as cursor:
+            for statement in statements.get(connection.vendor, ()):
+                cursor.execute(statement)
+
+    def rename(self, name):
+        Winery.objects.filter(pk=self.winery.pk).update(name=name)
+
+    def test_a_lock_that_is_not_had_in_time_is_a_503(self):
+        def wait_for_lock():
+            self.execute(
+                sqlite=["PRAGMA busy_timeout = 20"],
+                postgresql=["SET lock_timeout = 20"],
+                mysql=["SET innodb_lock_wait_timeout = 1"],
+            )
+            self.rename("Second")
+
+        with transaction.atomic():
+            self.rename("First")
+            self.assertEqual(self.post_each(wait_for_lock), [503])
+
+    def test_a_lock_that_is_not_had_at_once_is_a_503(self):
+        @transaction.atomic
+        def lock():
+            list(Winery.objects.select_for_update(nowait=True))
+
+        if not connection.features.has_select_for_update_nowait:
+            self.skipTest(f"{connection.vendor} has no NOWAIT.")
+        with transaction.atomic():
+            self.rename("First")
+            self.assertEqual(self.post_each(lock), [503])
+
+    def test_a_deadlock_is_a_503_for_one_of_the_two(self):
+        both = threading.Barrier(2, timeout=self.TIMEOUT)
+
+        @transaction.atomic
+        def lock(rows):
+            first, second = rows
+            if connection.vendor == "sqlite":
+                first.exists()  # A lock to read, which the other's write waits for.
+            else:
+                first.update(words="a")
+            both.wait()
+            second.update(words="b")
+
+        keys = [Specimen.objects.create().pk for _number in range(2)]
+        rows = [Specimen.objects.filter(pk=key) for key in keys]
+        backwards = functools.partial(lock, rows[::-1])
+        statuses = self.post_each(functools.partial(lock, rows), backwards)
+        self.assertEqual(statuses, [200, 503])
+
+    def test_a_row_that_has_changed_since_it_was_read_is_a_503(self):
+        def rename_elsewhere():
+            self.rename("First")
+            connections.close_all()
+
+        def read_and_write():
+            self.execute(
+                postgresql=["SET default_transaction_isolation = 'repeatable read'"],
+                mysql=[
+                    "SET innodb_snapshot_isolation = ON",
+                    "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+                ],
+                sqlite=["PRAGMA journal_mode = WAL"],
+            )
+            with transaction.atomic():
+                self.assertTrue(Winery.objects.exists())
+                self.pool.submit(rename_elsewhere).result()
+                self.rename("Second")
+
+        self.assertEqual(self.post_each(read_and_write), [503])
+
+    def test_a_statement_that_takes_too_long_is_a_503(self):
+        def sleep():
+            self.execute(
+                postgresql=["SET statement_timeout = 20", "SELECT pg_sleep(9)"],
+                mysql=["SET max_statement_time = 0.02", "SELECT SLEEP(9)"],
+            )
+
+        if connection.vendor == "sqlite":
+            self.skipTest("SQLite limits no statement.")
+        self.assertEqual(self.post_each(sleep), [503])
 
 
 # --- Lists ----------------------------------------------------------------------------
