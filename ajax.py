@@ -69,7 +69,7 @@ from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django import forms
 from django.apps import AppConfig, apps
 from django.conf import settings
@@ -88,7 +88,7 @@ from django.db.models.functions import Cast
 from django.db.utils import DatabaseError, DataError, IntegrityError
 from django.dispatch import Signal
 from django.forms.utils import from_current_timezone
-from django.http import Http404, HttpResponse, UnreadablePostError
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 from django.middleware.csrf import CsrfViewMiddleware, get_token
@@ -3003,16 +3003,42 @@ def _require_login(request):
         raise _make_login_error()
 
 
-def login_required(view: Callable) -> Callable:
-    """Let only logged-in users call an endpoint, sync or async.
+def _refuse_visitor(request, *args):
+    """Return the JSON response for a visitor, None for a user who is logged in.
 
-    Raise AJAXError 403 with the address of the login page for anybody else.
+    Of a method, the second argument is the request.
     """
-
-    @functools.wraps(view)
-    def guarded_view(request, *args, **kwargs):
+    if args and not isinstance(request, HttpRequest):
+        request = args[0]
+    try:
         _require_login(request)
-        return view(request, *args, **kwargs)  # An async view returns its coroutine.
+    except Exception as error:
+        return _error_response(request, error)
+    return None
+
+
+def login_required(view: Callable) -> Callable:
+    """Let only logged-in users call an endpoint or any other view, sync or async.
+
+    Answer anybody else with a 403 as JSON, which has the address of the login page.
+    """
+    if iscoroutinefunction(view):
+
+        @functools.wraps(view)
+        async def guarded_view(request, *args, **kwargs):
+            refusal = await sync_to_async(_refuse_visitor)(request, *args)
+            if refusal is not None:
+                return refusal
+            return await view(request, *args, **kwargs)
+
+    else:
+
+        @functools.wraps(view)
+        def guarded_view(request, *args, **kwargs):
+            refusal = _refuse_visitor(request, *args)
+            if refusal is not None:
+                return refusal
+            return view(request, *args, **kwargs)
 
     guarded_view.wants_login = True
     return guarded_view
@@ -3021,8 +3047,7 @@ def login_required(view: Callable) -> Callable:
 def json_response(view: Callable) -> Callable:
     """Give any view the replies of an endpoint: JSON for what it returns and raises."""
 
-    @functools.wraps(view)
-    def json_view(request, *args, **kwargs):
+    def answer(request, *args, **kwargs):
         try:
             with contextlib.ExitStack() as stack:
                 _enter_atomic_requests(stack, json_view)
@@ -3030,6 +3055,15 @@ def json_response(view: Callable) -> Callable:
                 return _success_response(result, request)
         except Exception as error:
             return _error_response(request, error)
+
+    if iscoroutinefunction(view):
+        # functools.wraps() copies the mark of a coroutine function, so be one.
+        @functools.wraps(view)
+        async def json_view(request, *args, **kwargs):
+            return await sync_to_async(answer)(request, *args, **kwargs)
+
+    else:
+        json_view = functools.wraps(view)(answer)
 
     exempt_aliases = getattr(view, "_non_atomic_requests", ())
     json_view._non_atomic_requests = _EveryAlias(exempt_aliases)

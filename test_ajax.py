@@ -166,6 +166,8 @@ from django.utils.functional import lazy
 from django.utils.safestring import mark_safe
 from django.utils.text import slugify
 from django.utils.translation import gettext_lazy
+from django.views import View
+from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 from hypothesis import strategies as st
@@ -1934,6 +1936,136 @@ class Functions(AjaxTestCase):
                     self.assertEqual("login_url" in reply, status == 403)
             self.client.force_login(self.user)
             self.post("tools/plain")
+
+    # Decorators of plain views
+
+    def call_view(self, view, user=None):
+        """Call a view by WSGI and by ASGI; return the status, and the body as text."""
+        answers = set()
+        with self.settings(ROOT_URLCONF=(path("view/", view),)):
+            for client_class in (Client, AsyncClient):
+                client = client_class(raise_request_exception=False)
+                if user:
+                    client.force_login(user)
+                get = client.get
+                if client_class is AsyncClient:
+                    get = async_to_sync(client.get)
+                response = get("/view/")
+                answers.add((response.status_code, response.content.decode()))
+        (answer,) = answers  # It is the same by either way.
+        return answer
+
+    def views(self, answer):
+        """Return views of all kinds that return answer(request) as text."""
+
+        def text_of(request):
+            return HttpResponse(str(answer(request)))
+
+        async def async_view(request):
+            await Category.objects.acount()
+            return text_of(request)
+
+        async def get(self, request):
+            return await async_view(request)
+
+        class CallableView:
+            async def __call__(self, request):
+                return await async_view(request)
+
+        sync_class = type("SyncView", (View,), {"get": lambda self, r: text_of(r)})
+        async_class = type("AsyncView", (View,), {"get": get})
+        return {
+            "function": text_of,
+            "coroutine function": async_view,
+            "class": sync_class.as_view(),
+            "class of coroutine functions": async_class.as_view(),
+            "object with a coroutine function": CallableView(),
+        }
+
+    def test_login_required_guards_any_plain_view(self):
+        refusal = {"code": 403, "message": "Please log in."}
+        for kind, view in self.views(lambda request: request.user.username).items():
+            guarded = {
+                "alone": ajax.login_required(view),
+                "above json_response": ajax.login_required(ajax.json_response(view)),
+                "below json_response": ajax.json_response(ajax.login_required(view)),
+            }
+            if kind == "object with a coroutine function":
+                del guarded["alone"]  # Django cannot call it.
+            for place, guarded_view in guarded.items():
+                with self.subTest(kind, place=place):
+                    status, text = self.call_view(guarded_view)
+                    reply = json.loads(text)
+                    self.assertEqual((status, reply["data"]), (403, refusal))
+                    self.assertEqual(reply["login_url"], "/accounts/login/")
+                    answer = self.call_view(guarded_view, self.user)
+                    self.assertEqual(answer, (200, "ann"))
+
+    def test_json_response_takes_any_plain_view(self):
+        def fail_for_visitors(request):
+            return 1 if request.user.is_authenticated else 1 / 0
+
+        broken = {"code": 500, "message": "Internal server error."}
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            for kind, view in self.views(fail_for_visitors).items():
+                for json_view in (
+                    ajax.json_response(view),
+                    never_cache(ajax.json_response(view)),
+                    ajax.json_response(ajax.json_response(view)),
+                ):
+                    with self.subTest(kind), atomic_requests():
+                        status, text = self.call_view(json_view)
+                        data = json.loads(text)["data"]
+                        self.assertEqual((status, data), (500, broken))
+                        answer = self.call_view(json_view, self.user)
+                        self.assertEqual(answer, (200, "1"))
+            gc.collect()  # A coroutine that was not awaited warns now.
+        self.assertEqual([str(warning.message) for warning in warned], [])
+
+    def test_json_response_encodes_what_a_coroutine_function_returns(self):
+        @ajax.json_response
+        async def view(request):
+            return await Category.objects.aget(title="News")
+
+        status, text = self.call_view(view, self.user)
+        data = {"pk": self.news.pk, "title": "News", "parent": None}
+        self.assertEqual((status, json.loads(text)["data"]), (200, data))
+
+    def test_login_required_guards_methods_too(self):
+        class Door(ajax.BaseEndpoint):
+            @ajax.login_required
+            def __call__(self, request):
+                return request.user.username
+
+        door = Door()
+        with mock.patch.object(ask, "answer", lambda r: door(r), create=True):
+            self.assertEqual(self.post("shop/ask")["data"], "ann")
+            self.client.logout()
+            self.assertIn("login_url", self.post("shop/ask", status=403))
+        ring = ajax.login_required(lambda self, request: self.user.username)
+
+        @ajax.login_required
+        async def knock(self, request):
+            return self.user.username
+
+        self.serve(Category, authenticate=yes, ring=ring, knock=knock)
+        for name in ("ring", "knock"):
+            with self.subTest(name):
+                self.client.logout()
+                reply = self.post(f"shop/category/{name}", status=403)
+                self.assertIn("login_url", reply)
+                self.client.force_login(self.user)
+                self.assertEqual(self.post(f"shop/category/{name}")["data"], "ann")
+
+    def test_a_guard_that_fails_is_a_500_as_json(self):
+        load = "django.contrib.auth.get_user"
+        for kind, view in self.views(lambda request: 1).items():
+            if kind != "object with a coroutine function":
+                with self.subTest(kind), mock.patch(load, side_effect=KeyError("a")):
+                    answer = self.call_view(ajax.login_required(view))
+                    self.assertEqual(answer[0], 500)
+                    self.assertIn("Internal server error.", answer[1])
 
 
 # --- Fields ---------------------------------------------------------------------------
