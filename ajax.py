@@ -2998,8 +2998,17 @@ def _make_login_error(**extra):
     return AJAXError(403, _("Please log in."), **extra)
 
 
+def _is_logged_in(request):
+    """Return whether a request has a user who is logged in.
+
+    Without Django's AuthenticationMiddleware, it has no user at all.
+    """
+    user = getattr(request, "user", None)
+    return user is not None and user.is_authenticated
+
+
 def _require_login(request):
-    if not request.user.is_authenticated:
+    if not _is_logged_in(request):
         raise _make_login_error()
 
 
@@ -3443,7 +3452,7 @@ class BaseAuthentication:
 
     def is_authenticated(self, request, application, method) -> bool:
         """Return whether the request's user may call the operation `method`."""
-        return request.user.is_authenticated and request.user.is_active
+        return _is_logged_in(request) and request.user.is_active
 
 
 class BaseEndpoint:
@@ -3526,9 +3535,10 @@ class _ServedEndpoint(BaseEndpoint):
 
     @property
     def user(self) -> Any:
-        """The request's user, an anonymous one if there is no request."""
-        if self.request is not None:
-            return self.request.user
+        """The request's user, an anonymous one if there is no request or no user."""
+        user = getattr(self.request, "user", None)
+        if user is not None:
+            return user
         from django.contrib.auth.models import AnonymousUser
 
         return AnonymousUser()
@@ -3551,7 +3561,7 @@ class _ServedEndpoint(BaseEndpoint):
         self.request = request
         if not self.authenticate(request, self.application, self.method):
             refusal = self._refusal("authenticate")
-            if not self.user.is_authenticated:
+            if not _is_logged_in(request):
                 refusal = _make_login_error(**refusal.extra)
             raise refusal
         if request.content_type not in _TYPES and request.body:

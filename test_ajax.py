@@ -131,6 +131,7 @@ import openapi_spec_validator
 from asgiref.sync import async_to_sync
 from django import forms, http
 from django.contrib.auth import login
+from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.forms import SetPasswordForm
 from django.contrib.auth.models import Group, Permission, User
@@ -5759,6 +5760,15 @@ def with_and_without_middleware(test):
     return both
 
 
+class Account(AbstractBaseUser):
+    """A user who logs in by e-mail, in a project without staff and permissions."""
+
+    email = models.EmailField(unique=True)
+    objects = BaseUserManager()
+
+    USERNAME_FIELD = "email"
+
+
 class Security(AjaxTestCase):
     TOKEN = {"HTTP_X_CSRFTOKEN": "a" * 32}
 
@@ -5907,6 +5917,52 @@ class Security(AjaxTestCase):
             for key in keys.split():
                 with self.subTest(path, key=key):
                     self.assertEqual(list(self.errors(path, {**sent, key: 1})), [key])
+
+    # Users that are not Django's own
+
+    @override_settings(AUTH_USER_MODEL="shop.Account")
+    def test_a_user_model_needs_neither_is_staff_nor_has_perm(self):
+        account = Account(email="cat@example.com")
+        account.set_password("cream")
+        account.save()
+        path_ = f"shop/account/{account.pk}"
+        self.assertTrue(self.client.login(email=account.email, password="cream"))
+        for name in ("", "explorer.js", "openapi.json"):
+            for debug, status in [(True, 200), (False, 404)]:
+                with self.subTest(name, debug=debug), self.settings(DEBUG=debug):
+                    response = self.client.get(f"/ajax/{name}")
+                    self.assertEqual(response.status_code, status)
+        self.serve(Account, fields=["email"])
+        self.assertEqual(self.shown(account)["email"], account.email)
+        for call in ("shop/account", f"{path_}/update", f"{path_}/delete"):
+            with self.subTest(call), self.settings(DEBUG=True):
+                reply = self.post(call, {"email": "dog@example.com"}, status=403)
+                self.assertEqual(reply["data"]["message"], "You may not do this.")
+                self.assertIn("extend PermissionsMixin", reply["hint"])
+        self.serve(Account, require_permissions=False)
+        self.post(f"{path_}/update", {"email": "dog@example.com"})
+        self.assertEqual(self.shown(account)["email"], "dog@example.com")
+        self.post(f"{path_}/delete")
+
+    def test_without_the_middleware_that_sets_it_a_request_has_no_user(self):
+        supplier = Supplier.objects.create(name="Acme")
+        offer = Offer.objects.create(article=self.article, supplier=supplier)
+        for names in ([], settings.MIDDLEWARE[:1]):
+            with self.subTest(names), self.settings(MIDDLEWARE=names):
+                data = self.ask(lambda request: offer)["data"]
+                pks = (data["article"], data["supplier"])
+                self.assertEqual(pks, (self.article.pk, supplier.pk))
+                self.serve(Note, authenticate=no)
+                for path_ in ("shop/whoami", "shop/supplier", "shop/note/list"):
+                    reply = self.post(path_, status=403)
+                    self.assertEqual(reply["data"]["message"], "Please log in.")
+                self.serve(Category, authenticate=yes)
+                self.post(f"shop/category/{self.news.pk}/get")
+                reply = self.post("shop/category", {"title": "A"}, status=403)
+                self.assertEqual(reply["data"]["message"], "You may not do this.")
+                with self.settings(DEBUG=True):
+                    spec = self.client.get("/ajax/openapi.json").json()
+                self.assertEqual(spec["x-ajax"]["you"], "You are not logged in.")
 
 
 # --- Fuzz -----------------------------------------------------------------------------
