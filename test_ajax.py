@@ -92,6 +92,7 @@ import atexit
 import base64
 import contextlib
 import datetime
+import enum
 import functools
 import gc
 import gzip
@@ -764,6 +765,7 @@ class Urls(AjaxTestCase):
             (form_named("LostForm", "nowhere"), ajax.FormEndpoint, "LostForm"),
             ("Vehicle", ajax.ModelEndpoint, "'Vehicle'"),
             ((), ajax.ModelEndpoint, "neither a model nor a form"),
+            (int, ajax.ModelEndpoint, "neither a model nor a form"),
         ]:
             with self.subTest(word):
                 with self.assertRaisesMessage(ImproperlyConfigured, word):
@@ -1203,6 +1205,7 @@ class Responses(AjaxTestCase):
             (datetime.time(7, 8), "07:08:00"),
             (datetime.timedelta(days=1, seconds=5), "P1DT00H00M05S"),
             (key, str(key)),
+            (enum.Enum("Colour", {"RED": "red"}).RED, "red"),
             (Decimal("9.50"), "9.50"),
             (b"\xff", "/w=="),
             ("\ud800", "\ud800"),
@@ -2570,6 +2573,7 @@ SIGNATURES = [
     lambda self, *arguments: keeps_title(*arguments[1:]),
     lambda self, user, *rest, **kwargs: keeps_title(*rest, *kwargs.values()),
     lambda *args, **kwargs: keeps_title(*args[2:], **kwargs),
+    staticmethod(lambda user, record, modified: keeps_title(record, modified)),
 ]
 
 #: Misspelt names that would silently leave something open, and the right ones.
@@ -5019,6 +5023,7 @@ class Encoding(AjaxTestCase):
         ):
             self.assertEqual(encode(*arguments), shown)
         self.assertEqual(ajax.DefaultEncoder().to_dict(self.article), one)
+        self.assertEqual(Tell().to_dict(self.local)["title"], "Local")
         # There is no user in encode().
         self.serve(Category, fields=["mine"], mine=lambda self, record: self.user.pk)
         self.assertEqual(encode(self.news), {"pk": self.news.pk, "mine": None})
