@@ -5015,6 +5015,245 @@ class Matrix(AjaxTestCase):
                     self.assertEqual({200: ".", 404: "N"}[status], expected)
 
 
+# --- Projects of their own ------------------------------------------------------------
+
+import signal
+import socket
+from http.client import HTTPConnection
+
+#: A project that serves an app, and has ajax.py beside it.
+DJANGO_FILES = {
+    "settings.py": """
+        SECRET_KEY, ALLOWED_HOSTS, ROOT_URLCONF = "only for tests", ["*"], "urls"
+        DEFAULT_AUTO_FIELD, USE_TZ = "django.db.models.BigAutoField", True
+        SQLITE = "django.db.backends.sqlite3"
+        DATABASES = {"default": {"ENGINE": SQLITE, "NAME": ":memory:"}}
+        CONTRIB = ["contenttypes", "auth", "sessions"]
+        INSTALLED_APPS = [f"django.contrib.{name}" for name in CONTRIB] + ["blog"]
+        MIGRATION_MODULES = dict.fromkeys([*CONTRIB, "taggit"])
+        MIDDLEWARE = [
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+        ]
+        """,
+    "urls.py": """
+        from django.urls import include, path
+        urlpatterns = [path("ajax/", include("ajax.urls"))]
+        """,
+    "blog/__init__.py": "",
+    "blog/models.py": """
+        from django.db import models
+        class Category(models.Model):
+            foo = models.CharField(max_length=100)
+            bar = models.CharField(max_length=100)
+            baz = models.CharField(max_length=100, default="z")
+        """,
+    # What scripts start from: tables, a user that is logged in, and `post`.
+    "shell.py": """
+        import json, sys
+        import django
+        django.setup()
+        from django.contrib.auth.models import User
+        from django.core import checks, management
+        from django.test import Client
+        management.call_command("migrate", run_syncdb=True, verbosity=0)
+        user, _is_new = User.objects.get_or_create(username="ann")
+        client = Client(raise_request_exception=False)
+        client.force_login(user)
+        def post(path, data=None, client=client):
+            response = client.post(f"/ajax/{path}.json", data)
+            return [response.status_code, response.json()["data"]]
+        def run_checks():
+            return [message.id for message in checks.run_checks()]
+        """,
+}
+WITHOUT_TAGGIT = {"sitecustomize.py": "import sys; sys.modules['taggit'] = None"}
+
+
+def find_free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Project:
+    """A folder of files, and processes that run there until a test ends.
+
+    Only a process of its own shows what is imported first, and how ajax.py works with
+    the settings of another project.
+    """
+
+    def __init__(self, test, files):
+        """Create the folder for a test, and write a dict of files by name."""
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        test.addCleanup(folder.cleanup)
+        self.test = test
+        self.folder = Path(folder.name)
+        self.write(files)
+
+    def write(self, files):
+        for name, text in files.items():
+            file = self.folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(textwrap.dedent(text), encoding="utf-8")
+
+    def append(self, name, text):
+        """Add lines to a file, or create it."""
+        file = self.folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "a", encoding="utf-8") as opened:
+            opened.write(f"\n{textwrap.dedent(text)}\n")
+
+    def start_program(self, *command, **variables):
+        """Start a program in the folder; return its process.
+
+        It ends with the test, with all that it has started, and after a minute.
+        """
+        # In the background a shell has the tests ignore SIGINT: this would inherit it.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=os.environ | variables,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        signal.signal(signal.SIGINT, before)
+
+        def kill():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+        watchdog = threading.Timer(60, kill)
+        watchdog.start()
+        for cleanup in (process.stdout.close, process.wait, kill, watchdog.cancel):
+            self.test.addCleanup(cleanup)
+        return process
+
+    def start(self, *arguments, **variables):
+        """Start Python in the folder; return its process."""
+        paths = [str(self.folder), str(Path(ajax.__file__).parent)]
+        environment = {
+            "DJANGO_SETTINGS_MODULE": "settings",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONUNBUFFERED": "1",
+        }
+        warning_options = [f"-W{option}" for option in sys.warnoptions]
+        command = [sys.executable, *warning_options, *arguments]
+        return self.start_program(*command, **(environment | variables))
+
+    def finish(self, process):
+        """Wait for a process, which has to succeed; return what it wrote."""
+        output = process.communicate()[0]
+        self.test.assertEqual(process.returncode, 0, output)
+        return output
+
+    def run_program(self, *command, **variables):
+        """Run a program in the folder, which has to succeed; return what it wrote."""
+        return self.finish(self.start_program(*command, **variables))
+
+    def run(self, *arguments, **variables):
+        """Run Python in the folder, which has to succeed; return what it wrote."""
+        return self.finish(self.start(*arguments, **variables))
+
+    def run_code(self, code, **variables):
+        return self.run("-c", textwrap.dedent(code), **variables)
+
+    def assert_calls(self, code, *calls):
+        """Run code, then calls; each has to return what stands beside it."""
+        expressions = ", ".join(call for call, _expected in calls)
+        output = self.run_code(
+            "from shell import *\n"
+            + textwrap.dedent(code)
+            + f"\nprint(json.dumps([{expressions}]))"
+        )
+        results = json.loads(output.splitlines()[-1])
+        for (call, expected), result in zip(calls, results, strict=True):
+            with self.test.subTest(call):
+                self.test.assertEqual(result, expected)
+
+    def read_until(self, process, *words):
+        """Read what a process writes until it has written each word; return that."""
+        output = ""
+        for line in process.stdout:
+            output += line
+            if all(word in output for word in words):
+                return output
+        self.test.fail(f"No {words} in {output}")
+
+    def serve(self, *arguments, until=(), **variables):
+        """Start a server in Python; return it, once it has written these words too.
+
+        "{}" in its arguments stands for its port.
+        """
+        port = find_free_port()
+        arguments = [argument.format(port) for argument in arguments]
+        process = self.start(*arguments, **variables)
+        return Server(self, process, port, until)
+
+
+class Answer(typing.NamedTuple):
+    """What a server answers."""
+
+    status: int
+    headers: typing.Any
+    text: str
+
+
+class Server:
+    """A server on 127.0.0.1, which a project has started."""
+
+    TOKEN = {"Cookie": "csrftoken=" + "x" * 32, "X-CSRFToken": "x" * 32}
+
+    def __init__(self, project, process, port, until=()):
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}/"
+        self.output = project.read_until(process, f"127.0.0.1:{port}", *until)
+        self.test = project.test
+
+    def connect(self):
+        """Return a connection for several calls."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        self.test.addCleanup(connection.close)
+        return connection
+
+    def call(self, path, body=b"", headers=(), method="POST", connection=None):
+        """Call a path as the server's own page would; return its answer.
+
+        A dict or list is sent as JSON, bytes as a form unless the headers say what
+        they are.
+        """
+        content_type = "application/x-www-form-urlencoded"
+        if isinstance(body, (dict, list)):
+            content_type = "application/json"
+            body = json.dumps(body)
+        if isinstance(body, str):
+            body = body.encode()
+        headers = {"Content-Type": content_type} | self.TOKEN | dict(headers)
+        connection = connection or self.connect()
+        connection.request(method, f"/{path}", body, headers)
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read().decode())
+
+    def interrupt(self):
+        """Press Ctrl-C; return the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=30)
+
+
+class ProjectTestCase(SimpleTestCase):
+    """Has a project of its own for each test."""
+
+    FILES = DJANGO_FILES
+
+    def setUp(self):
+        self.project = Project(self, self.FILES)
+
+
 # --- Page -----------------------------------------------------------------------------
 
 import atexit
@@ -5174,22 +5413,22 @@ class Page(BrowserTestCase):
         ask.answer = answer
         self.addCleanup(vars(ask).pop, "answer", None)
 
-    def test_records_are_created_read_changed_listed_tagged_and_deleted(self):
+    def test_a_record_that_was_read_can_be_sent_back_whole(self):
         sent = {"category": self.news.pk, "title": "é", "price": "1.50"}
-        made = self.call("shop/article", sent)
-        self.assertEqual((made["title"], made["author"]["username"]), ("é", "ann"))
-        path = f"shop/article/{made['pk']}"
-        self.assertEqual(self.call(f"{path}/get"), made)
-        made["title"] = "Second"
-        self.assertEqual(self.call(f"{path}/update", made), made)
-        tags = self.call(f"{path}/tags/add", {"tags": ["a b"]})
-        self.assertEqual([each["name"] for each in tags], ["a b"])
-        wanted = "{items_per_page: 1, current_page: 2, order_by: '-title'}"
-        reply = self.run_in_page(f"return ajax.reply('shop/article/list', {wanted})")
+        record = self.call("shop/article", sent)
+        self.assertEqual(record["title"], "é")
+        path = f"shop/article/{record['pk']}"
+        self.assertEqual(self.call(f"{path}/get"), record)
+        record["title"] = "Second"
+        self.assertEqual(self.call(f"{path}/update", record), record)
+
+    def test_the_whole_reply_holds_what_stands_beside_the_data(self):
+        options = "{items_per_page: 1, current_page: 2, order_by: '-title'}"
+        sent = {"category": self.news.pk, "title": "Second", "price": "1.50"}
+        self.call("shop/article", sent)
+        reply = self.run_in_page(f"return ajax.reply('shop/article/list', {options})")
         self.assertEqual((reply["total"], reply["total_pages"]), (2, 2))
-        self.assertEqual([each["title"] for each in reply["data"]], ["First"])
-        self.call(f"{path}/delete")
-        self.assertFalse(Article.objects.filter(title="Second").exists())
+        self.assertEqual([record["title"] for record in reply["data"]], ["First"])
 
     def test_it_works_below_any_mount_and_under_a_strict_policy(self):
         self.mount = "/site/ajax/"
@@ -5412,28 +5651,23 @@ class OpenAPI(AjaxTestCase):
         openapi_spec_validator.validate(self.described())
 
     def test_typescript_has_types_of_it(self):
-        bin_ = install_packages() / ".bin"
-        with tempfile.TemporaryDirectory() as folder:
-            spec = Path(folder, "openapi.json")
-            spec.write_text(json.dumps(self.described()), "utf-8")
-            script = """
-                import type {components, operations} from "./ajax";
-                type Article = components["schemas"]["shop.article"];
-                const title: Article["title"] = "a", price: Article["price"] = "1.50";
-                // @ts-expect-error: there is none.
-                type Secret = Article["secret"];
-                type Replies = operations["shop.article.list"]["responses"];
-                const list = {} as Replies[200]["content"]["application/json"];
-                const total: number = list.total, first: Article = list.data[0];
-                console.log(title, price, total, first, {} as Secret);
+        programs = install_packages() / ".bin"
+        script = """
+            import type {components, operations} from "./ajax";
+            type Article = components["schemas"]["shop.article"];
+            const title: Article["title"] = "a", price: Article["price"] = "1.50";
+            // @ts-expect-error: there is none.
+            type Secret = Article["secret"];
+            type Replies = operations["shop.article.list"]["responses"];
+            const list = {} as Replies[200]["content"]["application/json"];
+            const total: number = list.total, first: Article = list.data[0];
+            console.log(title, price, total, first, {} as Secret);
             """
-            Path(folder, "page.ts").write_text(script, "utf-8")
-            for command in (
-                [bin_ / "openapi-typescript", spec, "-o", Path(folder, "ajax.d.ts")],
-                [bin_ / "tsc", "--noEmit", "--strict", Path(folder, "page.ts")],
-            ):
-                done = subprocess.run(command, capture_output=True, text=True)
-                self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        openapi = json.dumps(self.described())
+        project = Project(self, {"openapi.json": openapi, "page.ts": script})
+        openapi_typescript = programs / "openapi-typescript"
+        project.run_program(openapi_typescript, "openapi.json", "-o", "ajax.d.ts")
+        project.run_program(programs / "tsc", "--noEmit", "--strict", "page.ts")
 
     def test_visitors_do_not_see_it(self):
         staff = User.objects.create_user("staff", is_staff=True)
@@ -5782,11 +6016,8 @@ class Explorer(BrowserTestCase):
         """
         self.assertEqual(self.browser.execute_async_script(script), reply["data"])
         session = {"SESSION": self.client.cookies["sessionid"].value}
-        done = subprocess.run(
-            ["bash", "-c", f"{curl} -s"], env=os.environ | session,
-            capture_output=True, timeout=30,
-        )  # fmt: skip
-        self.assertEqual(json.loads(done.stdout), reply)
+        output = Project(self, {}).run_program("bash", "-c", f"{curl} -s", **session)
+        self.assertEqual(json.loads(output), reply)
         buttons = self.browser.find_elements("css selector", ".head button")
         names = [each.get_attribute("aria-label") for each in buttons]
         self.assertEqual(names, ["Copy JavaScript", "Copy curl"])
@@ -6046,160 +6277,7 @@ class Checks(AjaxTestCase):
                 self.assertCountEqual(names, lost.split())
 
 
-# --- Projects of their own ------------------------------------------------------------
-
-import signal
-import socket
-from urllib.request import Request, urlopen
-
-SOURCE = Path(ajax.__file__).read_text(encoding="utf-8")
-README = Path(__file__).with_name("README.md")
-
-
-class ProjectTestCase(SimpleTestCase):
-    """Writes a project into a folder, and runs Python there: only that proves what a
-    process imports first, and what it does with another project."""
-
-    FILES = {
-        "settings.py": """
-            SECRET_KEY, ALLOWED_HOSTS, ROOT_URLCONF = "only for tests", ["*"], "urls"
-            DEFAULT_AUTO_FIELD, USE_TZ = "django.db.models.BigAutoField", True
-            SQLITE = "django.db.backends.sqlite3"
-            DATABASES = {"default": {"ENGINE": SQLITE, "NAME": ":memory:"}}
-            CONTRIB = ["contenttypes", "auth", "sessions"]
-            INSTALLED_APPS = [f"django.contrib.{name}" for name in CONTRIB] + ["blog"]
-            MIGRATION_MODULES = dict.fromkeys([*CONTRIB, "taggit"])
-            MIDDLEWARE = [
-                "django.contrib.sessions.middleware.SessionMiddleware",
-                "django.contrib.auth.middleware.AuthenticationMiddleware",
-            ]
-            """,
-        "urls.py": """
-            from django.urls import include, path
-            urlpatterns = [path("ajax/", include("ajax.urls"))]
-            """,
-        "blog/__init__.py": "",
-        "blog/models.py": """
-            from django.db import models
-            class Category(models.Model):
-                foo = models.CharField(max_length=100)
-                bar = models.CharField(max_length=100)
-                baz = models.CharField(max_length=100, default="z")
-            """,
-        # What scripts start from: tables, a user that is logged in, and `post`.
-        "shell.py": """
-            import json, sys
-            import django
-            django.setup()
-            from django.contrib.auth.models import User
-            from django.core import checks, management
-            from django.test import Client
-            management.call_command("migrate", run_syncdb=True, verbosity=0)
-            user = User.objects.create_user("ann")
-            client = Client(raise_request_exception=False)
-            client.force_login(user)
-            def post(path, data=None, client=client):
-                response = client.post(f"/ajax/{path}.json", data)
-                return [response.status_code, response.json()["data"]]
-            def found():
-                return [each.id for each in checks.run_checks()]
-            """,
-    }
-    WITHOUT_TAGGIT = {"sitecustomize.py": "import sys; sys.modules['taggit'] = None"}
-    TOKEN = {"Cookie": "csrftoken=" + "x" * 32, "X-CSRFToken": "x" * 32}
-
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
-        self.write(self.FILES)
-
-    def write(self, files):
-        for name, text in files.items():
-            path_ = self.folder / name
-            path_.parent.mkdir(parents=True, exist_ok=True)
-            path_.write_text(textwrap.dedent(text), encoding="utf-8")
-
-    def add(self, name, text):
-        """Add lines to a file."""
-        path_ = self.folder / name
-        path_.parent.mkdir(parents=True, exist_ok=True)
-        with open(path_, "a", encoding="utf-8") as file:
-            file.write(f"\n{textwrap.dedent(text)}\n")
-
-    def start(self, *arguments, **variables):
-        """Start Python in the folder; end it, and what it started, with the test."""
-        paths = [str(self.folder), str(Path(ajax.__file__).parent)]
-        environment = {
-            "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUNBUFFERED": "1", "DJANGO_SETTINGS_MODULE": "settings",
-        }  # fmt: skip
-        warnings = [f"-W{each}" for each in sys.warnoptions]
-        # In the background a shell has the tests ignore SIGINT: this would inherit it.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        process = subprocess.Popen(
-            [sys.executable, *warnings, *arguments], cwd=self.folder, text=True,
-            env=os.environ | environment | variables, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        signal.signal(signal.SIGINT, before)
-
-        def kill():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-        watchdog = threading.Timer(20, kill)
-        watchdog.start()
-        for cleanup in (process.stdout.close, process.wait, kill, watchdog.cancel):
-            self.addCleanup(cleanup)
-        return process
-
-    def add_readme(self, languages):
-        """Add the README's blocks to the files that their first lines name."""
-        for block in readme_blocks(languages):
-            if named := re.match(r"(?:#|//|<!--) (\S+\.\w+)", block):
-                self.add(named[1], block)
-
-    def python(self, text, **variables):
-        """Run Python code in the folder; return what it wrote, to either stream."""
-        process = self.start("-c", textwrap.dedent(text), **variables)
-        written = process.communicate()[0]
-        self.assertEqual(process.returncode, 0, written)
-        return written
-
-    def assert_calls(self, start, *calls):
-        """Run a script in the project; compare what each (call, expected) returns."""
-        asked = ", ".join(call for call, _expected in calls)
-        start = f"from shell import *\n{textwrap.dedent(start)}"
-        written = self.python(f"{start}\nprint(json.dumps([{asked}]))")
-        found = json.loads(written.splitlines()[-1])
-        for (call, expected), got in zip(calls, found, strict=True):
-            with self.subTest(call):
-                self.assertEqual(got, expected)
-
-    def free_port(self):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            return str(free.getsockname()[1])
-
-    def read_until(self, process, *words):
-        """Read what a server writes until each word has come up; return the lines."""
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if all(any(word in line for line in lines) for word in words):
-                return lines
-        self.fail(f"No {words} in {''.join(dict.fromkeys(lines))}")
-
-    def call(self, url, data=b"", **headers):
-        """Send bytes to a server as its own page would; return status, text."""
-        try:
-            request = Request(url, data, headers | self.TOKEN)
-            with urlopen(request, timeout=20) as response:
-                return response.status, response.read().decode()
-        except HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
+# --- Workers --------------------------------------------------------------------------
 
 
 class Workers(ProjectTestCase):
@@ -6209,7 +6287,6 @@ class Workers(ProjectTestCase):
         from shell import *
         from blog.models import Post
         name, rounds = sys.argv[1], int(sys.argv[2])
-        client.force_login(User.objects.get(username="ann"))
         for turn in range(rounds):
             new = {name: turn + 1}
             sent = {"name": name, "likers": [1, 2], "tags": f"{name}-{turn},all"}
@@ -6220,80 +6297,85 @@ class Workers(ProjectTestCase):
             print(turn, flush=True)
         """
 
-    def open_project(self, options):
-        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
-        shell = self.FILES["shell.py"].replace(
-            'user = User.objects.create_user("ann")', ""
-        )
-        shell = shell.replace("client.force_login(user)", "")
-        self.write(self.FILES | {"shell.py": shell})
-        self.add("settings.py", f"""
-            NAME = {str(self.folder / "db.sqlite3")!r}
-            DATABASES["default"] |= {{"NAME": NAME, "OPTIONS": {options}}}
-            INSTALLED_APPS += ["taggit"]
-            """)  # fmt: skip
-        self.write({
-            "blog/models.py": """
-                from django.contrib.auth.models import User
-                from django.db import models
-                from taggit.managers import TaggableManager
-                class Post(models.Model):
-                    name = models.CharField(max_length=9)
-                    a, b, c = (models.IntegerField(default=0) for _ in "abc")
-                    likers = models.ManyToManyField(User, blank=True)
-                    tags = TaggableManager(blank=True)
-                """,
-            "blog/endpoints.py": """
-                import ajax
-                from blog.models import Post
-                ajax.endpoint.register(Post)
-                """,
-            "work.py": self.WORK,
-        })  # fmt: skip
-        self.python("""
+    FILES = DJANGO_FILES | {
+        "blog/models.py": """
+            from django.contrib.auth.models import User
+            from django.db import models
+            from taggit.managers import TaggableManager
+            class Post(models.Model):
+                name = models.CharField(max_length=9)
+                a, b, c = (models.IntegerField(default=0) for _ in "abc")
+                likers = models.ManyToManyField(User, blank=True)
+                tags = TaggableManager(blank=True)
+            """,
+        "blog/endpoints.py": """
+            import ajax
+            from blog.models import Post
+            ajax.endpoint.register(Post)
+            """,
+        "fill.py": """
             from shell import *
             from blog.models import Post
-            [User.objects.create_user(name) for name in ("ann", "bob")]
+            User.objects.create_user("bob")
             Post.objects.create(name="shared")
-            """)
-
-    def count(self):
-        """Return the columns of the shared record, and what each other one holds."""
-        return json.loads(
-            self.python("""
+            """,
+        "work.py": """
+            from shell import *
+            name, rounds = sys.argv[1], int(sys.argv[2])
+            for turn in range(rounds):
+                new = {name: turn + 1}
+                sent = {"name": name, "likers": [1, 2], "tags": f"{name}-{turn},all"}
+                for path, data in (("post/1/update", new), ("post", sent)):
+                    path = f"/ajax/blog/{path}.json"
+                    response = client.post(path, data, "application/json")
+                    assert response.status_code == 200, response.content
+                print(turn, flush=True)
+            """,
+        # Write the columns of the shared record, and what each other one holds.
+        "count.py": """
             from shell import *
             from blog.models import Post
-            whole = [
+            others = [
                 [len(set(post.tags.names())), post.likers.count()]
                 for post in Post.objects.exclude(pk=1)
             ]
             shared = Post.objects.get(pk=1)
-            print(json.dumps([[shared.a, shared.b, shared.c], whole]))
-            """)
-        )
+            print(json.dumps([[shared.a, shared.b, shared.c], others]))
+            """,
+    }
 
-    def test_processes_lose_nothing_and_one_that_is_killed_leaves_whole_records(self):
-        for options in ({}, {"init_command": "PRAGMA journal_mode=WAL"}):
-            with self.subTest(options):
-                self.open_project(options)
-                rounds = 8
-                works = [self.start("work.py", name, str(rounds)) for name in "ab"]
-                killed = self.start("work.py", "c", "1000")
-                self.read_until(killed, "3")
-                killed.kill()
-                for work in works:
-                    written = work.communicate()[0]
-                    self.assertEqual(work.returncode, 0, written)
-                (a, b, c), whole = self.count()
-                self.assertEqual((a, b), (rounds, rounds))
-                self.assertGreaterEqual(c, 3)
-                self.assertGreaterEqual(len(whole), 2 * rounds + 3)
-                self.assertEqual([each for each in whole if each != [2, 2]], [])
+    def assert_nothing_is_lost(self, options):
+        self.project.append("settings.py", f"""
+            DATABASES["default"] |= {{"NAME": "db.sqlite3", "OPTIONS": {options}}}
+            INSTALLED_APPS += ["taggit"]
+            """)  # fmt: skip
+        self.project.run("fill.py")
+        rounds = 8
+        first = self.project.start("work.py", "a", str(rounds))
+        second = self.project.start("work.py", "b", str(rounds))
+        killed = self.project.start("work.py", "c", "1000")
+        self.project.read_until(killed, "3")
+        killed.kill()
+        self.project.finish(first)
+        self.project.finish(second)
+        (a, b, c), others = json.loads(self.project.run("count.py"))
+        self.assertEqual((a, b), (rounds, rounds))
+        self.assertGreaterEqual(c, 3)
+        self.assertGreaterEqual(len(others), 2 * rounds + 3)
+        for tags_and_likers in others:
+            self.assertEqual(tags_and_likers, [2, 2])
+
+    def test_they_lose_nothing_and_one_that_is_killed_leaves_whole_records(self):
+        self.assert_nothing_is_lost({})
+
+    def test_they_lose_nothing_with_a_write_ahead_log_either(self):
+        self.assert_nothing_is_lost({"init_command": "PRAGMA journal_mode=WAL"})
 
 
 # --- Imports --------------------------------------------------------------------------
+
+
+SOURCE = Path(ajax.__file__).read_text(encoding="utf-8")
 
 
 class Imports(ProjectTestCase):
@@ -6321,7 +6403,7 @@ class Imports(ProjectTestCase):
                     assert found[name] is getattr(ajax, name), name
             assert "taggit" not in sys.modules
             """
-        self.python(code, DJANGO_SETTINGS_MODULE="no_such_settings")
+        self.project.run_code(code, DJANGO_SETTINGS_MODULE="no_such_settings")
         for name in ("models", "nothing", "templatetags"):
             with self.subTest(name), self.assertRaises(ModuleNotFoundError):
                 importlib.import_module(f"ajax.{name}")
@@ -6334,14 +6416,14 @@ class Imports(ProjectTestCase):
             class CategoryEndpoint(ajax.ModelEndpoint):
                 exclude = ["bar"]
             """
-        self.add("blog/endpoints.py", endpoints)
-        self.add("blog/endpoints.py", "def plain(request): 1")
-        self.add("settings.py", "DEBUG = True")
+        self.project.append("blog/endpoints.py", endpoints)
+        self.project.append("blog/endpoints.py", "def plain(request): 1")
+        self.project.append("settings.py", "DEBUG = True")
         start = "import ajax\nfrom blog.models import Category"
         call = "ajax.DefaultEncoder().to_dict(Category(foo='f', bar='secret'))"
-        self.assert_calls(start, (call, {"pk": None, "foo": "f", "baz": "z"}))
+        self.project.assert_calls(start, (call, {"pk": None, "foo": "f", "baz": "z"}))
         call = "'/blog/plain.json' in client.get('/ajax/openapi.json').json()['paths']"
-        self.assert_calls("", (call, True))
+        self.project.assert_calls("", (call, True))
 
     #: The old package's documented examples, and an attribute that a check refuses.
     EXAMPLES = """
@@ -6379,9 +6461,9 @@ class Imports(ProjectTestCase):
         """
 
     def test_unlisted_and_without_taggit_the_old_packages_examples_work(self):
-        self.write(self.WITHOUT_TAGGIT | {"blog/endpoints.py": self.EXAMPLES})
+        self.project.write(WITHOUT_TAGGIT | {"blog/endpoints.py": self.EXAMPLES})
         made, refused = {"pk": 1, "foo": "a", "bar": "b"}, "User must be authenticated."
-        self.assert_calls(
+        self.project.assert_calls(
             "new, stranger = {'foo': 'a', 'bar': 'b'}, Client()",
             ("post('blog/right_back_at_you', {'age': 31})", [200, {"age": "31"}]),
             ("post('blog/right_back_at_you')[1]['message']", "Nothing to echo back."),
@@ -6394,25 +6476,25 @@ class Imports(ProjectTestCase):
             ("post('blog/category/1/get')[1]['bar']", "c"),
             ("post('blog/category/1/tags/add', {'tags': 'x'})[0]", 404),
             ("post('blog/category/1/delete')", [200, {"pk": 1}]),
-            ("found()", []),
+            ("run_checks()", []),
         )
 
     def test_vendored_and_listed_it_checks_and_claims_nothing_of_its_folder(self):
         names = "models.py templates/x static/x management/commands/x.py".split()
-        self.write({f"project/vendor/{name}": "1 / 0" for name in names})
+        self.project.write({f"project/vendor/{name}": "1 / 0" for name in names})
         examples = self.EXAMPLES.replace("from ajax", "from project.vendor.ajax")
         examples = examples.replace("import ajax", "from project.vendor import ajax")
         urls = self.FILES["urls.py"].replace("ajax.urls", "project.vendor.ajax")
-        self.write({"blog/endpoints.py": examples, "urls.py": urls})
-        self.write({"project/vendor/ajax.py": SOURCE})
-        self.add("settings.py", """
+        self.project.write({"blog/endpoints.py": examples, "urls.py": urls})
+        self.project.write({"project/vendor/ajax.py": SOURCE})
+        self.project.append("settings.py", """
             INSTALLED_APPS.insert(0, "project.vendor.ajax.AjaxConfig")
             INSTALLED_APPS.insert(1, "django.contrib.staticfiles")
             STATIC_URL = "/static/"
             ENGINE = "django.template.backends.django.DjangoTemplates"
             TEMPLATES = [{"BACKEND": ENGINE, "APP_DIRS": True}]
             """)  # fmt: skip
-        self.assert_calls(
+        self.project.assert_calls(
             """
             from django.apps import apps
             from django.contrib.staticfiles import finders
@@ -6425,7 +6507,7 @@ class Imports(ProjectTestCase):
             ("post('blog/category', new)[0]", 200),
             ("post('blog/category', new, client=Client())[0]", 403),
             ("reverse('ajax:endpoint', args=['a', 'b'])", "/ajax/a/b.json"),
-            ("found()", ["ajax.E002"]),
+            ("run_checks()", ["ajax.E002"]),
             ("[app.name, app.models_module]", ["project.vendor.ajax", None]),
             ("[each for each in templates if 'vendor' in each]", []),
             ("finders.find('x')", None),
@@ -6435,7 +6517,7 @@ class Imports(ProjectTestCase):
     def test_runserver_comes_back_once_a_broken_endpoints_module_is_mended(self):
         # The reloader looks often, and says when it has looked: from then on it sees
         # that a file changes.
-        self.add("settings.py", """
+        self.project.append("settings.py", """
             INSTALLED_APPS += ["ajax"]
             from django.utils.autoreload import StatReloader
             StatReloader.SLEEP_TIME = 0.05
@@ -6445,13 +6527,15 @@ class Imports(ProjectTestCase):
                     yield
             StatReloader.tick = tick
             """)  # fmt: skip
-        self.write({"blog/endpoints.py": "def hello(request)\n"})
-        process = self.start("-m", "django", "runserver", port := self.free_port())
-        self.read_until(process, "ajax.E001", "looked")
-        self.write({"blog/endpoints.py": "def hello(request): return 'hi'\n"})
-        self.read_until(process, "development server at")
-        status, text = self.call(f"http://127.0.0.1:{port}/ajax/blog/hello.json")
-        self.assertEqual((status, json.loads(text)["data"]), (200, "hi"))
+        self.project.write({"blog/endpoints.py": "def hello(request)\n"})
+        port = find_free_port()
+        process = self.project.start("-m", "django", "runserver", str(port))
+        self.project.read_until(process, "ajax.E001", "looked")
+        self.project.write({"blog/endpoints.py": "def hello(request): return 'hi'\n"})
+        server = Server(self.project, process, port)
+        answer = server.call("ajax/blog/hello.json")
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(json.loads(answer.text)["data"], "hi")
 
     # What the module says of itself
 
@@ -6497,71 +6581,68 @@ class Imports(ProjectTestCase):
 class Demo(ProjectTestCase):
     FILES = {"temporary/.keep": ""}
 
-    def demo(self, *arguments):
-        """Start the demo; return its process, the page it names and its curl line."""
-        port, temporary = self.free_port(), self.folder / "temporary"
-        process = self.start(*arguments, port, TMPDIR=str(temporary))
-        site = f"http://127.0.0.1:{port}/"
-        lines = self.read_until(process, "curl ", site, "Quit")
-        (curl,) = [line for line in lines if "curl " in line]
-        page = next(line for line in lines if site in line and line != curl)
-        self.assertEqual(len([*temporary.iterdir()]), 2)
-        return process, re.search(rf"{site}\S*", page)[0], curl[curl.index("curl ") :]
+    def temporary_files(self):
+        return os.listdir(self.project.folder / "temporary")
 
-    def curl(self, line):
-        done = subprocess.run(line, shell=True, capture_output=True, timeout=30)
-        return json.loads(done.stdout)["data"]
+    def start_demo(self, *arguments):
+        """Start the demo; return its server, and the URL and curl line it prints."""
+        temporary = str(self.project.folder / "temporary")
+        words = ["curl ", "Quit"]
+        server = self.project.serve(*arguments, "{}", until=words, TMPDIR=temporary)
+        self.assertEqual(len(self.temporary_files()), 2)
+        url = re.search(rf"^{server.url}\S*", server.output, re.MULTILINE)[0]
+        curl = re.search("curl .*", server.output)[0]
+        return server, url, curl
 
-    def assert_ends(self, process, page):
+    def run_curl(self, line):
+        output = self.project.run_program("bash", "-c", f"{line} -s")
+        return json.loads(output)["data"]
+
+    def assert_ends(self, server):
         """Ctrl-C ends it, though browsers open connections ahead; nothing is left."""
-        ahead = socket.create_connection(("127.0.0.1", urlsplit(page).port))
-        self.addCleanup(ahead.close)
-        process.send_signal(signal.SIGINT)
-        self.assertEqual(process.wait(timeout=30), 0)
-        self.assertEqual(len([*(self.folder / "temporary").iterdir()]), 1)
+        server.connect().connect()
+        self.assertEqual(server.interrupt(), 0)
+        self.assertEqual(self.temporary_files(), [".keep"])
 
     def test_the_file_serves_a_site_to_try(self):
-        process, page, curl = self.demo(ajax.__file__)
+        server, url, curl = self.start_demo(ajax.__file__)
         with self.subTest("The curl line shows a record with all kinds of relations."):
-            data = self.curl(curl)
+            data = self.run_curl(curl)
             self.assertEqual(data["author"]["username"], "demo")
             self.assertTrue(data["tags"])
             self.assertTrue(any(value == [1] for value in data.values()))
         with self.subTest("The page is the explorer, and shows the Python."):
-            status, text = self.call(page, None)
-            self.assertEqual(status, 200)
-            self.assertIn("explorer.js", text)
-            _status, text = self.call(f"{page}ajax/openapi.json", None)
-            for line in ["class Post(models.Model):", "@ajax.register(Post)"]:
-                self.assertIn(line, json.loads(text)["info"]["description"])
-        url = re.search(r"http://\S+/post/1/get\.json", curl)[0]
-        with self.subTest("The visitor is logged in, and may list and write."):
-            for path_, sent in [
-                ("whoami", b""), ("post/list", b""), ("category/list", b""),
-                ("post", b"title=New&category=1"), ("post/1/tags/similar", b""),
-            ]:  # fmt: skip
-                status, text = self.call(url.replace("post/1/get", path_), sent)
-                self.assertEqual(status, 200, text)
+            answer = server.call(url.removeprefix(server.url), None, method="GET")
+            self.assertEqual(answer.headers["Location"], "/ajax/")
+            answer = server.call("ajax/", None, method="GET")
+            self.assertEqual(answer.status, 200)
+            self.assertIn("explorer.js", answer.text)
+            answer = server.call("ajax/openapi.json", None, method="GET")
+            description = json.loads(answer.text)["info"]["description"]
+            self.assertIn("class Post(models.Model):", description)
+            self.assertIn("@ajax.register(Post)", description)
+        post = re.search(rf"{server.url}(\S+/post/1)/get\.json", curl)[1]
         with self.subTest("Many are answered at once."), ThreadPoolExecutor(8) as pool:
-            sent = [f"title={number}".encode() for number in range(8)]
-            replies = pool.map(self.call, [url.replace("/get", "/update")] * 8, sent)
-            self.assertEqual([status for status, _text in replies], [200] * 8)
+            paths = [f"{post}/update.json"] * 8
+            forms = [f"title={number}" for number in range(8)]
+            answers = pool.map(server.call, paths, forms)
+            self.assertEqual([answer.status for answer in answers], [200] * 8)
         with self.subTest("A name that somebody else lets point here gets nothing."):
-            for each, sent in [(page, None), (url, b"")]:
-                status, _text = self.call(each, sent, Host="evil.example")
-                self.assertEqual(status, 400)
-        self.assert_ends(process, page)
+            host = {"Host": "evil.example"}
+            answer = server.call("", None, host, method="GET")
+            self.assertEqual(answer.status, 400)
+            answer = server.call(f"{post}/get.json", "", host)
+            self.assertEqual(answer.status, 400)
+        self.assert_ends(server)
 
     def test_the_module_serves_it_and_does_without_taggit(self):
-        self.write(self.WITHOUT_TAGGIT)
-        process, page, curl = self.demo("-m", "ajax")
-        self.assertNotIn("tags", self.curl(curl))
-        self.assert_ends(process, page)
+        self.project.write(WITHOUT_TAGGIT)
+        server, _url, curl = self.start_demo("-m", "ajax")
+        self.assertNotIn("tags", self.run_curl(curl))
+        self.assert_ends(server)
 
 
 # --- Servers --------------------------------------------------------------------------
-
-from http.client import HTTPConnection
 
 
 def multipart(name, text):
@@ -6576,7 +6657,8 @@ POST_1, POST_3 = "demo/post/1", "demo/post/3"
 #: What a session calls below the mount, in this order: a path (None posts no body, a
 #: dict is sent as JSON), and headers; or, with a method, what is no POST.
 SESSION = [
-    ("demo/whoami", None), ("demo/later", {}), ("demo/guarded", {}), ("demo/quit", {}),
+    ("demo/whoami", None), ("demo/category/list", {}),
+    ("demo/later", {}), ("demo/guarded", {}), ("demo/quit", {}),
     ("demo/echo", {"text": "\xe9 \u2028 \U0001f600", "n": [1, None, {"a": 1.5}]}),
     ("demo/echo", "a=1&a=2&b=%C3%A9&c=", FORM), ("demo/echo", None),
     ("demo/parts", {}), ("demo/parts_later", {}),
@@ -6682,54 +6764,61 @@ class Servers(ProjectTestCase):
     COMPARED = ("Content-Type", "Cache-Control", "Vary", "Allow", "X-Frame-Options")
 
     def start_server(self, name):
-        """Start one of the servers on a new demo; return where it listens."""
+        """Start one of the servers, on a new demo."""
         if name != "runserver" and importlib.util.find_spec(name) is None:
             skip_or_fail(f"Tests on {name} want it to be installed.")
-        (self.folder / name).mkdir()
-        port = self.free_port()
-        command = self.COMMANDS[name].format(port).split()
-        address = f"127.0.0.1:{port}"
-        self.read_until(self.start(*command, SERVER=name), address)
-        return address
+        (self.project.folder / name).mkdir()
+        return self.project.serve(*self.COMMANDS[name].split(), SERVER=name)
 
-    def do(self, server, first, second, headers=()):
-        """Do one call of SESSION; return what is compared, nothing of it by chance."""
-        method, where, body, headers = "POST", f"{first}.json", second, dict(headers)
+    def make_call(self, server, connection, first, second, headers=()):
+        """Make one call of SESSION; return of its answer what is compared."""
         if first.isupper():
-            method, where, body = first, second, None
+            method, path_, body = first, second, None
         else:
-            headers = {"Content-Type": "application/json"} | self.TOKEN | headers
-        if isinstance(body, (dict, list)):
-            body = json.dumps(body)
-        body = body.encode() if isinstance(body, str) else body
-        server.request(method, quote(f"/ajax/{where}", "/%"), body, headers)
-        response = server.getresponse()
-        text = re.sub(self.BY_CHANCE, "?", response.read().decode())
-        return response.status, [response.headers[each] for each in self.COMPARED], text
+            method, path_, body = "POST", f"{first}.json", second
+            headers = {"Content-Type": "application/json"} | dict(headers)
+        path_ = quote(f"ajax/{path_}", "/%")
+        answer = server.call(path_, body, headers, method, connection)
+        compared = [answer.headers[name] for name in self.COMPARED]
+        return answer.status, compared, re.sub(self.BY_CHANCE, "?", answer.text)
 
     def test_a_session_gets_the_same_replies_from_each(self):
         expected = None
         for name in self.COMMANDS:
             with self.subTest(name):
-                server = HTTPConnection(self.start_server(name), timeout=20)
-                self.addCleanup(server.close)
-                found = [self.do(server, *call) for call in SESSION]
-                expected = expected or found
-                for call, one, other in zip(SESSION, expected, found, strict=True):
+                server = self.start_server(name)
+                connection = server.connect()
+                replies = []
+                for call in SESSION:
+                    replies.append(self.make_call(server, connection, *call))
+                expected = expected or replies
+                for call, one, other in zip(SESSION, expected, replies, strict=True):
                     self.assertEqual(other, one, call)
         statuses = {status for status, _headers, _text in expected}
         self.assertEqual(statuses, {200, 400, 403, 404, 405, 409, 413, 415, 429})
+        # The demo's visitor is logged in, and may list and write.
+        first_statuses = {}
+        for (path_, *_rest), (status, *_rest) in zip(SESSION, expected, strict=True):
+            first_statuses.setdefault(path_, status)
+        for name in ("whoami", "category/list", "post/list", "post"):
+            self.assertEqual(first_statuses[f"demo/{name}"], 200, name)
+        self.assertEqual(first_statuses[f"{POST_3}/tags/similar"], 200)
 
     def test_functions_that_wait_wait_at_once(self):
-        url = f"http://{self.start_server('uvicorn')}/ajax/demo/rest.json"
-        call = functools.partial(self.call, **{"Content-Type": "application/json"})
+        server = self.start_server("uvicorn")
         with ThreadPoolExecutor(50) as pool:
-            replies = [*pool.map(call, [url] * 50, [b"50"] * 50)]
+            paths = ["ajax/demo/rest.json"] * 50
+            headers = [{"Content-Type": "application/json"}] * 50
+            answers = [*pool.map(server.call, paths, ["50"] * 50, headers)]
         # Each says how many were inside with it at most.
-        self.assertEqual({json.loads(text)["data"] for _status, text in replies}, {50})
+        most = {json.loads(answer.text)["data"] for answer in answers}
+        self.assertEqual(most, {50})
 
 
 # --- Readme ---------------------------------------------------------------------------
+
+
+README = Path(__file__).with_name("README.md")
 
 
 def readme_blocks(languages):
@@ -6743,24 +6832,31 @@ def readme_code(start):
     return re.search(f"`({re.escape(start)}.*?)`", README.read_text("utf-8"))[1]
 
 
+def append_readme(project, languages):
+    """Append the README's blocks to the files that their first lines name."""
+    for block in readme_blocks(languages):
+        if named := re.match(r"(?:#|//|<!--) (\S+\.\w+)", block):
+            project.append(named[1], block)
+
+
 class Readme(ProjectTestCase):
     """The README's blocks of Python that name their file are a site, which runs."""
 
     def test_its_site_runs_and_answers_as_it_says(self):
         settings = "INSTALLED_APPS += ['taggit', 'ajax']; ROOT_URLCONF = 'mysite.urls'"
-        self.add("settings.py", settings)
+        self.project.append("settings.py", settings)
         urls = "from django.urls import path\nurlpatterns = []"
-        self.write({"blog/models.py": "", "mysite/urls.py": urls})
+        self.project.write({"blog/models.py": "", "mysite/urls.py": urls})
         for block in readme_blocks("python"):
             compile(block, block, "exec")
-        self.add_readme("python")
+        append_readme(self.project, "python")
         said = [json.loads(each) for each in readme_blocks("json")]
         updated = next(each for each in said if "Hello again" in str(each))
         updated["data"].pop("created")
         refused = next(each for each in said if "contact" in each)
         hello = {"success": True, "data": {"hello": "Ann"}}
         self.assertIn(hello, said)
-        self.assert_calls(
+        self.project.assert_calls(
             """
             from blog.models import Category, Post
             news = Category.objects.create(title="News")
@@ -6775,26 +6871,25 @@ class Readme(ProjectTestCase):
             ("reply('blog/hello', {'name': 'Ann'})", hello),
             ("reply('blog/publish_all', {})", refused),
             ("reply('blog/post/1/update', new)", updated),
-            ("found()", []),
+            ("run_checks()", []),
         )
 
 
 class Recipes(ProjectTestCase):
     """The README's recipes, in a browser, on the site that its blocks make."""
 
-    FILES = ProjectTestCase.FILES | {
-        "settings.py": ProjectTestCase.FILES["settings.py"]
-        + """
-            DEBUG, ROOT_URLCONF = True, "pages"
-            STATIC_URL, MEDIA_URL, MEDIA_ROOT = "/static/", "/media/", "media"
-            DATABASES["default"]["NAME"] = "db.sqlite3"
-            INSTALLED_APPS += ["django.contrib.staticfiles", "taggit", "ajax"]
-            MIDDLEWARE.append("django.middleware.csrf.CsrfViewMiddleware")
-            BACKEND = "django.template.backends.django.DjangoTemplates"
-            LOADERS = ["django.template.loaders.app_directories.Loader"]  # uncached
-            TEMPLATES = [{"BACKEND": BACKEND, "OPTIONS": {"loaders": LOADERS}}]
-            PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-            """,
+    MORE_SETTINGS = """
+        DEBUG, ROOT_URLCONF = True, "pages"
+        STATIC_URL, MEDIA_URL, MEDIA_ROOT = "/static/", "/media/", "media"
+        DATABASES["default"]["NAME"] = "db.sqlite3"
+        INSTALLED_APPS += ["django.contrib.staticfiles", "taggit", "ajax"]
+        MIDDLEWARE.append("django.middleware.csrf.CsrfViewMiddleware")
+        BACKEND = "django.template.backends.django.DjangoTemplates"
+        LOADERS = ["django.template.loaders.app_directories.Loader"]  # uncached
+        TEMPLATES = [{"BACKEND": BACKEND, "OPTIONS": {"loaders": LOADERS}}]
+        PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+        """
+    FILES = DJANGO_FILES | {
         "mysite/urls.py": """
             from django.urls import path
             urlpatterns = []
@@ -6852,20 +6947,19 @@ class Recipes(ProjectTestCase):
 
     def setUp(self):
         super().setUp()
-        self.add_readme("python|js|html")
+        self.project.append("settings.py", self.MORE_SETTINGS)
+        append_readme(self.project, "python|js|html")
         self.addCleanup(self.assert_refused)
 
     @functools.cached_property
     def site(self):
         """Serve the site to a browser in which ann is logged in; return its URL."""
-        port = self.free_port()
-        words = "session ", "Quit the server"
-        text = "".join(self.read_until(self.start("serve.py", port), *words))
-        value, url = re.search("session (.*)", text)[1], f"http://127.0.0.1:{port}/"
-        cookie = {"name": "sessionid", "value": value, "url": url}
+        server = self.project.serve("serve.py", "{}", until=["session ", "Quit"])
+        value = re.search("session (.*)", server.output)[1]
+        cookie = {"name": "sessionid", "value": value, "url": server.url}
         self.browser.execute_cdp_cmd("Network.clearBrowserCookies", {})
         self.browser.execute_cdp_cmd("Network.setCookie", cookie)
-        return url
+        return server.url
 
     def open(self, path):
         self.browser.get(self.site + path)
@@ -6878,9 +6972,9 @@ class Recipes(ProjectTestCase):
             page = f'<script type="module">{page}</script>'
         if package:
             script = (install_packages() / package).read_text("utf-8")
-            self.write({f"blog/static/{package}": script})
+            self.project.write({f"blog/static/{package}": script})
             page = f'<script src="/static/{package}"></script>{page}'
-        self.write({"blog/templates/blog/page.html": page})
+        self.project.write({"blog/templates/blog/page.html": page})
         self.open("page")
 
     def find(self, selector):
@@ -6907,8 +7001,9 @@ class Recipes(ProjectTestCase):
     def stored(self, columns="title", where="id = 1"):
         """Return what the table of posts holds."""
         query = f"SELECT {columns} FROM blog_post WHERE {where} ORDER BY id"
-        with contextlib.closing(sqlite3.connect(self.folder / "db.sqlite3")) as found:
-            return found.execute(query).fetchall()
+        database = sqlite3.connect(self.project.folder / "db.sqlite3")
+        with contextlib.closing(database):
+            return database.execute(query).fetchall()
 
     def test_the_first_calls_update_a_post_and_read_it(self):
         for operation in "update", "get":
@@ -6956,7 +7051,8 @@ class Recipes(ProjectTestCase):
         self.find("button").click()
         self.wait_for(["", "This field cannot be blank."], self.said, "file")
         self.assert_refused(400)
-        sent, kept = (self.folder / name for name in ("a.txt", "media/photos/a.txt"))
+        sent = self.project.folder / "a.txt"
+        kept = self.project.folder / "media/photos/a.txt"
         sent.write_text("words" * 100_000)
         self.enter("file", str(sent))
         self.find("button").click()
@@ -7037,8 +7133,8 @@ class Recipes(ProjectTestCase):
                 self.assertEqual(self.stored(), [(package,)])
 
     def test_the_tests_of_endpoints_pass(self):
-        written = self.start("-m", "django", "test", "blog").communicate()[0]
-        self.assertRegex(written, r"Ran 2 tests in .*s\n\nOK")
+        output = self.project.run("-m", "django", "test", "blog")
+        self.assertRegex(output, r"Ran 2 tests in .*s\n\nOK")
 
 
 # --- The benchmark --------------------------------------------------------------------
