@@ -6590,7 +6590,7 @@ class Demo(ProjectTestCase):
         words = ["curl ", "Quit"]
         server = self.project.serve(*arguments, "{}", until=words, TMPDIR=temporary)
         self.assertEqual(len(self.temporary_files()), 2)
-        url = re.search(rf"^{server.url}\S*", server.output, re.MULTILINE)[0]
+        url = re.search(rf"{server.url}\S*", server.output)[0]
         curl = re.search("curl .*", server.output)[0]
         return server, url, curl
 
