@@ -650,9 +650,9 @@ def _plain_column_value(value):
     A field may have a class of its own for its values, as those of phone numbers do. Of
     such a value clients get the text.
     """
-    if isinstance(value, (list, tuple, set)):
+    if type(value) is list:
         return [_plain_column_value(item) for item in value]
-    if isinstance(value, dict):
+    if type(value) is dict:
         return {str(key): _plain_column_value(item) for key, item in value.items()}
     for base in type(value).__mro__:
         if base in _CONVERSIONS:
@@ -857,10 +857,9 @@ def _needs_instances(model):
         return True
     if model.from_db.__func__ is not models.Model.from_db.__func__:
         return True
-    if models.signals.pre_init.has_listeners(model):
-        return True
-    if models.signals.post_init.has_listeners(model):
-        return True
+    for signal in (models.signals.pre_init, models.signals.post_init):
+        if signal.has_listeners(model):
+            return True
     for field in model._meta.concrete_fields:
         descriptor = inspect.getattr_static(model, field.attname)
         if not type(descriptor).__module__.startswith("django."):
@@ -4354,10 +4353,11 @@ def _find_failed_line(error):
     if isinstance(error, SyntaxError):
         return error.filename, error.lineno
     frames = traceback.extract_tb(error.__traceback__)
+    failed = frames[-1]
     for frame in frames:
         if frame.filename.endswith("endpoints.py"):
-            return frame.filename, frame.lineno
-    return frames[-1].filename, frames[-1].lineno
+            failed = frame
+    return failed.filename, failed.lineno
 
 
 def _import_endpoints(config):
