@@ -285,6 +285,9 @@ def _as_ajax_error(error):
     for kinds, code, is_public in _STATUSES:
         if isinstance(error, kinds):
             text = _own_text(error) if is_public else ""
+            if "settings." in text:
+                # Django names the limit that was exceeded, for the site's developer.
+                return AJAXError(code, _MESSAGES[code], **_hint(text))
             return AJAXError(code, text or _MESSAGES[code])
     return _as_database_error(error)
 

@@ -1203,6 +1203,13 @@ class Requests(AjaxTestCase):
         status, _reply = self.send("shop/hello", b"{}", CONTENT_LENGTH="9" * 18)
         self.assertEqual(status, 413)
 
+    def assert_too_large(self, status, reply, setting=""):
+        """Assert that a reply tells the user what to do, and the developer why."""
+        message = "The request is too large. Please send less."
+        self.assertEqual((status, reply["data"]["message"]), (413, message))
+        self.assertIn(setting, reply.get("hint", ""))
+        self.assertEqual("hint" in reply, bool(setting))
+
     def test_a_request_that_is_too_large_is_a_413(self):
         files = {str(number): SimpleUploadedFile("a", b"") for number in range(4)}
         text = {"a": "1234567890"}
@@ -1217,12 +1224,13 @@ class Requests(AjaxTestCase):
                 setting = f"DATA_UPLOAD_MAX_{name}"
                 with self.subTest(path_, sent=sent), self.settings(**{setting: limit}):
                     status, reply = self.send(path_, *sent)
-                    self.assertEqual(status, 413)
-                    self.assertIn(setting, reply["data"]["message"])
-            with self.settings(DATA_UPLOAD_MAX_NUMBER_FILES=3):
+                    self.assert_too_large(status, reply)
+                    with self.settings(DEBUG=True):
+                        status, reply = self.send(path_, *sent)
+                        self.assert_too_large(status, reply, setting)
+            with self.settings(DATA_UPLOAD_MAX_NUMBER_FILES=3, DEBUG=True):
                 reply = self.post(path_, files, form=True, status=413)
-                setting = "DATA_UPLOAD_MAX_NUMBER_FILES"
-                self.assertIn(setting, reply["data"]["message"])
+                self.assert_too_large(413, reply, "DATA_UPLOAD_MAX_NUMBER_FILES")
 
 
 # --- Responses ------------------------------------------------------------------------
@@ -1730,6 +1738,55 @@ class Responses(AjaxTestCase):
                             self.assertEqual(reply["data"]["message"], "Please log in.")
                             hint = "LOGIN_URL names no page of this site."
                             self.assertEqual(reply.get("hint"), hint if debug else None)
+
+    def test_a_result_that_cannot_be_encoded_keeps_nothing_where_a_write_is_atomic(
+        self,
+    ):
+        """A function is no transaction, unless ATOMIC_REQUESTS says so."""
+
+        def write(request):
+            return Category.objects.create(title="Kept")
+
+        self.register_encoder(Category, Failing())
+        for is_atomic, count in [(False, 1), (True, 0)]:
+            kept = Category.objects.filter(title="Kept")
+            kept.delete()
+            with self.subTest(is_atomic), atomic_requests(is_atomic):
+                self.ask(write, 500)
+                self.assertEqual(kept.count(), count)
+                kept.delete()
+                self.post("shop/category", {"title": "Kept"}, status=500)
+                self.assertEqual(kept.count(), 0)
+
+    def test_the_body_is_read_after_authentication_and_before_the_call(self):
+        seen = []
+
+        def authenticate(self, request, application, method):
+            seen.append(hasattr(request, "data"))
+            return True
+
+        def prepare_record(self, request, record, created):
+            seen.append(request.data)
+
+        for served, path_ in [
+            (Category, "shop/category"),
+            (ContactForm, "shop/contactform"),
+        ]:
+            attributes = {"authenticate": authenticate}
+            if served is Category:
+                attributes["prepare_record"] = prepare_record
+            self.serve(served, **attributes)
+            for body in (b"{", b'{"title": "\\u0000"}'):
+                with self.subTest(path_, body=body):
+                    status, reply = self.send(path_, body)
+                    self.assertEqual((status, seen), (400, [False]))
+                    seen.clear()
+            self.serve(served, authenticate=no)
+            with self.subTest(path_):
+                self.assertEqual(self.send(path_, b"{")[0], 403)
+        self.serve(Category, authenticate=authenticate)
+        self.post("shop/category", {"title": "A"})
+        self.assertEqual(seen, [False, {"title": "A"}])
 
     def test_a_receiver_that_fails_does_not_replace_the_reply(self):
         self.receive(got_request_exception, fail)
@@ -6353,6 +6410,7 @@ class Security(AjaxTestCase):
         offer = Offer.objects.create(article=self.article, supplier=supplier)
         for names in ([], settings.MIDDLEWARE[:1]):
             with self.subTest(names), self.settings(MIDDLEWARE=names):
+                self.client = Client()
                 data = self.ask(lambda request: offer)["data"]
                 pks = (data["article"], data["supplier"])
                 self.assertEqual(pks, (self.article.pk, supplier.pk))
