@@ -4492,7 +4492,7 @@ def _resolve(
     if served is None:
         served = endpoint._paths.get((ModelEndpoint, app, name or model))
     if served is None:
-        raise _missing(_("There is no such endpoint."), f"{app}/{name or model}")
+        raise _no_endpoint(app, name or model)
     method = tags or operation or "create"
     resolved = endpoint._registry[served](app, served, method, pk, command)
     resolved._operation = resolved._find_operation()
@@ -4500,6 +4500,18 @@ def _resolve(
     if getattr(run, "csrf_exempt", False):
         resolved.csrf_exempt = True
     return resolved
+
+
+def _no_endpoint(label, name):
+    """Return the AJAXError 404 for a path at which nothing is served."""
+    message = _("There is no such endpoint.")
+    config = apps.app_configs.get(label)
+    if settings.DEBUG and config:
+        module = _import_endpoints(config)
+        if module and _looks_exposed(getattr(module, name, None), module):
+            hint = f"{module.__name__}.{name} is not exposed: see the check ajax.W004."
+            return AJAXError(404, message, **_hint(hint))
+    return _missing(message, f"{label}/{name}")
 
 
 def _missing(message, sent, names=None):

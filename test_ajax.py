@@ -2010,6 +2010,20 @@ class Functions(AjaxTestCase):
             self.client.force_login(self.user)
             self.post("tools/plain")
 
+    def test_debug_tells_of_a_callable_that_is_not_exposed(self):
+        for name in ("plain_object", "helper", "decorated", "short"):
+            for debug in (True, False):
+                with self.subTest(name, debug=debug), self.settings(DEBUG=debug):
+                    reply = self.post(f"tools/{name}", status=404)
+                    hint = f"tools.endpoints.{name} is not exposed: see"
+                    self.assertEqual(reply.get("hint", "").startswith(hint), debug)
+                    self.assertEqual(reply["data"]["message"], NO_ENDPOINT)
+        others = ["Lamp", "_private", "constant", "imported", "missing"]
+        paths = [f"tools/{name}" for name in others]
+        for path_ in [*paths, "empty/shared", "auth/nothing"]:
+            with self.subTest(path_), self.settings(DEBUG=True):
+                self.assertNotIn("exposed", self.post(path_, status=404)["hint"])
+
     # Decorators of plain views
 
     def call_view(self, view, user=None):
