@@ -6872,7 +6872,7 @@ class Fuzz(AjaxTestCase):
         arguments = resolve(f"/ajax{unquote(path_)}").kwargs
         if "pk" in arguments:
             arguments["pk"] = "{pk}"
-        described = "/".join(arguments.values())
+        described = "/".join(arguments[name] for name in arguments["names"])
         if f"/{described}.json" in self.spec["paths"]:
             return f"/{described}.json"
         return f"/{described}/create.json"
