@@ -108,7 +108,6 @@ from django.utils.text import smart_split
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_safe
 from django.views.generic import RedirectView
 
 __version__ = "1.1.0"
@@ -4559,11 +4558,15 @@ dispatch._non_atomic_requests = _EveryAlias()
 # --- For the page ---------------------------------------------------------------------
 
 
+@csrf_exempt
 @login_not_required
-@require_safe
 @json_response
 def _serve_page_text(request, name, **_mount):
     """Serve client.js to everybody, the explorer in DEBUG and to active staff."""
+    if request.method not in ("GET", "HEAD"):
+        response = AJAXError(405, _("Send a GET request.")).get_response()
+        response["Allow"] = "GET, HEAD"
+        return response
     is_client = name == "client.js"
     if not is_client and not _may_explore(request):
         raise Http404

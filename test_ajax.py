@@ -948,6 +948,17 @@ class Urls(AjaxTestCase):
         self.assertEqual(reverse("ajax:explorer", kwargs={"pk": 5}), "/5/")
         self.assertEqual(reverse("ajax:openapi", args=[5]), "/5/openapi.json")
 
+    def test_the_pages_answer_other_methods_than_get_with_a_405(self):
+        self.client = Client(enforce_csrf_checks=True)
+        for name in ("", "client.js", "explorer.css", "openapi.json"):
+            for method in ("post", "put", "delete", "options"):
+                with self.subTest(name, method=method):
+                    response = getattr(self.client, method)(f"/ajax/{name}")
+                    self.assertEqual(response.status_code, 405)
+                    self.assertEqual(response["Allow"], "GET, HEAD")
+                    data = {"code": 405, "message": "Send a GET request."}
+                    self.assertEqual(response.json()["data"], data)
+
     def test_debug_tells_that_json_is_sent_twice(self):
         for path_ in [
             "shop/hello",
