@@ -256,19 +256,19 @@ _STATUSES = (
 _DATABASE_CODES = {
     "40001": 503,  # The transaction cannot be serialized.
     "40P01": 503,  # A deadlock.
-    "55P03": 503,  # A lock was not to be had, in time or at once.
-    "57014": 503,  # A statement took too long.
+    "55P03": 503,  # Somebody else holds a lock.
+    "57014": 503,  # The statement took too long.
     "54000": 400,  # A value is too long for an index.
     1020: 503,  # The record has changed since the transaction began.
-    1205: 503,  # A lock was not to be had, in time or at once.
+    1205: 503,  # Somebody else holds a lock.
     1213: 503,  # A deadlock.
-    1317: 503,  # A statement was ended.
-    1969: 503,  # A statement took too long, for MariaDB.
-    3024: 503,  # A statement took too long, for MySQL.
-    3572: 503,  # A lock was not to be had at once, for MySQL.
-    1267: 400,  # A text that the collation cannot compare.
-    1292: 400,  # A text that is no UUID.
-    1366: 400,  # A text that the character set cannot hold.
+    1317: 503,  # The statement was interrupted.
+    1969: 503,  # The statement took too long (MariaDB).
+    3024: 503,  # The statement took too long (MySQL).
+    3572: 503,  # Somebody else holds a lock, and NOWAIT was asked for (MySQL).
+    1267: 400,  # A collation cannot compare a text.
+    1292: 400,  # A text is no UUID.
+    1366: 400,  # A character set does not have a character.
     5: 503,  # Another connection has locked the database.
     6: 503,  # Another connection to the same cache has locked a table.
 }
@@ -284,7 +284,7 @@ def _as_ajax_error(error):
     for kinds, code, is_public in _STATUSES:
         if isinstance(error, kinds):
             text = _own_text(error) if is_public else ""
-            if "settings." in text:
+            if code == 413 and "settings." in text:
                 # Django names the limit that was exceeded, for the site's developer.
                 return AJAXError(code, _MESSAGES[code], **_hint(text))
             return AJAXError(code, text or _MESSAGES[code])

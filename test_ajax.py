@@ -1424,6 +1424,7 @@ class Responses(AjaxTestCase):
         unclear = "This cannot be processed. Please check what you entered."
         for answer, status, message in [
             (Http404("No such cup."), 404, "No such cup."),
+            (Http404("There is no settings.html."), 404, "There is no settings.html."),
             (Resolver404({"path": "secret", "tried": ["secret"]}), 404, mock.ANY),
             (Http404(), 404, "Not found."),
             (denied("Hands off."), 403, "Hands off."),
