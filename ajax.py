@@ -2319,13 +2319,16 @@ def _check_body(body, checks_texts=True):
         raise
 
 
+_REPEATED_KEY = gettext_lazy('The key "%s" stands twice.')
+
+
 def _make_object(pairs):
     """Return the dict for a JSON object; raise ValueError if a key stands twice."""
     made = dict(pairs)
     if len(made) != len(pairs):
         counts = collections.Counter(key for key, _value in pairs)
         [(repeated, _count)] = counts.most_common(1)
-        raise ValueError(_('The key "%s" stands twice.') % repeated[:100])
+        raise ValueError(_REPEATED_KEY % repeated[:100])
     return made
 
 
@@ -2349,6 +2352,8 @@ def _read_body(request):
         else:
             request.data = request.POST
             _check_form(request)
+            if request.content_type == _MULTIPART_TYPE and _JSON_TYPE in request.POST:
+                request.data = _read_json_part(request)
     except ValueError as error:
         kind = "JSON" if request.content_type == _JSON_TYPE else _("form")
         message = _("The body is not valid (%(kind)s): %(error)s")
@@ -2366,6 +2371,26 @@ def _check_form(request):
     _check_body(texts | dict.fromkeys(request.FILES))
 
 
+def _read_json_part(request):
+    """Return the object in the text part application/json, with the files in it.
+
+    Raise ValueError for a bad object, for another text beside it, and for a key that
+    is sent twice.
+    """
+    others = request.POST.keys() - {_JSON_TYPE, "csrfmiddlewaretoken"}
+    if others or len(request.POST.getlist(_JSON_TYPE)) > 1:
+        raise ValueError(_("Beside the text application/json, send only files."))
+    data = _parse_json(request.POST[_JSON_TYPE])
+    if not isinstance(data, dict):
+        raise ValueError(_("The text application/json has to be an object."))
+    for key, files in request.FILES.lists():
+        name = key.removesuffix("[]")
+        if name in data or (name == key and len(files) > 1):
+            raise ValueError(_REPEATED_KEY % name[:100])
+        data[name] = files[0] if name == key else files
+    return data
+
+
 class _FormValue(list):
     """The texts and files that a form has for one key; a key that ends with [] gets a
     plain list."""
@@ -2380,6 +2405,9 @@ def _read_keys(request):
         sent = _read_form_keys(request)
     elif isinstance(request.data, dict):
         sent = dict(request.data)
+        for key, value in sent.items():
+            if isinstance(value, File):
+                sent[key] = _FormValue([value])
     else:
         raise AJAXError(400, _("The body has to be a JSON object."))
     sent.pop("csrfmiddlewaretoken", None)
@@ -3836,7 +3864,7 @@ class FormEndpoint(_ServedEndpoint):
         """Return the form with what was sent."""
         kwargs = {
             "data": _make_form_data(self.model, request),
-            "files": request.FILES,
+            "files": _make_form_files(request),
             **self.get_form_kwargs(request),
         }
         form = self.model(**kwargs)
@@ -3900,6 +3928,15 @@ def _make_form_data(form_class, request):
         if isinstance(field, several) and data.getlist(name) == [""]:
             data.setlist(name, [])  # So a page says that nothing is chosen.
     return data
+
+
+def _make_form_files(request):
+    """Return a form's files, by their keys without []."""
+    files = MultiValueDict()
+    for key, value in request.FILES.lists():
+        for file in value:
+            files.appendlist(key.removesuffix("[]"), file)
+    return files
 
 
 def _make_texts(value):

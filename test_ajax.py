@@ -1149,6 +1149,144 @@ class Requests(AjaxTestCase):
                 setting = "DATA_UPLOAD_MAX_NUMBER_FILES"
                 self.assertIn(setting, reply["data"]["message"])
 
+    def post_json_part(self, path, data, status=200):
+        """POST an object in which bytes are files; return the reply."""
+        answered, reply = self.send(path, *as_json_part(data))
+        self.assertEqual(answered, status, reply)
+        return reply
+
+    def test_an_object_with_files_stores_what_json_would_store(self):
+        data = {
+            "words": "é",
+            "text": "null",
+            "tags": ["a b", "c,d"],
+            "integer": None,
+            "boolean": True,
+            "json": [1, {"b": 2}, "5", 2**60],
+            "keepers": [self.user.pk, self.other.pk],
+            "country": Country.objects.create(code="de").pk,
+            "csrfmiddlewaretoken": "x",
+        }
+        for path in ("specimenform", "specimen"):
+            with self.subTest(path):
+                twin = self.post(f"shop/{path}", data)["data"]
+                made = self.post_json_part(f"shop/{path}", data | {"file": b"1"})
+                made = made["data"]
+                self.assertRegex(made["file"], r"^/media/specimens/file.*\.txt$")
+                self.assertEqual(made | {"pk": twin["pk"], "file": None}, twin)
+        self.assertEqual(twin["json"], data["json"])
+        path = f"shop/specimen/{made['pk']}/update"
+        shown = self.post_json_part(path, made | {"words": "b", "file": b"2"})["data"]
+        self.assertNotEqual(shown["file"], made["file"])
+        self.assertEqual(shown | {"words": "é", "file": made["file"]}, made)
+        # A body without a file is no other one.
+        self.post_json_part(path, {"words": "c", "file": None})
+        self.assertEqual(Specimen.objects.get(pk=made["pk"]).words, "c")
+
+    def test_request_data_is_the_object_with_its_files(self):
+        def read(request):
+            files = request.data.pop("plans")
+            texts = [file.read().decode() for file in files]
+            return [request.data, texts, request.FILES["plan"] is request.data["plan"]]
+
+        sent = {"a": [1, {"b": None}], "plan": b"p", "plans": [b"1", b"2"]}
+        with mock.patch.object(ask, "answer", read, create=True):
+            reply = self.post_json_part("shop/ask", sent)
+        data = {"a": [1, {"b": None}], "plan": "plan.txt"}
+        self.assertEqual(reply["data"], [data, ["1", "2"], True])
+
+    def test_lists_of_files_reach_a_form(self):
+        class FilesInput(forms.FileInput):
+            allow_multiple_selected = True
+
+        class FilesField(forms.FileField):
+            widget = FilesInput
+
+            def clean(self, value, initial=None):
+                return [super(FilesField, self).clean(file) for file in value]
+
+        class PlansForm(forms.Form):
+            plans = FilesField()
+
+            def save(self):
+                return [file.size for file in self.cleaned_data["plans"]]
+
+        self.serve(PlansForm)
+        for sent, sizes in (([b"1", b"12"], [1, 2]), (b"123", [3])):
+            reply = self.post_json_part("shop/plansform", {"plans": sent})
+            self.assertEqual(reply["data"], sizes)
+        for name in ("plans", "plans[]"):
+            files = [SimpleUploadedFile(name, b"1") for name in "ab"]
+            reply = self.post("shop/plansform", {name: files}, form=True)
+            self.assertEqual(reply["data"], [1, 1])
+
+    def test_a_file_for_another_kind_of_field_is_an_error_of_its_key(self):
+        path = f"shop/specimen/{Specimen.objects.create().pk}/update"
+        fields = Specimen._meta.get_fields()
+        names = [field.name for field in fields if field.name != "id"]
+        names = [name for name in names if name in self.post(path)["data"]]
+        self.assertIn("json", names)
+        for name in set(names) - {"file"}:
+            for file in (b"1", [b"1"]):
+                with self.subTest(name, file=file):
+                    reply = self.post_json_part(path, {name: file}, 400)
+                    self.assertEqual([*reply["errors"]], [name])
+        reply = self.post_json_part(path, {"file": [b"1"]}, 400)
+        self.assertEqual([*reply["errors"]], ["file"])
+        reply = self.post_json_part("shop/article/list", {"search": b"1"}, 400)
+        self.assertEqual([*reply["errors"]], ["search"])
+
+    def test_a_broken_json_part_is_a_400_that_says_where(self):
+        head = "--x\r\nContent-Disposition: form-data; name="
+        file = f'{head}"file"; filename="a.txt"\r\n\r\n1\r\n'
+
+        def part(text, name="application/json"):
+            return f'{head}"{name}"\r\n\r\n{text}\r\n'
+
+        for body, where in [
+            (part(""), "line 1 column 1"),
+            (part("{'a': 1}"), "line 1 column 2"),
+            (part("[1]"), "has to be an object"),
+            (part("null"), "has to be an object"),
+            (part('{"words": NaN}'), 'in "words"'),
+            (part('{"words": "\\u0000"}'), 'in "words"'),
+            (part('{"words": "\\udfff"}'), 'in "words"'),
+            (part('{"words": "\0"}'), "application/json"),
+            (part('{"a": 1, "a": 1}'), '"a" stands twice'),
+            (part('{"a":' * 65 + "1" + "}" * 65), "too deeply"),
+            (part("{}") * 2, "send only files"),
+            (part("{}") + part("1", "words"), "send only files"),
+            (part("{}") + part("1", "words[]"), "send only files"),
+            (part('{"file": null}') + file, '"file" stands twice'),
+            (part("{}") + file * 2, '"file" stands twice'),
+            (part("{}") + file + file.replace('"file"', '"file[]"'), "stands twice"),
+            (part("{}") + file.replace('"file"', '"fi\0le"'), "Null characters"),
+        ]:
+            for path in ("ask", "contactform", "specimen", "specimen/list"):
+                with self.subTest(path, body=body[:90]):
+                    body_ = f"{body}--x--\r\n".encode()
+                    status, reply = self.send(f"shop/{path}", body_, self.MULTIPART)
+                    self.assertEqual(status, 400, reply)
+                    self.assertIn(where, reply["data"]["message"])
+        # The page's token may stand beside it, and a file may have its name.
+        body = part('{"words": "a"}') + part("x", "csrfmiddlewaretoken")
+        body = f"{body}--x--\r\n".encode()
+        status, reply = self.send("shop/specimen", body, self.MULTIPART)
+        self.assertEqual((status, reply["data"]["words"]), (200, "a"))
+        body = file.replace('"file"', '"application/json"') + part("a", "words")
+        body = f"{body}--x--\r\n".encode()
+        _status, reply = self.send("shop/specimen", body, self.MULTIPART)
+        self.assertEqual([*reply["errors"]], ["application/json"])
+        # In a form of another type it is a key like any other.
+        reply = self.send("shop/specimen", urlencode({self.JSON: "{}"}), self.FORM)[1]
+        self.assertEqual([*reply["errors"]], ["application/json"])
+
+    def test_a_json_part_counts_as_the_other_texts_of_a_form_do(self):
+        sent = as_json_part({"words": "x" * 20})
+        for limit, status in ((60, 200), (30, 413)):
+            with self.settings(DATA_UPLOAD_MAX_MEMORY_SIZE=limit):
+                self.assertEqual(self.send("shop/specimen", *sent)[0], status)
+
 
 # --- Responses ------------------------------------------------------------------------
 
@@ -5619,6 +5757,24 @@ def as_multipart(data):
     return f"{body}--x--\r\n".encode(errors="surrogatepass"), MULTIPART
 
 
+def as_json_part(data):
+    """Return a multipart body whose texts are files (bytes) but for one JSON object."""
+    rest, parts = {}, ""
+    head = '--x\r\nContent-Disposition: form-data; name="%s"'
+    for key, value in data.items():
+        files = value if isinstance(value, list) else [value]
+        if not (files and all(isinstance(file, bytes) for file in files)):
+            rest[key] = value
+            continue
+        name = f"{key}[]" if files is value else key
+        for file in files:
+            parts += head % name + f'; filename="{key}.txt"\r\n\r\n'
+            parts += file.decode("latin-1") + "\r\n"
+    text, _content_type = as_json(rest)
+    body = f"{head % JSON_TYPE}\r\n\r\n{text.decode()}\r\n{parts}--x--\r\n"
+    return body.encode(errors="surrogatepass"), MULTIPART
+
+
 @st.composite
 def calls(draw, fuzz):
     """Draw a call that openapi.json describes, most of its values fitting."""
@@ -5638,7 +5794,8 @@ def calls(draw, fuzz):
         path_ = path_.replace("{pk}", quote(pk, "", errors="surrogatepass"))
     elif draw(st.booleans()):
         path_ = path_.replace("/create.json", ".json")
-    encode = draw(st.sampled_from([as_json, as_json, as_form, as_multipart]))
+    encodings = [as_json, as_json, as_form, as_multipart, as_json_part]
+    encode = draw(st.sampled_from(encodings))
     body, content_type = encode(data)
     return Call(
         path=path_,
