@@ -5432,8 +5432,8 @@ _CLIENT = r"""/** Call the endpoints of ajax.py from a page.
  *     import ajax from "/ajax/client.js";
  *     const post = await ajax("blog/post/1/update", {title: "Hello again"});
  *
- * The data is an object, which may hold files, a FormData or a <form>. The third argument
- * may hold a signal. A call that fails throws an AJAXError.
+ * The data is an object, which may hold files, a <form>, a FormData or a URLSearchParams. The third
+ * argument may hold a signal. A call that fails throws an AJAXError.
  */
 const COOKIE_NAME = "csrftoken";
 const HEADER_NAME = "X-CSRFToken";
@@ -5451,34 +5451,35 @@ export default async function ajax(path, data, options) {
 /** Call an endpoint and return the whole reply. A list has `total` and the like beside `data`. */
 ajax.reply = async (path, data, options) => {
   const response = await ajax.fetch(path, data, options);
-  const reply = await readJSON(response, options?.signal);
-  if (reply?.success === true) return reply;
-  if (reply?.success === false) throw new AJAXError(reply.data.message, {response, reply});
+  const reply = await readJSON(path, response, options);
+  if (reply?.success === true && "data" in reply) return reply;
+  const message = reply?.success === false && reply.data?.message;
+  if (typeof message === "string") throw new AJAXError(message, {path, response, reply});
   const type = response.headers.get("Content-Type") ?? "no content type";
   const answer = `${response.url} answered ${response.status} with ${type}`;
-  throw new AJAXError(`${answer}, which is not a reply of ajax.py.`, {response});
+  throw new AJAXError(`${answer}, which is not a reply of ajax.py.`, {path, response});
 };
 
 /** Call an endpoint and return its Response, which may hold HTML or a file. */
-ajax.fetch = async (path, data = {}, {signal} = {}) => {
-  const url = makeURL(path);
+ajax.fetch = async (path, data = {}, options) => {
   const body = encode(data);
-  const response = await send(url, body, signal);
+  const response = await send(path, body, options);
   if (response.status !== 403) return response;
-  const reply = await readJSON(response, signal);
+  const reply = await readJSON(path, response, options);
   if (typeof reply?.csrf !== "string") return response;
   freshToken = reply.csrf;
-  return send(url, body, signal);
+  return send(path, body, options);
 };
 
 /** Show the errors of a failed call at a form's inputs. Return the text of all others. */
 ajax.showErrors = (form, error) => {
-  const inputs = Array.from(form.elements);
+  const inputs = getInputs(form);
   const clear = () => inputs.forEach(input => input.setCustomValidity?.(""));
   clear();
   const others = [];
-  for (const [name, messages] of Object.entries(error.errors ?? {__all__: [error.message]})) {
-    const text = messages.join(" ");
+  const errors = typeof error.errors === "string" ? [error.errors] : error.errors;
+  for (const [name, messages] of Object.entries(errors ?? {__all__: error.message})) {
+    const text = [messages].flat().join(" ");
     const wrongInput = inputs.find(input => input.name === name && input.willValidate);
     if (wrongInput) wrongInput.setCustomValidity(text);
     else if (name === "__all__") others.push(text);
@@ -5494,25 +5495,21 @@ ajax.showErrors = (form, error) => {
 
 /** A failed call. Its code is the HTTP status, or 0 without a response. */
 export class AJAXError extends Error {
-  constructor(message, {response, reply, cause} = {}) {
+  constructor(message, {path, response, reply, cause} = {}) {
     super(message);
-    this.name = "AJAXError";
-    this.code = response?.status ?? 0;
-    this.errors = reply?.errors;
-    this.hint = reply?.hint;
-    this.reply = reply;
-    this.response = response;
-    this.cause = cause;
-    if (reply?.login_url) this.loginUrl = makeLoginURL(reply.login_url);
+    const {errors, hint, login_url: loginURL} = reply ?? {};
+    const loginUrl = loginURL && makeLoginURL(loginURL);
+    const code = response?.status ?? 0;
+    Object.assign(this, {name: "AJAXError", path, code, errors, hint, loginUrl});
+    Object.assign(this, {reply, response, cause});
   }
 }
 
 /** Return the URL of the login page, which leads back to this page. */
 function makeLoginURL(loginURL) {
   const url = new URL(loginURL, location);
-  let next = location.href;
-  if (url.origin === location.origin) next = next.slice(location.origin.length);
-  url.searchParams.set("next", next);
+  const isHere = url.origin === location.origin;
+  url.searchParams.set("next", isHere ? location.href.slice(url.origin.length) : location.href);
   return url.href;
 }
 
@@ -5526,73 +5523,57 @@ function makeURL(path) {
 }
 
 /** Send a body with the CSRF token. */
-async function send(url, body, signal) {
+async function send(path, body, {signal} = {}) {
   const headers = {[HEADER_NAME]: findToken()};
   if (typeof body === "string") headers["Content-Type"] = "application/json";
-  try {
-    return await fetch(url, {method: "POST", headers, body, signal});
-  } catch (cause) {
-    throw makeConnectionError(cause, signal);
-  }
+  const call = fetch(makeURL(path), {method: "POST", headers, body, signal});
+  return call.catch(cause => failToConnect(path, signal, cause));
 }
 
 /** Return what a response holds as JSON, or undefined. The response itself stays unread. */
-async function readJSON(response, signal) {
-  let text;
-  try {
-    text = await response.clone().text();
-  } catch (cause) {
-    throw makeConnectionError(cause, signal);
-  }
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
+async function readJSON(path, response, {signal} = {}) {
+  return response.clone().json().catch(cause => {
+    if (!(cause instanceof SyntaxError)) failToConnect(path, signal, cause);
+  });
 }
 
-/** Return the error of a call without a response. An aborted call may have any cause. */
-function makeConnectionError(cause, signal) {
-  if (signal?.aborted) return new AJAXError("The call was aborted.", {cause});
-  return new AJAXError("The server cannot be reached.", {cause});
+/** Throw the error of a call without a whole response. An aborted call may have any cause. */
+function failToConnect(path, signal, cause) {
+  const message = signal?.aborted ? "The call was aborted." : "The server cannot be reached.";
+  throw new AJAXError(message, {path, cause});
 }
 
 /** Return the CSRF token: a fresh one, else the cookie's, else that of the page's input. */
 function findToken() {
   if (freshToken !== undefined) return freshToken;
   const start = `${COOKIE_NAME}=`;
-  const cookies = document.cookie.split("; ").filter(cookie => cookie.startsWith(start));
   // Of several cookies with this name, Django takes the last.
-  if (cookies.length > 0) return cookies[cookies.length - 1].slice(start.length);
-  return document.querySelector(`[name=${INPUT_NAME}]`)?.value ?? "";
+  const cookies = document.cookie.split("; ").reverse();
+  const cookie = cookies.find(cookie => cookie.startsWith(start));
+  const input = document.querySelector(`[name=${INPUT_NAME}]`);
+  return cookie?.slice(start.length) ?? input?.value ?? "";
 }
 
-/** Turn data into a FormData if it is a form or holds files, else into JSON. */
+/** Turn data into the body of a request. */
 function encode(data) {
-  const body = makeFormData(data);
-  if (body === undefined) return JSON.stringify(data);
+  if (data instanceof HTMLFormElement) return encode(readForm(data));
+  const isForm = data instanceof FormData || data instanceof URLSearchParams;
+  if (!isForm) return encodeJSON(data);
+  const body = data instanceof FormData ? new FormData() : new URLSearchParams();
+  for (const [name, value] of data) body.append(name, value);
   body.delete(INPUT_NAME); // It may be older than the cookie.
   return body;
 }
 
-/** Return a FormData of the data, or undefined for an object without files. */
-function makeFormData(data) {
-  if (data instanceof HTMLFormElement) return readForm(data);
-  const body = new FormData();
-  if (data instanceof FormData) {
-    for (const [name, value] of data) body.append(name, value);
-    return body;
-  }
-  const values = Object.values(data ?? {}).flat();
-  if (!values.some(value => value instanceof Blob)) return undefined;
-  for (const [name, value] of Object.entries(data)) addValue(body, name, value);
-  return body;
+/** Return the inputs of a form, even if one of them is called "elements". */
+function getInputs(form) {
+  return Array.from(Reflect.get(HTMLFormElement.prototype, "elements", form));
 }
 
 /** Read a form, with what browsers leave out: unticked boxes and lists without a choice. */
 function readForm(form) {
   const body = new FormData(form);
-  const inputs = Array.from(form.elements).filter(input => !input.matches(":disabled"));
+  const inputs = getInputs(form).filter(input => !input.matches(":disabled"));
   for (const {name, type, value} of inputs) {
     const isLeftOut = name && !body.has(name);
     if (!isLeftOut || !["checkbox", "select-multiple"].includes(type)) continue;
@@ -5603,22 +5584,39 @@ function readForm(form) {
   return body;
 }
 
-/** Add a value of an object. Each value of a list is added, with [] after the name. */
-function addValue(body, name, value) {
-  if (value === undefined) return;
-  if (Array.isArray(value) && value.length > 0) {
-    for (const item of value) body.append(`${name}[]`, encodeValue(item));
-  } else {
-    body.append(name, encodeValue(value));
-  }
+/** Turn data into JSON or, if it holds files, into a form with all else as one part of JSON. */
+function encodeJSON(data) {
+  const form = new FormData();
+  const text = JSON.stringify(data, function (name, value) {
+    // `this` holds the value. Only an object's own values may be files.
+    const isOwn = this === data && !Array.isArray(data);
+    const list = isOwn && value instanceof FileList ? Array.from(value) : value;
+    return isOwn && addFiles(form, name, list) ? undefined : checkValue(name, list);
+  });
+  if (text === undefined) throw new TypeError(`JSON cannot hold this ${typeof data}.`);
+  if (Array.from(form).length === 0) return text;
+  form.append("application/json", text);
+  return form;
 }
 
-/** Turn a value into a file or a text. Null and an empty list become an empty text. */
-function encodeValue(value) {
-  if (value instanceof Blob) return value;
-  if (value === null || value === undefined || value.length === 0) return "";
-  const text = value.toJSON ? value.toJSON() : value;
-  return typeof text === "string" ? text : JSON.stringify(text);
+/** Add a file or a list of files to a form. Return false for any other value. */
+function addFiles(form, name, value) {
+  const isList = Array.isArray(value) && value.length > 0;
+  const files = isList ? value : [value];
+  if (!files.every(file => file instanceof Blob)) return false;
+  for (const file of files) form.append(isList ? `${name}[]` : name, file);
+  return true;
+}
+
+/** Return a value that JSON can hold; it would turn a Map, a file or an element into {}. */
+function checkValue(name, value) {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  const prototype = Object.getPrototypeOf(value);
+  const isPlain = prototype === null || Object.getPrototypeOf(prototype) === null;
+  const isOfPage = [Blob, Event, FileList, Node].some(kind => value instanceof kind);
+  if (!isOfPage && (isPlain || Object.keys(value).length > 0)) return value;
+  const place = name && ` (in "${name}")`;
+  throw new TypeError(`JSON cannot hold this ${value.constructor?.name}${place}.`);
 }
 """  # noqa: E501
 
@@ -5911,25 +5909,17 @@ function needsSession(call) {
   return call.security[0].session !== undefined;
 }
 
-/** Write data as options of curl: as JSON or, if there are files, as parts of a form. */
+/** Write data as options of curl: as JSON, or as files beside a part of JSON. */
 function writeCurlData(data) {
-  const parts = [];
-  let hasFiles = false;
-  for (const [name, value] of Object.entries(data ?? {})) {
-    for (const item of [value].flat()) {
-      parts.push(writeCurlPart(name, item));
-      if (item instanceof File) hasFiles = true;
-    }
+  const files = [];
+  const rest = {...data};
+  for (const [name, value] of Object.entries(rest)) {
+    if (!(value instanceof File)) continue;
+    files.push(`-F ${quote(`${name}=@${value.name}`)}`);
+    delete rest[name];
   }
-  return hasFiles ? parts : [`--json ${quote(JSON.stringify(data))}`];
-}
-
-/** Write one part of a form as an option of curl. */
-function writeCurlPart(name, value) {
-  if (value instanceof File) return `-F ${quote(`${name}=@${value.name}`)}`;
-  let text = value ?? "";
-  if (isObject(value)) text = JSON.stringify(value);
-  return `--form-string ${quote(`${name}=${text}`)}`;
+  if (files.length === 0) return [`--json ${quote(JSON.stringify(data))}`];
+  return [`--form-string ${quote(`application/json=${JSON.stringify(rest)}`)}`, ...files];
 }
 
 /** Quote a text for a shell. */

@@ -6278,9 +6278,9 @@ class Page(BrowserTestCase):
             const {{default: ajax, AJAXError}} = await import("{module}");
             const form = document.querySelector("form");
             (async () => {{ {script} }})().then(done, error => {{
-              const {{name, message, code, errors, hint, loginUrl}} = error;
+              const {{name, message, code, errors, hint, loginUrl, path}} = error;
               const isOurs = error instanceof AJAXError;
-              done({{name, message, code, errors, hint, loginUrl, isOurs}});
+              done({{name, message, code, errors, hint, loginUrl, path, isOurs}});
             }});
         """
         return self.browser.execute_async_script(script, *args)
@@ -6333,8 +6333,18 @@ class Page(BrowserTestCase):
             self.assertIn(f'"{path}"', error["message"])
 
     def test_an_object_with_a_file_says_what_it_would_say_as_json(self):
-        plain = {"words": "é", "tags": ["a b", "c,d"], "integer": None, "boolean": True}
-        plain |= {"json": {"a": [1, None]}, "keepers": [self.user.pk, self.other.pk]}
+        country = Country.objects.create(code="de", name="Germany")
+        plain = {
+            "words": "é\ud83d\ude00",
+            "text": "5",
+            "char": None,
+            "tags": ["a b", "c,d"],
+            "integer": None,
+            "boolean": True,
+            "json": [1, {"b": 2}, "5", None],
+            "keepers": [self.user.pk, self.other.pk],
+            "country": country.pk,
+        }
         twin = self.call("shop/specimen", plain)
         script = """
             const file = new File(["words"], "a.txt");
@@ -6345,11 +6355,19 @@ class Page(BrowserTestCase):
         with Specimen.objects.get(pk=made["pk"]).file.open() as file:
             self.assertEqual(file.read(), b"words")
         self.assertEqual(made | {"pk": twin["pk"], "file": None}, twin)
-        script = script.replace("undefined", "new Date(0)")
-        plain = {"keepers": [], "tags": ["x y"]}
-        made = self.run_in_page(script, f"shop/specimen/{made['pk']}/update", plain)
+        path = f"shop/specimen/{made['pk']}/update"
+        # A record that was read is sent back with another file.
+        again = self.run_in_page(script, path, {**made, "file": "?"})
+        self.assertEqual(again, made)
+        script = script.replace("{file, moment: undefined, ...args[1]}", "args[1]")
+        script = (
+            f"args[1].file = new Blob(['1']); args[1].moment = new Date(0); {script}"
+        )
+        plain = {"keepers": [], "tags": ["x y"], "integer": 7}
+        made = self.run_in_page(script, path, plain)
         found = (made["keepers"], made["moment"], made["tags"][0]["name"])
         self.assertEqual(found, ([], "1970-01-01T00:00:00Z", "x y"))
+        self.assertRegex(made["file"], r"^/media/specimens/blob")
 
     def test_of_a_form_all_is_sent_that_the_person_sees(self):
         choose = "<select name={0} multiple><option value={1}>x</select>"
@@ -6519,7 +6537,164 @@ class Page(BrowserTestCase):
             kept = (each["Cache-Control"], each["Vary"], "csrftoken" in each.cookies)
             self.assertEqual(kept, ("private, no-cache", "Cookie", True))
         self.assertLessEqual(len(ajax._CLIENT.splitlines()), 200)
-        self.assertLess(len(gzip.compress(ajax._CLIENT.encode())), 3 * 1024)
+        self.assertLess(len(gzip.compress(ajax._CLIENT.encode())), 4 * 1024)
+
+    def test_lists_of_files_arrive_as_lists(self):
+        self.answer(
+            lambda request: [
+                {key: request.data[key] for key in request.data},
+                [file.read().decode() for file in request.data["photos"]],
+            ]
+        )
+        script = """
+            const box = document.createElement("input"), transfer = new DataTransfer();
+            box.type = "file";
+            box.multiple = true;
+            const files = ["1", "2"].map(text => new File([text], `${text}.txt`));
+            for (const file of files) transfer.items.add(file);
+            const none = box.files;
+            if (args[0]) return ajax("shop/ask", {photos: files, none, a: [1, {}]});
+            const chosen = transfer.files;
+            return ajax("shop/ask", {photos: chosen, none: [], a: [1, {}]});
+        """
+        for is_list in (True, False):
+            data, texts = self.run_in_page(script, is_list)
+            self.assertEqual(texts, ["1", "2"])
+            names = ["1.txt", "2.txt"]
+            self.assertEqual(data, {"photos": names, "none": [], "a": [1, {}]})
+
+    def test_search_parameters_are_a_form(self):
+        self.answer(lambda request: [request.content_type, dict(request.data.lists())])
+        script = """
+            const text = "?a=b+c&d=1&d=2&csrfmiddlewaretoken=old";
+            const data = new URLSearchParams(text);
+            return [await ajax("shop/ask", data), data.has("csrfmiddlewaretoken")];
+        """
+        kind = "application/x-www-form-urlencoded"
+        sent = {"a": ["b c"], "d": ["1", "2"]}
+        self.assertEqual(self.run_in_page(script), [[kind, sent], True])
+
+    def test_what_json_cannot_hold_is_named_and_not_sent(self):
+        self.answer(lambda request: request.data)
+        script = """
+            const file = new File(["1"], "a.txt"), event = new Event("click");
+            const box = document.createElement("input"), none = {};
+            box.type = "file";
+            class Filter { #text = "a"; get text() { return this.#text; } }
+            return ajax("shop/ask", %s);
+        """
+        for source, message in {
+            "new Map([[1, 2]])": "Map.",
+            "new Set([1])": "Set.",
+            "file": "File.",
+            "new Blob([])": "Blob.",
+            "box.files": "FileList.",
+            "event": "Event.",
+            "new MouseEvent('click')": "MouseEvent.",
+            "document.body": "HTMLBodyElement.",
+            "Promise.resolve({a: 1})": "Promise.",
+            "/a/": "RegExp.",
+            "new Error('a')": "Error.",
+            "new Headers()": "Headers.",
+            "new Filter()": "Filter.",
+            "[file]": 'File (in "0").',
+            "(() => 1)": "function.",
+            "Symbol()": "symbol.",
+            "{a: new Map()}": 'Map (in "a").',
+            "{a: file, b: {c: [1, new Set()]}}": 'Set (in "1").',
+            "{a: {b: file}}": 'File (in "b").',
+            "{a: [file, 1]}": 'File (in "0").',
+            "{a: {b: box.files}}": 'FileList (in "b").',
+            "{a: new FormData()}": 'FormData (in "a").',
+            "{a: box}": 'HTMLInputElement (in "a").',
+            "{toJSON: () => ({a: file})}": 'File (in "a").',
+        }.items():
+            with self.subTest(source):
+                error = self.run_in_page(script % source)
+                expected = ("TypeError", f"JSON cannot hold this {message}")
+                self.assertEqual((error["name"], error["message"]), expected)
+        for source, data in {
+            "{}": {},
+            "[]": [],
+            "null": None,
+            "'text'": "text",
+            "undefined": {},
+            "Object.create(null)": {},
+            "new (class Post { title = 'a' })": {"title": "a"},
+            "{a: new Date(0), b: undefined}": {"a": "1970-01-01T00:00:00.000Z"},
+            "new URL('http://a.test/')": "http://a.test/",
+            "{toJSON: () => ({a: 1})}": {"a": 1},
+            "Object.assign(document.createElement('p').dataset, {a: 1})": {"a": "1"},
+            "new Proxy({a: new Proxy([1], {})}, {})": {"a": [1]},
+        }.items():
+            with self.subTest(source):
+                self.assertEqual(self.run_in_page(script % source), data)
+        script = """
+            const frame = document.createElement("iframe");
+            document.body.append(frame);
+            return ajax("shop/ask", new frame.contentWindow.Object());
+        """
+        self.assertEqual(self.run_in_page(script), {})
+
+    def test_whatever_answers_an_error_says_so(self):
+        not_ours = "which is not a reply of ajax.py."
+        for body in (
+            '{"success": false}',
+            '{"success": false, "data": null}',
+            '{"success": false, "data": {"message": {}}}',
+            '{"success": true}',
+            '{"success": "true", "data": 1}',
+            "null",
+            "5",
+            '"text"',
+            "{",
+            "",
+        ):
+            for status in (200, 418, 403):
+                with self.subTest(body, status=status):
+                    response = HttpResponse(body, "application/json", status)
+                    self.answer(lambda request, response=response: response)
+                    error = self.call("shop/ask")
+                    self.assert_error(error, status, not_ours)
+                    self.assertEqual(error["path"], "shop/ask")
+                    self.assert_refused(*[status] * (status != 200))
+        # A redirection to a page is one, too.
+        self.answer(lambda request: http.HttpResponseRedirect("/page/"))
+        error = self.call("shop/ask")
+        self.assert_error(error, 200, "/page/ answered 200 with text/html")
+        script = """
+            const error = await ajax("shop/ask").catch(error => error);
+            const {code, path, reply, response, cause} = error;
+            const text = await response?.text();
+            return [code, path, reply, text, cause instanceof Error];
+        """
+        self.answer(mock.Mock(side_effect=ajax.AJAXError(418, "No.", more=[1])))
+        reply = {"success": False, "data": {"code": 418, "message": "No."}, "more": [1]}
+        code, path_, reply_, text, has_cause = self.run_in_page(script)
+        self.assertEqual((code, path_, reply_), (418, "shop/ask", reply))
+        self.assertEqual((json.loads(text), has_cause), (reply, False))
+        self.assert_refused(418)
+        self.browser.set_network_conditions(offline=True, latency=0, throughput=0)
+        found = self.run_in_page(script)
+        self.browser.delete_network_conditions()
+        self.assertEqual(found, [0, "shop/ask", None, None, True])
+        self.assert_refused("net::ERR_INTERNET_DISCONNECTED")
+
+    def test_errors_of_any_shape_break_nothing(self):
+        self.show("<form><input name=title></form>")
+        script = """
+            const error = await ajax("shop/ask").catch(error => error);
+            return [error.message, error.errors, ajax.showErrors(form, error)];
+        """
+        for errors in ({"title": "One."}, "Text.", ["One.", "Two."], None, 5, {"a": 1}):
+            with self.subTest(errors=errors):
+                extra = {"success": False, "data": {"code": 400, "message": "Bad."}}
+                response = JsonResponse(extra | {"errors": errors}, status=400)
+                self.answer(lambda request, response=response: response)
+                message, errors_, rest = self.run_in_page(script)
+                self.assertEqual((message, errors_), ("Bad.", errors))
+                self.assertIsInstance(rest, str)
+                self.assert_refused(400)
 
 
 # --- OpenAPI --------------------------------------------------------------------------
