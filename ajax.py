@@ -4606,7 +4606,7 @@ def _describe_call(path, doc, who, shape, question=""):
         "tags": [group.partition("/{pk}")[0]],
         "summary": summary,
         "description": description.strip(),
-        "security": [_describe_security(who)],
+        "security": _describe_security(who),
         "responses": {
             "200": _describe_success(shape),
             "default": {"$ref": "#/components/responses/failure"},
@@ -4619,13 +4619,18 @@ def _describe_call(path, doc, who, shape, question=""):
 
 
 def _describe_security(who):
-    """Return the security schemes of a call: a session if it asks for a login."""
-    schemes = ["csrf"]
+    """Return the alternatives of security schemes that a call takes, the usual first:
+    a CSRF token, with or without a session."""
+    names = ["csrf"]
     if not settings.CSRF_USE_SESSIONS:
-        schemes.append("csrfCookie")
-    if who.startswith(("Logged-in users", "Nobody")):
-        schemes.append("session")
-    return dict.fromkeys(schemes, [])
+        names.append("csrfCookie")
+    schemes = dict.fromkeys(names, [])
+    if who == "Everybody.":
+        return [schemes]
+    if who.startswith("Access"):
+        # Visitors may be let in.
+        return [{**schemes, "session": []}, schemes]
+    return [{**schemes, "session": []}]
 
 
 def _describe_success(shape):
@@ -5837,18 +5842,26 @@ function readNumber(text) {
 
 /** Show the errors of a reply beside their fields; return the text of all others. */
 function showErrors(error, fields) {
-  const others = new Map(Object.entries(error.errors ?? {}));
+  const isNamed = isObject(error.errors) && !Array.isArray(error.errors);
+  const errors = isNamed ? error.errors : {__all__: error.errors ?? []};
+  const others = new Map(Object.entries(errors));
   for (const field of fields) {
-    const messages = others.get(field.name);
-    field.errors.textContent = messages?.join(" ") ?? "";
+    field.errors.textContent = joinTexts(others.get(field.name) ?? []);
     field.box.setAttribute("aria-invalid", others.has(field.name));
     others.delete(field.name);
   }
-  const lines = [];
-  if (error.message) lines.push(error.message);
-  if (error.hint) lines.push(error.hint);
-  for (const [name, messages] of others) lines.push(`${name}: ${messages.join(" ")}`);
-  return lines.join("\n");
+  const lines = [error.message, error.hint];
+  for (const [name, messages] of others) {
+    const text = joinTexts(messages);
+    if (text) lines.push(`${name}: ${text}`);
+  }
+  return lines.filter(line => line).join("\n");
+}
+
+/** Join the texts of an error, which a project may give any shape. */
+function joinTexts(value) {
+  if (isObject(value)) return Object.values(value).map(joinTexts).join(" ");
+  return String(value);
 }
 
 // --- The same call as code ---
@@ -5886,7 +5899,7 @@ function writeCurl(call, path, data = {}) {
   const token = csrfCookie ? "0".repeat(32) : getElement("[name=csrfmiddlewaretoken]").value;
   const url = new URL(path.split("/").map(encodeURIComponent).join("/"), import.meta.url);
   const lines = [
-    `curl ${url}.json`,
+    `curl ${quote(`${url}.json`)}`,
     ...writeCurlData(data),
     `-H '${csrf.name}: ${token}'`,
     `-b "${writeCookies(call, token)}"`,
@@ -6026,16 +6039,21 @@ async function submitForm(call, form, reply) {
   const path = form.getPath();
   if (call.asks && !confirm(`${call.asks}\n${path}`)) return;
   reply.status.replaceChildren("Calling …");
-  const {line, text, error} = await callServer(path, readFields(form.fields));
+  const {line, text, error, ignored} = await callServer(path, readFields(form.fields));
   const errors = makeElement("span", {class: "bad"}, showErrors(error, form.fields));
-  reply.status.replaceChildren(makeElement("strong", {}, line), errors);
+  const note = Array.isArray(ignored) && `These keys were not written: ${ignored.join(", ")}.`;
+  reply.status.replaceChildren(
+    makeElement("strong", {}, line),
+    makeElement("small", {}, note),
+    errors,
+  );
   if (error.loginUrl) {
     reply.status.append(makeElement("a", {href: error.loginUrl}, "Log in"));
   }
   reply.text.textContent = text;
 }
 
-/** Make a call; return its status as a line, its reply as text, and its error. */
+/** Make a call; return its status as a line, its reply as text, its error and ignored keys. */
 async function callServer(path, data) {
   const start = performance.now();
   try {
@@ -6050,15 +6068,24 @@ async function callServer(path, data) {
   }
 }
 
-/** Return the text of a reply, with JSON indented, and its error or an empty object. */
+/** Return the text of a reply, with JSON indented, its error or {}, and its ignored keys. */
 async function readReply(response, blob) {
   if (!/^text|json/.test(blob.type)) return {text: blob.type, error: {}};
   const text = await blob.text();
-  if (!blob.type.includes("json")) return {text, error: {}};
-  const reply = JSON.parse(text);
+  const reply = blob.type.includes("json") ? parseJSON(text) : undefined;
+  if (reply === undefined) return {text, error: {}};
   let error = {};
-  if (reply?.success === false) error = new AJAXError(reply.data.message, {response, reply});
-  return {text: JSON.stringify(reply, null, 2), error};
+  if (reply?.success === false) error = new AJAXError(reply.data?.message, {response, reply});
+  return {text: JSON.stringify(reply, null, 2), error, ignored: reply?.ignored};
+}
+
+/** Return the value of a JSON text, or undefined. */
+function parseJSON(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 // --- The list of calls ---
