@@ -2404,13 +2404,16 @@ def _check_body(body, checks_texts=True):
         raise
 
 
+_REPEATED_KEY = gettext_lazy('The key "%s" stands twice.')
+
+
 def _make_object(pairs):
     """Return the dict for a JSON object; raise ValueError if a key stands twice."""
     made = dict(pairs)
     if len(made) != len(pairs):
         counts = collections.Counter(key for key, _value in pairs)
         [(repeated, _count)] = counts.most_common(1)
-        raise ValueError(_('The key "%s" stands twice.') % repeated[:100])
+        raise ValueError(_REPEATED_KEY % repeated[:100])
     return made
 
 
@@ -2434,6 +2437,8 @@ def _read_body(request):
         else:
             request.data = request.POST
             _check_form(request)
+            if request.content_type == _MULTIPART_TYPE and _JSON_TYPE in request.POST:
+                request.data = _read_json_part(request)
     except ValueError as error:
         kind = "JSON" if request.content_type == _JSON_TYPE else _("form")
         message = _("The body is not valid (%(kind)s): %(error)s")
@@ -2451,6 +2456,26 @@ def _check_form(request):
     _check_body(texts | dict.fromkeys(request.FILES))
 
 
+def _read_json_part(request):
+    """Return the object in the text part application/json, with the files in it.
+
+    Raise ValueError for a bad object, for another text beside it, and for a key that
+    is sent twice.
+    """
+    others = request.POST.keys() - {_JSON_TYPE, "csrfmiddlewaretoken"}
+    if others or len(request.POST.getlist(_JSON_TYPE)) > 1:
+        raise ValueError(_("Beside the text application/json, send only files."))
+    data = _parse_json(request.POST[_JSON_TYPE])
+    if not isinstance(data, dict):
+        raise ValueError(_("The text application/json has to be an object."))
+    for key, files in request.FILES.lists():
+        name = key.removesuffix("[]")
+        if name in data or (name == key and len(files) > 1):
+            raise ValueError(_REPEATED_KEY % name[:100])
+        data[name] = files[0] if name == key else files
+    return data
+
+
 class _FormValue(list):
     """The texts and files that a form has for one key; a key that ends with [] gets a
     plain list."""
@@ -2465,6 +2490,9 @@ def _read_keys(request):
         sent = _read_form_keys(request)
     elif isinstance(request.data, dict):
         sent = dict(request.data)
+        for key, value in sent.items():
+            if isinstance(value, File):
+                sent[key] = _FormValue([value])
     else:
         raise AJAXError(400, _("The body has to be a JSON object."))
     sent.pop("csrfmiddlewaretoken", None)
@@ -3980,7 +4008,7 @@ class FormEndpoint(_ServedEndpoint):
         """Return the form with what was sent."""
         kwargs = {
             "data": _make_form_data(self.model, request),
-            "files": request.FILES,
+            "files": _make_form_files(request),
             **self.get_form_kwargs(request),
         }
         form = self.model(**kwargs)
@@ -4044,6 +4072,15 @@ def _make_form_data(form_class, request):
         if isinstance(field, several) and data.getlist(name) == [""]:
             data.setlist(name, [])  # So a page says that nothing is chosen.
     return data
+
+
+def _make_form_files(request):
+    """Return a form's files, by their keys without []."""
+    files = MultiValueDict()
+    for key, value in request.FILES.lists():
+        for file in value:
+            files.appendlist(key.removesuffix("[]"), file)
+    return files
 
 
 def _make_texts(value):
@@ -4740,7 +4777,7 @@ def _describe_call(path, doc, who, shape, question=""):
         "tags": [group.partition("/{pk}")[0]],
         "summary": summary,
         "description": description.strip(),
-        "security": [_describe_security(who)],
+        "security": _describe_security(who),
         "responses": {
             "200": _describe_success(shape),
             "default": {"$ref": "#/components/responses/failure"},
@@ -4753,13 +4790,18 @@ def _describe_call(path, doc, who, shape, question=""):
 
 
 def _describe_security(who):
-    """Return the security schemes of a call: a session if it asks for a login."""
-    schemes = ["csrf"]
+    """Return the alternatives of security schemes that a call takes, the usual first:
+    a CSRF token, with or without a session."""
+    names = ["csrf"]
     if not settings.CSRF_USE_SESSIONS:
-        schemes.append("csrfCookie")
-    if who.startswith(("Logged-in users", "Nobody")):
-        schemes.append("session")
-    return dict.fromkeys(schemes, [])
+        names.append("csrfCookie")
+    schemes = dict.fromkeys(names, [])
+    if who == "Everybody.":
+        return [schemes]
+    if who.startswith("Access"):
+        # Visitors may be let in.
+        return [{**schemes, "session": []}, schemes]
+    return [{**schemes, "session": []}]
 
 
 def _describe_success(shape):
@@ -5571,8 +5613,8 @@ _CLIENT = r"""/** Call the endpoints of ajax.py from a page.
  *     import ajax from "/ajax/client.js";
  *     const post = await ajax("blog/post/1/update", {title: "Hello again"});
  *
- * The data is an object, which may hold files, a FormData or a <form>. The third argument
- * may hold a signal. A call that fails throws an AJAXError.
+ * The data is an object, which may hold files, a <form>, a FormData or a URLSearchParams. The third
+ * argument may hold a signal. A call that fails throws an AJAXError.
  */
 const COOKIE_NAME = "csrftoken";
 const HEADER_NAME = "X-CSRFToken";
@@ -5590,34 +5632,35 @@ export default async function ajax(path, data, options) {
 /** Call an endpoint and return the whole reply. A list has `total` and the like beside `data`. */
 ajax.reply = async (path, data, options) => {
   const response = await ajax.fetch(path, data, options);
-  const reply = await readJSON(response, options?.signal);
-  if (reply?.success === true) return reply;
-  if (reply?.success === false) throw new AJAXError(reply.data.message, {response, reply});
+  const reply = await readJSON(path, response, options);
+  if (reply?.success === true && "data" in reply) return reply;
+  const message = reply?.success === false && reply.data?.message;
+  if (typeof message === "string") throw new AJAXError(message, {path, response, reply});
   const type = response.headers.get("Content-Type") ?? "no content type";
   const answer = `${response.url} answered ${response.status} with ${type}`;
-  throw new AJAXError(`${answer}, which is not a reply of ajax.py.`, {response});
+  throw new AJAXError(`${answer}, which is not a reply of ajax.py.`, {path, response});
 };
 
 /** Call an endpoint and return its Response, which may hold HTML or a file. */
-ajax.fetch = async (path, data = {}, {signal} = {}) => {
-  const url = makeURL(path);
+ajax.fetch = async (path, data = {}, options) => {
   const body = encode(data);
-  const response = await send(url, body, signal);
+  const response = await send(path, body, options);
   if (response.status !== 403) return response;
-  const reply = await readJSON(response, signal);
+  const reply = await readJSON(path, response, options);
   if (typeof reply?.csrf !== "string") return response;
   freshToken = reply.csrf;
-  return send(url, body, signal);
+  return send(path, body, options);
 };
 
 /** Show the errors of a failed call at a form's inputs. Return the text of all others. */
 ajax.showErrors = (form, error) => {
-  const inputs = Array.from(form.elements);
+  const inputs = getInputs(form);
   const clear = () => inputs.forEach(input => input.setCustomValidity?.(""));
   clear();
   const others = [];
-  for (const [name, messages] of Object.entries(error.errors ?? {__all__: [error.message]})) {
-    const text = messages.join(" ");
+  const errors = typeof error.errors === "string" ? [error.errors] : error.errors;
+  for (const [name, messages] of Object.entries(errors ?? {__all__: error.message})) {
+    const text = [messages].flat().join(" ");
     const wrongInput = inputs.find(input => input.name === name && input.willValidate);
     if (wrongInput) wrongInput.setCustomValidity(text);
     else if (name === "__all__") others.push(text);
@@ -5633,25 +5676,21 @@ ajax.showErrors = (form, error) => {
 
 /** A failed call. Its code is the HTTP status, or 0 without a response. */
 export class AJAXError extends Error {
-  constructor(message, {response, reply, cause} = {}) {
+  constructor(message, {path, response, reply, cause} = {}) {
     super(message);
-    this.name = "AJAXError";
-    this.code = response?.status ?? 0;
-    this.errors = reply?.errors;
-    this.hint = reply?.hint;
-    this.reply = reply;
-    this.response = response;
-    this.cause = cause;
-    if (reply?.login_url) this.loginUrl = makeLoginURL(reply.login_url);
+    const {errors, hint, login_url: loginURL} = reply ?? {};
+    const loginUrl = loginURL && makeLoginURL(loginURL);
+    const code = response?.status ?? 0;
+    Object.assign(this, {name: "AJAXError", path, code, errors, hint, loginUrl});
+    Object.assign(this, {reply, response, cause});
   }
 }
 
 /** Return the URL of the login page, which leads back to this page. */
 function makeLoginURL(loginURL) {
   const url = new URL(loginURL, location);
-  let next = location.href;
-  if (url.origin === location.origin) next = next.slice(location.origin.length);
-  url.searchParams.set("next", next);
+  const isHere = url.origin === location.origin;
+  url.searchParams.set("next", isHere ? location.href.slice(url.origin.length) : location.href);
   return url.href;
 }
 
@@ -5665,73 +5704,57 @@ function makeURL(path) {
 }
 
 /** Send a body with the CSRF token. */
-async function send(url, body, signal) {
+async function send(path, body, {signal} = {}) {
   const headers = {[HEADER_NAME]: findToken()};
   if (typeof body === "string") headers["Content-Type"] = "application/json";
-  try {
-    return await fetch(url, {method: "POST", headers, body, signal});
-  } catch (cause) {
-    throw makeConnectionError(cause, signal);
-  }
+  const call = fetch(makeURL(path), {method: "POST", headers, body, signal});
+  return call.catch(cause => failToConnect(path, signal, cause));
 }
 
 /** Return what a response holds as JSON, or undefined. The response itself stays unread. */
-async function readJSON(response, signal) {
-  let text;
-  try {
-    text = await response.clone().text();
-  } catch (cause) {
-    throw makeConnectionError(cause, signal);
-  }
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
+async function readJSON(path, response, {signal} = {}) {
+  return response.clone().json().catch(cause => {
+    if (!(cause instanceof SyntaxError)) failToConnect(path, signal, cause);
+  });
 }
 
-/** Return the error of a call without a response. An aborted call may have any cause. */
-function makeConnectionError(cause, signal) {
-  if (signal?.aborted) return new AJAXError("The call was aborted.", {cause});
-  return new AJAXError("The server cannot be reached.", {cause});
+/** Throw the error of a call without a whole response. An aborted call may have any cause. */
+function failToConnect(path, signal, cause) {
+  const message = signal?.aborted ? "The call was aborted." : "The server cannot be reached.";
+  throw new AJAXError(message, {path, cause});
 }
 
 /** Return the CSRF token: a fresh one, else the cookie's, else that of the page's input. */
 function findToken() {
   if (freshToken !== undefined) return freshToken;
   const start = `${COOKIE_NAME}=`;
-  const cookies = document.cookie.split("; ").filter(cookie => cookie.startsWith(start));
   // Of several cookies with this name, Django takes the last.
-  if (cookies.length > 0) return cookies[cookies.length - 1].slice(start.length);
-  return document.querySelector(`[name=${INPUT_NAME}]`)?.value ?? "";
+  const cookies = document.cookie.split("; ").reverse();
+  const cookie = cookies.find(cookie => cookie.startsWith(start));
+  const input = document.querySelector(`[name=${INPUT_NAME}]`);
+  return cookie?.slice(start.length) ?? input?.value ?? "";
 }
 
-/** Turn data into a FormData if it is a form or holds files, else into JSON. */
+/** Turn data into the body of a request. */
 function encode(data) {
-  const body = makeFormData(data);
-  if (body === undefined) return JSON.stringify(data);
+  if (data instanceof HTMLFormElement) return encode(readForm(data));
+  const isForm = data instanceof FormData || data instanceof URLSearchParams;
+  if (!isForm) return encodeJSON(data);
+  const body = data instanceof FormData ? new FormData() : new URLSearchParams();
+  for (const [name, value] of data) body.append(name, value);
   body.delete(INPUT_NAME); // It may be older than the cookie.
   return body;
 }
 
-/** Return a FormData of the data, or undefined for an object without files. */
-function makeFormData(data) {
-  if (data instanceof HTMLFormElement) return readForm(data);
-  const body = new FormData();
-  if (data instanceof FormData) {
-    for (const [name, value] of data) body.append(name, value);
-    return body;
-  }
-  const values = Object.values(data ?? {}).flat();
-  if (!values.some(value => value instanceof Blob)) return undefined;
-  for (const [name, value] of Object.entries(data)) addValue(body, name, value);
-  return body;
+/** Return the inputs of a form, even if one of them is called "elements". */
+function getInputs(form) {
+  return Array.from(Reflect.get(HTMLFormElement.prototype, "elements", form));
 }
 
 /** Read a form, with what browsers leave out: unticked boxes and lists without a choice. */
 function readForm(form) {
   const body = new FormData(form);
-  const inputs = Array.from(form.elements).filter(input => !input.matches(":disabled"));
+  const inputs = getInputs(form).filter(input => !input.matches(":disabled"));
   for (const {name, type, value} of inputs) {
     const isLeftOut = name && !body.has(name);
     if (!isLeftOut || !["checkbox", "select-multiple"].includes(type)) continue;
@@ -5742,22 +5765,39 @@ function readForm(form) {
   return body;
 }
 
-/** Add a value of an object. Each value of a list is added, with [] after the name. */
-function addValue(body, name, value) {
-  if (value === undefined) return;
-  if (Array.isArray(value) && value.length > 0) {
-    for (const item of value) body.append(`${name}[]`, encodeValue(item));
-  } else {
-    body.append(name, encodeValue(value));
-  }
+/** Turn data into JSON or, if it holds files, into a form with all else as one part of JSON. */
+function encodeJSON(data) {
+  const form = new FormData();
+  const text = JSON.stringify(data, function (name, value) {
+    // `this` holds the value. Only an object's own values may be files.
+    const isOwn = this === data && !Array.isArray(data);
+    const list = isOwn && value instanceof FileList ? Array.from(value) : value;
+    return isOwn && addFiles(form, name, list) ? undefined : checkValue(name, list);
+  });
+  if (text === undefined) throw new TypeError(`JSON cannot hold this ${typeof data}.`);
+  if (Array.from(form).length === 0) return text;
+  form.append("application/json", text);
+  return form;
 }
 
-/** Turn a value into a file or a text. Null and an empty list become an empty text. */
-function encodeValue(value) {
-  if (value instanceof Blob) return value;
-  if (value === null || value === undefined || value.length === 0) return "";
-  const text = value.toJSON ? value.toJSON() : value;
-  return typeof text === "string" ? text : JSON.stringify(text);
+/** Add a file or a list of files to a form. Return false for any other value. */
+function addFiles(form, name, value) {
+  const isList = Array.isArray(value) && value.length > 0;
+  const files = isList ? value : [value];
+  if (!files.every(file => file instanceof Blob)) return false;
+  for (const file of files) form.append(isList ? `${name}[]` : name, file);
+  return true;
+}
+
+/** Return a value that JSON can hold; it would turn a Map, a file or an element into {}. */
+function checkValue(name, value) {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  const prototype = Object.getPrototypeOf(value);
+  const isPlain = prototype === null || Object.getPrototypeOf(prototype) === null;
+  const isOfPage = [Blob, Event, FileList, Node].some(kind => value instanceof kind);
+  if (!isOfPage && (isPlain || Object.keys(value).length > 0)) return value;
+  const place = name && ` (in "${name}")`;
+  throw new TypeError(`JSON cannot hold this ${value.constructor?.name}${place}.`);
 }
 """  # noqa: E501
 
@@ -5978,18 +6018,26 @@ function readNumber(text) {
 
 /** Show the errors of a reply beside their fields; return the text of all others. */
 function showErrors(error, fields) {
-  const others = new Map(Object.entries(error.errors ?? {}));
+  const isNamed = isObject(error.errors) && !Array.isArray(error.errors);
+  const errors = isNamed ? error.errors : {__all__: error.errors ?? []};
+  const others = new Map(Object.entries(errors));
   for (const field of fields) {
-    const messages = others.get(field.name);
-    field.errors.textContent = messages?.join(" ") ?? "";
+    field.errors.textContent = joinTexts(others.get(field.name) ?? []);
     field.box.setAttribute("aria-invalid", others.has(field.name));
     others.delete(field.name);
   }
-  const lines = [];
-  if (error.message) lines.push(error.message);
-  if (error.hint) lines.push(error.hint);
-  for (const [name, messages] of others) lines.push(`${name}: ${messages.join(" ")}`);
-  return lines.join("\n");
+  const lines = [error.message, error.hint];
+  for (const [name, messages] of others) {
+    const text = joinTexts(messages);
+    if (text) lines.push(`${name}: ${text}`);
+  }
+  return lines.filter(line => line).join("\n");
+}
+
+/** Join the texts of an error, which a project may give any shape. */
+function joinTexts(value) {
+  if (isObject(value)) return Object.values(value).map(joinTexts).join(" ");
+  return String(value);
 }
 
 // --- The same call as code ---
@@ -6027,7 +6075,7 @@ function writeCurl(call, path, data = {}) {
   const token = csrfCookie ? "0".repeat(32) : getElement("[name=csrfmiddlewaretoken]").value;
   const url = new URL(path.split("/").map(encodeURIComponent).join("/"), import.meta.url);
   const lines = [
-    `curl ${url}.json`,
+    `curl ${quote(`${url}.json`)}`,
     ...writeCurlData(data),
     `-H '${csrf.name}: ${token}'`,
     `-b "${writeCookies(call, token)}"`,
@@ -6050,25 +6098,17 @@ function needsSession(call) {
   return call.security[0].session !== undefined;
 }
 
-/** Write data as options of curl: as JSON or, if there are files, as parts of a form. */
+/** Write data as options of curl: as JSON, or as files beside a part of JSON. */
 function writeCurlData(data) {
-  const parts = [];
-  let hasFiles = false;
-  for (const [name, value] of Object.entries(data ?? {})) {
-    for (const item of [value].flat()) {
-      parts.push(writeCurlPart(name, item));
-      if (item instanceof File) hasFiles = true;
-    }
+  const files = [];
+  const rest = {...data};
+  for (const [name, value] of Object.entries(rest)) {
+    if (!(value instanceof File)) continue;
+    files.push(`-F ${quote(`${name}=@${value.name}`)}`);
+    delete rest[name];
   }
-  return hasFiles ? parts : [`--json ${quote(JSON.stringify(data))}`];
-}
-
-/** Write one part of a form as an option of curl. */
-function writeCurlPart(name, value) {
-  if (value instanceof File) return `-F ${quote(`${name}=@${value.name}`)}`;
-  let text = value ?? "";
-  if (isObject(value)) text = JSON.stringify(value);
-  return `--form-string ${quote(`${name}=${text}`)}`;
+  if (files.length === 0) return [`--json ${quote(JSON.stringify(data))}`];
+  return [`--form-string ${quote(`application/json=${JSON.stringify(rest)}`)}`, ...files];
 }
 
 /** Quote a text for a shell. */
@@ -6175,16 +6215,21 @@ async function submitForm(call, form, reply) {
   const path = form.getPath();
   if (call.asks && !confirm(`${call.asks}\n${path}`)) return;
   reply.status.replaceChildren("Calling …");
-  const {line, text, error} = await callServer(path, readFields(form.fields));
+  const {line, text, error, ignored} = await callServer(path, readFields(form.fields));
   const errors = makeElement("span", {class: "bad"}, showErrors(error, form.fields));
-  reply.status.replaceChildren(makeElement("strong", {}, line), errors);
+  const note = Array.isArray(ignored) && `These keys were not written: ${ignored.join(", ")}.`;
+  reply.status.replaceChildren(
+    makeElement("strong", {}, line),
+    makeElement("small", {}, note),
+    errors,
+  );
   if (error.loginUrl) {
     reply.status.append(makeElement("a", {href: error.loginUrl}, "Log in"));
   }
   reply.text.textContent = text;
 }
 
-/** Make a call; return its status as a line, its reply as text, and its error. */
+/** Make a call; return its status as a line, its reply as text, its error and ignored keys. */
 async function callServer(path, data) {
   const start = performance.now();
   try {
@@ -6199,15 +6244,24 @@ async function callServer(path, data) {
   }
 }
 
-/** Return the text of a reply, with JSON indented, and its error or an empty object. */
+/** Return the text of a reply, with JSON indented, its error or {}, and its ignored keys. */
 async function readReply(response, blob) {
   if (!/^text|json/.test(blob.type)) return {text: blob.type, error: {}};
   const text = await blob.text();
-  if (!blob.type.includes("json")) return {text, error: {}};
-  const reply = JSON.parse(text);
+  const reply = blob.type.includes("json") ? parseJSON(text) : undefined;
+  if (reply === undefined) return {text, error: {}};
   let error = {};
-  if (reply?.success === false) error = new AJAXError(reply.data.message, {response, reply});
-  return {text: JSON.stringify(reply, null, 2), error};
+  if (reply?.success === false) error = new AJAXError(reply.data?.message, {response, reply});
+  return {text: JSON.stringify(reply, null, 2), error, ignored: reply?.ignored};
+}
+
+/** Return the value of a JSON text, or undefined. */
+function parseJSON(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 // --- The list of calls ---
