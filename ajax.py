@@ -3461,14 +3461,15 @@ class BaseEndpoint:
     instance into endpoints.py."""
 
     csrf_exempt = False
+    request: Any = None
 
     def _encode_record(self, record):
-        """Return a record as a dict."""
-        return encoder.encode(record)
+        """Return a record as a dict, if a request is known as its user may see it."""
+        return _to_plain(record, partial(_encode_records, request=self.request))
 
     def _encode_data(self, data):
         """Return a QuerySet, or any iterable of records, as a list of dicts."""
-        return encoder.encode(data)
+        return _to_plain(data, partial(_encode_records, request=self.request))
 
 
 class _Function(BaseEndpoint):
@@ -3524,7 +3525,6 @@ class _ServedEndpoint(BaseEndpoint):
     path, or None.
     """
 
-    request: Any = None
     _operation = _CALL
 
     def __init__(self, application, model, method, pk=None, command=None):

@@ -1737,6 +1737,25 @@ class Responses(AjaxTestCase):
             hint = self.ask(error, 409)["hint"]
             self.assertIn("ArticleEndpoint.authenticate refuses this user", hint)
 
+    def test_an_endpoint_encodes_records_as_the_user_may_see_them(self):
+        private = Supplier.objects.create(name="Secret Ltd", is_private=True)
+        public = Supplier.objects.create(name="Open Ltd")
+        for supplier in (private, public):
+            Offer.objects.create(article=self.article, supplier=supplier)
+
+        def both(self, request):
+            offers = Offer.objects.order_by("pk")
+            return [self._encode_record(offers[0]), self._encode_data(offers)]
+
+        self.serve(Offer, authenticate=yes, both=both)
+        expected = [self.shown(offer) for offer in Offer.objects.order_by("pk")]
+        data = self.post("shop/offer/both")["data"]
+        self.assertEqual(data, [expected[0], expected])
+        self.assertEqual(expected[1]["supplier"]["name"], "Open Ltd")
+        self.client.logout()
+        data = self.post("shop/offer/both")["data"]
+        self.assertEqual(data[0]["article"], self.article.pk)
+
     def test_a_login_url_that_names_no_page_is_left_out(self):
         self.client.logout()
         lazily = lazy(reverse, str)("no_such_page")
