@@ -633,33 +633,49 @@ def _dump_each(values):
     return texts
 
 
-def _dump_column(values):
-    """Return the JSON text of each of some values of a column."""
+def _dump_column(values, field=None):
+    """Return the JSON text of each of some values of a column, which is a field's."""
     classes = set(map(type, values))
     if not classes <= _PLAIN_CLASSES:
+        plain_value = partial(_plain_column_value, field=field)
         conversions = {}
         for value_class in classes:
-            conversions[value_class] = _CONVERSIONS.get(
-                value_class, _plain_column_value
-            )
+            conversions[value_class] = _CONVERSIONS.get(value_class, plain_value)
         values = [conversions[type(value)](value) for value in values]
     return _dump_each(values)
 
 
-def _plain_column_value(value):
+def _plain_column_value(value, field=None):
     """Return a value of a column as plain data.
 
     A field may have a class of its own for its values, as those of phone numbers do. Of
-    such a value clients get the text.
+    such a value clients get the text: the one that the field itself gives to Django's
+    serializers, which it can read back, else str().
     """
+    for base in type(value).__mro__:
+        if base in _CONVERSIONS:
+            return _CONVERSIONS[base](value)
+    if _makes_text(field):
+        # The method wants an instance, of which it looks at the field's attribute only.
+        holder = types.SimpleNamespace(**{field.attname: value})
+        return _plain_column_value(field.value_to_string(holder))
     if type(value) is list:
         return [_plain_column_value(item) for item in value]
     if type(value) is dict:
         return {str(key): _plain_column_value(item) for key, item in value.items()}
-    for base in type(value).__mro__:
-        if base in _CONVERSIONS:
-            return _CONVERSIONS[base](value)
     return str(value)
+
+
+def _makes_text(field):
+    """Return whether a field says itself what the text of its values is, and is not one
+    of Django's."""
+    if field is None:
+        return False
+    return not field.value_to_string.__module__.startswith("django.")
+
+
+def _plain_pk(record):
+    return _plain_column_value(record.pk, record._meta.pk)
 
 
 def _json_response(text, status=200):
@@ -1209,11 +1225,16 @@ class _Column(_Part):
         self.lookups = [lookup or field.attname]
 
     def encode(self, batch):
-        return _dump_column(batch.column(self.start))
+        return _dump_column(batch.column(self.start), self.field)
 
     def read(self, draft, sent):
         value = _read_value(self.field, sent)
-        setattr(draft.record, self.field.attname, value)
+        try:
+            setattr(draft.record, self.field.attname, value)
+        except (AttributeError, *_UNREADABLE):
+            # An attribute of a class of its own may refuse the value, as money does
+            # without a currency.
+            raise _invalid_value() from None
 
 
 class _JSONColumn(_Column):
@@ -1677,7 +1698,7 @@ class _Extra(_AnyRecord):
         expanded = []
         for record in records:
             key = (record._meta.model, record.pk)
-            expanded.append(shown[key] if key in shown else _to_plain(record.pk))
+            expanded.append(shown[key] if key in shown else _plain_pk(record))
         return expanded
 
 
@@ -2534,6 +2555,11 @@ def _refuse_unknown(sent, shown):
     return errors
 
 
+#: What the code of a field may raise for a value that it cannot read: time zones, for
+#: one, are files.
+_UNREADABLE = (ArithmeticError, LookupError, OSError, TypeError, ValueError)
+
+
 def _invalid_value():
     return ValidationError(_("This value cannot be read."))
 
@@ -2661,7 +2687,7 @@ def _read_value(field, sent):
         return None
     try:
         return _find_kind(field).read(field, value, isinstance(sent, _FormValue))
-    except (ArithmeticError, TypeError, ValueError):
+    except _UNREADABLE:
         raise _invalid_value() from None
 
 
@@ -2687,11 +2713,10 @@ def _read_pk(model, sent):
     if isinstance(sent, dict):
         sent = sent.get("pk")
     field = _root_key(model)
-    if isinstance(field, models.IntegerField):
-        # To Python 1_0 is a number, too.
-        if not re.fullmatch("-?[0-9]+", str(sent)):
-            raise _invalid_value()
     pk = _read_value(field, sent)
+    # To Python 1_0 is a number, too.
+    if isinstance(pk, int) and not re.fullmatch("-?[0-9]+", str(sent)):
+        raise _invalid_value()
     field.run_validators(pk)
     return pk
 
@@ -2825,7 +2850,7 @@ class _ListOptions:
                     conditions.append(self.read_condition(key, value))
             except ValidationError as error:
                 errors[key] = error.messages
-            except (ArithmeticError, LookupError, TypeError, ValueError):
+            except _UNREADABLE:
                 errors[key] = _invalid_value().messages
             if len(errors) == _MAX_EXPLAINED_KEYS:
                 break
@@ -3233,10 +3258,18 @@ def _copy_record(record):
     return copied
 
 
+def _get_loaded_value(field, record):
+    """Return the value of a record's field, None if it is not loaded."""
+    if field.attname not in vars(record):
+        return None
+    # Not that of vars(): some attributes replace it by an object when they are read.
+    return getattr(record, field.attname)
+
+
 def _is_same(field, stored, modified):
     """Return whether two instances have the same value, as the field stores it."""
-    before = vars(stored).get(field.attname)
-    after = vars(modified).get(field.attname)
+    before = _get_loaded_value(field, stored)
+    after = _get_loaded_value(field, modified)
     if before is after:
         return True
     if isinstance(after, File) and not getattr(after, "_committed", False):
@@ -3284,7 +3317,7 @@ class _Draft:
         """Read what was sent into a record."""
         self.record = record
         self.stored = stored
-        for key, value in self.sent.items():
+        for key, value in self.find_sent_in_order():
             part = self.plan.writable.get(key)
             if part is None or (part.field.primary_key and stored is not None):
                 continue
@@ -3294,6 +3327,15 @@ class _Draft:
                 self.errors[key] = error.messages
         shown = {*self.plan.names, *self.plan.writable, *_pk_names(self.plan.model)}
         self.errors.update(_refuse_unknown(self.sent, shown))
+
+    def find_sent_in_order(self):
+        """Return the keys that were sent, in the order of the model's fields, and their
+        values: an attribute may look at another one, as money at its currency."""
+        ordered = {}
+        for key in [*self.plan.writable, *self.sent]:
+            if key in self.sent:
+                ordered[key] = self.sent[key]
+        return ordered.items()
 
     def find_related(self, field, pks):
         """Return by pk the records that a relation may refer to; raise ValidationError
@@ -3489,14 +3531,15 @@ class BaseEndpoint:
     instance into endpoints.py."""
 
     csrf_exempt = False
+    request: Any = None
 
     def _encode_record(self, record):
-        """Return a record as a dict."""
-        return encoder.encode(record)
+        """Return a record as a dict, if a request is known as its user may see it."""
+        return _to_plain(record, partial(_encode_records, request=self.request))
 
     def _encode_data(self, data):
         """Return a QuerySet, or any iterable of records, as a list of dicts."""
-        return encoder.encode(data)
+        return _to_plain(data, partial(_encode_records, request=self.request))
 
 
 class _Function(BaseEndpoint):
@@ -3552,7 +3595,6 @@ class _ServedEndpoint(BaseEndpoint):
     path, or None.
     """
 
-    request: Any = None
     _operation = _CALL
 
     def __init__(self, application, model, method, pk=None, command=None):
@@ -3707,7 +3749,7 @@ class ModelEndpoint(_ServedEndpoint):
         with _transaction(self._using):
             record = self._get_record(locked=True)
             self._permit("delete", record)
-            payload = {"pk": record.pk}
+            payload = {"pk": _plain_pk(record)}
             self.delete_record(request, record)
             ajax_deleted.send(
                 sender=self.model, instance=record, payload=payload, request=request
@@ -3937,7 +3979,9 @@ class ModelEndpoint(_ServedEndpoint):
         reader = self._plan.reader
         batch = reader.drop_refused(reader.load_one(pk, self, self._using))
         texts = self._plan.encode(batch)
-        return _load(texts[0]) if texts else {"pk": pk}
+        if texts:
+            return _load(texts[0])
+        return {"pk": _plain_column_value(pk, self.model._meta.pk)}
 
     # Lists and tags
 
@@ -3994,6 +4038,9 @@ class FormEndpoint(_ServedEndpoint):
             field = form.fields.get(name)
             if isinstance(field, forms.ModelChoiceField):
                 form.cleaned_data[name] = field.prepare_value(value)
+            elif not isinstance(value, (models.Model, Iterable)):
+                # A field may have a class of its own for its values.
+                form.cleaned_data[name] = _plain_column_value(value)
         return form.cleaned_data
 
     def _run(self, request):
@@ -4035,7 +4082,7 @@ def _clean_storable(clean, field, value, *initial):
         cleaned = _check_times(clean(value, *initial))
         _check_storable(cleaned)
         return cleaned
-    except (ArithmeticError, RecursionError, TypeError, ValueError):
+    except (*_UNREADABLE, RecursionError):
         # What Django's fields let through: numbers beyond a column, odd base64.
         raise _invalid_value() from None
 
@@ -4736,7 +4783,7 @@ def _describe_choices(field):
     choices = []
     for value, title in flatten_choices(field.choices):
         if value not in ("", None):
-            choices.append({"const": _to_plain(value), "title": str(title)})
+            choices.append({"const": _plain_column_value(value), "title": str(title)})
     return choices
 
 
