@@ -62,6 +62,7 @@ import sys
 import threading
 import traceback
 import types
+import typing
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
@@ -79,6 +80,7 @@ from django.core import checks
 from django.core import exceptions as core_exceptions
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.files import File
+from django.core.files.uploadedfile import UploadedFile
 from django.core.signals import got_request_exception
 from django.db import connections, models, router, transaction
 from django.db.models import Count, F, OuterRef, Q, Subquery
@@ -137,6 +139,7 @@ __all__ = [
     "login_required",
     "register",
     "urlpatterns",
+    "validated",
 ]
 
 app_name = "ajax"
@@ -865,6 +868,17 @@ class _Access:
         if not self.is_authenticated(model) or endpoint.is_closed(model):
             return model._default_manager.none()
         return self.find_endpoint(model).get_queryset(self.request)
+
+    def find_visible(self, model, pks):
+        """Return by pk the records for which `get` would answer the user."""
+        model_endpoint = self.find_endpoint(model)
+        if not model_endpoint._offers("get"):
+            return {}
+        visible = {}
+        for record in self.get_queryset(model).filter(pk__in=pks):
+            if model_endpoint.can_get(model_endpoint.user, record):
+                visible[record.pk] = record
+        return visible
 
     def get_hint(self):
         """Return why expansions show only pks, as keywords of a reply."""
@@ -2365,6 +2379,12 @@ def _check_form(request):
     _check_body(texts | dict.fromkeys(request.FILES))
 
 
+def _check_content_type(request):
+    """Raise AJAXError 415 for a body of a type that is not read here."""
+    if request.content_type not in _TYPES and request.body:
+        raise AJAXError(415, _("Send %s.") % ", ".join(_TYPES))
+
+
 class _FormValue(list):
     """The texts and files that a form has for one key; a key that ends with [] gets a
     plain list."""
@@ -2580,6 +2600,13 @@ def _read_pk(model, sent):
     pk = _read_value(field, sent)
     field.run_validators(pk)
     return pk
+
+
+def _no_record(model, pk):
+    """Return the ValidationError for the pk of no record that may be referred to."""
+    message = _("%(model)s with pk %(pk)s does not exist.")
+    params = {"model": model._meta.verbose_name, "pk": pk}
+    return ValidationError(message, params=params)
 
 
 def _read_file(field, sent):
@@ -3016,6 +3043,458 @@ def _takes_request(function, *before):
     return _takes_one(function, *before)
 
 
+# --- Checked parameters ---------------------------------------------------------------
+
+
+class _BadParameter(Exception):
+    """A parameter that cannot be read; the text says what it does, as a predicate."""
+
+
+class _Input:
+    """One kind of parameter: how what was sent is read, checked and described."""
+
+    #: The model of the records that are read.
+    model = None
+    validators = ()
+
+    def is_empty(self, sent):
+        """Return whether an empty text was sent, which means that nothing was."""
+        return _only_value(sent) == ""
+
+    def is_null(self, sent):
+        """Return whether null was sent; a form sends it as a text."""
+        return sent is None or (isinstance(sent, _FormValue) and sent == ["null"])
+
+    def read(self, sent, request):
+        """Return the value for the function; raise ValidationError for a bad one."""
+
+    def read_each(self, values, request):
+        """Return the value for each item of a list."""
+        return [self.read(value, request) for value in values]
+
+    def describe(self):
+        """Return the schema of what is sent."""
+
+    def validate(self, value):
+        for validator in self.validators:
+            validator(value)
+
+
+class _FieldInput(_Input):
+    """A plain value, which a model field reads as it reads its column."""
+
+    def __init__(self, field):
+        self.field = field
+
+    def read(self, sent, request):
+        value = self.field.clean(_read_value(self.field, sent), None)
+        self.validate(value)
+        return value
+
+    def describe(self):
+        return _describe_field(self.field, is_sent=True)
+
+
+class _TextInput(_FieldInput):
+    """A text. It is taken as it is: a password may begin with a space."""
+
+    def is_empty(self, sent):
+        return False
+
+    def is_null(self, sent):
+        return sent is None
+
+    def read(self, sent, request):
+        text = _as_text(_read_single(self.field, sent))
+        self.field.clean(text, None)
+        self.validate(text)
+        return text
+
+
+class _ChoiceInput(_Input):
+    """A member of an Enum, read by its value, or a value of a Literal."""
+
+    def __init__(self, members):
+        #: By value, what the function gets.
+        self.members = members
+        value_classes = {type(value) for value in members}
+        if value_classes == {str}:
+            input_class, field_class = _TextInput, models.CharField
+        elif value_classes == {int}:
+            input_class, field_class = _FieldInput, models.IntegerField
+        else:
+            raise _BadParameter(
+                "takes values that are neither all texts nor all integers"
+            )
+        choices = []
+        for value, member in members.items():
+            choices.append((value, getattr(member, "label", str(value))))
+        self.input = input_class(field_class(choices=choices, blank="" in members))
+
+    def is_empty(self, sent):
+        return _only_value(sent) == "" and "" not in self.members
+
+    def read(self, sent, request):
+        member = self.members[self.input.read(sent, request)]
+        self.validate(member)
+        return member
+
+    def describe(self):
+        return self.input.describe()
+
+
+class _JSONInput(_Input):
+    """Any JSON, as it is; a form sends it as a text."""
+
+    field = models.JSONField()
+
+    def is_empty(self, sent):
+        return isinstance(sent, _FormValue) and sent == [""]
+
+    def read(self, sent, request):
+        value = _read_value(self.field, sent)
+        self.validate(value)
+        return value
+
+    def describe(self):
+        return {}
+
+
+class _ObjectInput(_JSONInput):
+    """A JSON object."""
+
+    def read(self, sent, request):
+        value = super().read(sent, request)
+        if not isinstance(value, dict):
+            raise ValidationError(_("Send a JSON object."))
+        return value
+
+    def describe(self):
+        return {"type": "object"}
+
+
+class _FileInput(_Input):
+    """An uploaded file."""
+
+    def read(self, sent, request):
+        file = _only_value(sent)
+        if not isinstance(file, UploadedFile):
+            raise ValidationError(forms.FileField.default_error_messages["invalid"])
+        self.validate(file)
+        return file
+
+    def describe(self):
+        return {"type": ["string"], "format": "binary"}
+
+
+class _RecordInput(_Input):
+    """A record, sent as its pk: one for which `get` would answer the user."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def read(self, sent, request):
+        value = _only_value(sent)
+        if isinstance(value, list):
+            raise ValidationError(_("This key takes one value."))
+        [record] = self.read_each([value], request)
+        return record
+
+    def read_each(self, values, request):
+        pks = [_read_pk(self.model, value) for value in values]
+        visible = _get_access(request).find_visible(self.model, pks)
+        records = []
+        for pk in pks:
+            if pk not in visible:
+                raise _no_record(self.model, pk)
+            self.validate(visible[pk])
+            records.append(visible[pk])
+        return records
+
+    def describe(self):
+        schema = _describe_field(_root_key(self.model))
+        model_path = self.model._meta.label_lower.replace(".", "/")
+        return {**schema, "x-ajax": {"pk_of": model_path}}
+
+
+class _ListInput(_Input):
+    """A list, each item of which is read by the same input."""
+
+    def __init__(self, item_input):
+        self.item_input = item_input
+        self.model = item_input.model
+
+    def is_empty(self, sent):
+        return sent == ""
+
+    def read(self, sent, request):
+        values = _read_several(sent)
+        if len(values) > _MAX_MEMBERS:
+            raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
+        items = self.item_input.read_each(values, request)
+        self.validate(items)
+        return items
+
+    def describe(self):
+        return _describe_list(self.item_input.describe())
+
+
+#: The model fields that read plain values, by annotation.
+_FIELDS_BY_ANNOTATION = {
+    str: partial(models.CharField, blank=True),
+    int: models.IntegerField,
+    float: models.FloatField,
+    # int() of Decimal("1E+1000000") would not end.
+    decimal.Decimal: partial(models.DecimalField, max_digits=1000),
+    bool: models.BooleanField,
+    datetime.date: models.DateField,
+    datetime.datetime: models.DateTimeField,
+    datetime.time: models.TimeField,
+    datetime.timedelta: models.DurationField,
+    uuid.UUID: models.UUIDField,
+}
+
+
+def _make_input(annotation, extras):
+    """Return the input for an annotation; raise _BadParameter for an unknown one.
+
+    `extras` are the validators, and perhaps the model field, that Annotated adds.
+    """
+    fields = [extra for extra in extras if isinstance(extra, models.Field)]
+    validators = [extra for extra in extras if not isinstance(extra, models.Field)]
+    for validator in validators:
+        if isinstance(validator, type) or not callable(validator):
+            raise _BadParameter(
+                f"has {validator!r}, which is no validator and no field"
+            )
+    if fields:
+        made = _make_field_input(annotation, fields)
+    else:
+        made = _make_plain_input(annotation)
+    made.validators = validators
+    return made
+
+
+def _make_field_input(annotation, fields):
+    """Return the input for an annotation with a model field of the project's."""
+    is_plain = isinstance(annotation, type) and annotation in _FIELDS_BY_ANNOTATION
+    if len(fields) > 1 or not is_plain:
+        raise _BadParameter("takes one field at most, for one plain type")
+    input_class = _TextInput if annotation is str else _FieldInput
+    return input_class(fields[0])
+
+
+def _make_plain_input(annotation):
+    """Return the input for an annotation without validators or a field."""
+    origin = typing.get_origin(annotation)
+    if origin is list:
+        [item_annotation] = typing.get_args(annotation)
+        return _make_list_input(item_annotation)
+    if origin is typing.Literal:
+        values = typing.get_args(annotation)
+        return _ChoiceInput({value: value for value in values})
+    if annotation is Any:
+        return _JSONInput()
+    if annotation is dict:
+        return _ObjectInput()
+    if isinstance(annotation, type):
+        if annotation in _FIELDS_BY_ANNOTATION:
+            input_class = _TextInput if annotation is str else _FieldInput
+            return input_class(_FIELDS_BY_ANNOTATION[annotation]())
+        if issubclass(annotation, enum.Enum):
+            return _ChoiceInput({member.value: member for member in annotation})
+        if issubclass(annotation, UploadedFile):
+            return _FileInput()
+        if issubclass(annotation, models.Model):
+            return _RecordInput(annotation)
+    raise _BadParameter(f"is annotated with {annotation!r}, which ajax.py cannot read")
+
+
+def _make_list_input(annotation):
+    annotation, extras, is_nullable = _unwrap(annotation)
+    item_input = _make_input(annotation, extras)
+    if is_nullable or not isinstance(
+        item_input, (_FieldInput, _ChoiceInput, _RecordInput)
+    ):
+        raise _BadParameter("is a list of what is neither a plain value nor a record")
+    return _ListInput(item_input)
+
+
+def _unwrap(annotation):
+    """Take an annotation apart: return it without Annotated and None, what Annotated
+    adds, and whether it may be None."""
+    extras = []
+    is_nullable = False
+    while True:
+        origin = typing.get_origin(annotation)
+        if origin is typing.Annotated:
+            annotation, *more = typing.get_args(annotation)
+            extras.extend(more)
+        elif origin in (typing.Union, types.UnionType):
+            members = typing.get_args(annotation)
+            annotations = [member for member in members if member is not type(None)]
+            if len(annotations) != 1:
+                raise _BadParameter("is a union of several types")
+            [annotation] = annotations
+            is_nullable = True
+        else:
+            return annotation, extras, is_nullable
+
+
+class _Parameter:
+    """A parameter of a validated function."""
+
+    def __init__(self, parameter):
+        self.name = parameter.name
+        if parameter.annotation is parameter.empty:
+            raise _BadParameter("has no annotation")
+        annotation, extras, self.is_nullable = _unwrap(parameter.annotation)
+        self.input = _make_input(annotation, extras)
+        self.has_default = parameter.default is not parameter.empty
+
+    @property
+    def is_required(self):
+        return not (self.has_default or self.is_nullable)
+
+    def read_into(self, values, sent, request):
+        """Read the parameter's key, if it was sent, into the values for the function;
+        raise ValidationError for a bad or missing one."""
+        if self.name in sent and not self.input.is_empty(sent[self.name]):
+            values[self.name] = self.read(sent[self.name], request)
+        elif self.is_required:
+            raise ValidationError(forms.Field.default_error_messages["required"])
+        elif not self.has_default:
+            values[self.name] = None
+
+    def read(self, sent, request):
+        if self.input.is_null(sent):
+            if self.is_nullable:
+                return None
+            raise ValidationError(models.Field.default_error_messages["null"])
+        return self.input.read(sent, request)
+
+    def describe(self):
+        schema = self.input.describe()
+        if self.is_nullable:
+            _allow_null(schema)
+        return schema
+
+
+class _Parameters:
+    """The parameters that a validated function takes after `request`."""
+
+    def __init__(self, function):
+        self.function = function
+        self.takes_record = False
+        self.by_name = {}
+        try:
+            signature = inspect.signature(function, eval_str=True)
+        except NameError as error:
+            message = f"{_full_name(function)}: {error}, at the time of its definition."
+            raise ImproperlyConfigured(message) from None
+        parameters = list(signature.parameters.values())
+        self.is_method = bool(parameters) and parameters[0].name != "request"
+        if self.is_method:
+            del parameters[0]
+        if not parameters or parameters[0].name != "request":
+            raise ImproperlyConfigured(
+                f"{_full_name(function)} must take request first."
+            )
+        del parameters[0]
+        if self.is_method and parameters and parameters[0].name == "record":
+            self.takes_record = True
+            del parameters[0]
+        for parameter in parameters:
+            self.add(function, parameter)
+
+    def add(self, function, parameter):
+        """Add a parameter; raise ImproperlyConfigured for one that cannot be read."""
+        try:
+            if parameter.kind not in (
+                parameter.POSITIONAL_OR_KEYWORD,
+                parameter.KEYWORD_ONLY,
+            ):
+                raise _BadParameter("cannot be passed by its name")
+            if parameter.name.startswith("_"):
+                if parameter.default is parameter.empty:
+                    raise _BadParameter("is never read, so it must have a default")
+                return
+            self.by_name[parameter.name] = _Parameter(parameter)
+        except _BadParameter as error:
+            message = (
+                f"{_full_name(function)}: the parameter {parameter.name!r} {error}."
+            )
+            raise ImproperlyConfigured(message) from None
+
+    def read(self, request):
+        """Return by name the values that were sent; raise AJAXError 400 with an error
+        for each bad, missing or unknown key."""
+        _check_content_type(request)
+        sent = _read_keys(request)
+        values = {}
+        errors = _refuse_unknown(sent, self.by_name)
+        for name, parameter in self.by_name.items():
+            try:
+                parameter.read_into(values, sent, request)
+            except ValidationError as error:
+                errors[name] = error.messages
+        if errors:
+            raise _invalid(errors)
+        return values
+
+    def describe(self):
+        """Return the schemas of the parameters, and the names of those required."""
+        schemas = {}
+        required = []
+        for name, parameter in self.by_name.items():
+            schemas[name] = parameter.describe()
+            if parameter.is_required:
+                required.append(name)
+        return schemas, required
+
+    def find_unserved(self):
+        """Return the models of records that no endpoint serves."""
+        served = []
+        for parameter in self.by_name.values():
+            model = parameter.input.model
+            if model is not None and not endpoint.has(model):
+                served.append(model)
+        return served
+
+
+def _full_name(function):
+    if inspect.isfunction(function):
+        return f"{function.__module__}.{function.__qualname__}"
+    return repr(function)
+
+
+def validated(function: Callable) -> Callable:
+    """Let an endpoint take parameters after `request`, which are read from the body.
+
+    It decorates a function, the `__call__` of a BaseEndpoint, or an operation; other
+    decorators stand above it. Each parameter is read by its annotation and passed by
+    keyword. In an operation, a parameter `record` directly after `request` is the
+    record of the path: it is locked, and the operation is one transaction.
+
+    A bad body is answered with AJAXError 400, and the function does not run. Raise
+    ImproperlyConfigured for a parameter that cannot be read.
+    """
+    if hasattr(function, "__wrapped__") or not inspect.isfunction(function):
+        advice = "write @ajax.validated directly above the function."
+        raise ImproperlyConfigured(f"{_full_name(function)}: {advice}")
+    parameters = _Parameters(function)
+
+    @functools.wraps(function)
+    def validated_function(*arguments):
+        values = parameters.read(arguments[-1])
+        if parameters.takes_record:
+            arguments = (*arguments, arguments[0].record)
+        return function(*arguments, **values)
+
+    validated_function._parameters = parameters
+    return validated_function
+
+
 # --- Transactions ---------------------------------------------------------------------
 
 
@@ -3149,9 +3628,7 @@ class _Draft:
                 records[record.pk] = record
         for pk in pks:
             if pk not in records:
-                message = _("%(model)s with pk %(pk)s does not exist.")
-                params = {"model": related._meta.verbose_name, "pk": pk}
-                raise ValidationError(message, params=params)
+                raise _no_record(related, pk)
         return records
 
     @contextlib.contextmanager
@@ -3250,6 +3727,8 @@ class _Operation(NamedTuple):
     #: What openapi.json says that it does; else the docstring of the method says it.
     summary: str = ""
     is_custom: bool = False
+    #: Whether it is one transaction that locks the record.
+    locks_record: bool = False
 
 
 #: The operations of every model. To add one, write its method, a line here, and the
@@ -3303,7 +3782,14 @@ def _operations(endpoint_class):
             is_overridden = getattr(endpoint_class, name) is not value
             if is_overridden or not inspect.isfunction(value):
                 continue
-            if _takes_request(inspect.unwrap(value), "self"):
+            parameters = getattr(value, "_parameters", None)
+            if parameters is not None and parameters.takes_record:
+                operations[name] = _Operation(
+                    name, True, is_custom=True, locks_record=True
+                )
+            elif parameters is not None or _takes_request(
+                inspect.unwrap(value), "self"
+            ):
                 operations[name] = _Operation(name, None, is_custom=True)
     return operations
 
@@ -3351,6 +3837,11 @@ class _Function(BaseEndpoint):
             not getattr(mark, "login_required", True) for mark in marked
         )
         self._non_atomic_requests = getattr(view, "_non_atomic_requests", ())
+        called = view if inspect.isroutine(view) else type(view).__call__
+        self.parameters = getattr(called, "_parameters", None)
+        if self.parameters is not None and self.parameters.takes_record:
+            message = "only an operation of a ModelEndpoint has a record."
+            raise ImproperlyConfigured(f"{_full_name(called)}: {message}")
 
     @property
     def wants_login(self):
@@ -3428,8 +3919,7 @@ class _ServedEndpoint(BaseEndpoint):
         if not self.authenticate(request, self.application, self.method):
             extra = {} if self.user.is_authenticated else _login_url()
             raise self._refusal("authenticate", _("User is not authorized."), **extra)
-        if request.content_type not in _TYPES and request.body:
-            raise AJAXError(415, _("Send %s.") % ", ".join(_TYPES))
+        _check_content_type(request)
 
     def _run(self, request):
         """Return what the operation returns."""
@@ -3693,6 +4183,10 @@ class ModelEndpoint(_ServedEndpoint):
     def _run(self, request):
         """Return what the operation returns; a custom one on a record wants can_get to
         allow it."""
+        if self._operation.locks_record:
+            with _transaction(self._using):
+                self._get_visible_record(locked=True)
+                return _success_response(super()._run(request), request)
         if self._operation.is_custom and self.pk is not None:
             self._get_visible_record()
         return super()._run(request)
@@ -4185,6 +4679,7 @@ class _Discovery:
             for config in apps.get_app_configs():
                 module_name = f"{config.name}.endpoints"
                 self.functions.update(_import_functions(config))
+            self._check_parameters()
         except BaseException as error:
             self.error = (module_name, error)
             for registry, content in zip(registries, contents, strict=True):
@@ -4192,6 +4687,16 @@ class _Discovery:
             _make_plan.cache_clear()
             if not isinstance(error, Exception):
                 raise
+
+    def _check_parameters(self):
+        """Raise _UnservedModel if a validated function takes records that it cannot."""
+        for function in self.functions.values():
+            _check_served_models(function.parameters)
+        for endpoint_class in endpoint._registry.values():
+            if issubclass(endpoint_class, ModelEndpoint):
+                for name in _operations(endpoint_class):
+                    method = getattr(endpoint_class, name)
+                    _check_served_models(getattr(method, "_parameters", None))
 
     def _describe_error(self):
         """Return a sentence about the endpoints.py that failed, with file and line."""
@@ -4201,13 +4706,31 @@ class _Discovery:
         return f"{module_name} cannot be imported: {message} ({file}, line {line})."
 
 
+class _UnservedModel(ImproperlyConfigured):
+    """A validated function takes records of a model that no endpoint serves."""
+
+    def __init__(self, function, model):
+        super().__init__(
+            f"{_full_name(function)} takes a {model.__name__}, which no endpoint "
+            f"serves: register {_label(model)}."
+        )
+        self.filename = function.__code__.co_filename
+        self.lineno = function.__code__.co_firstlineno
+
+
+def _check_served_models(parameters):
+    if parameters is not None:
+        for model in parameters.find_unserved():
+            raise _UnservedModel(parameters.function, model)
+
+
 def _copy_contents(registry):
     return {name: dict(content) for name, content in vars(registry).items()}
 
 
 def _find_failed_line(error):
     """Return the file and the line of an endpoints.py at which an import failed."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, (SyntaxError, _UnservedModel)):
         return error.filename, error.lineno
     frames = traceback.extract_tb(error.__traceback__)
     failed = frames[-1]
@@ -4252,7 +4775,9 @@ def _is_exposed(value, module):
     function = inspect.unwrap(value) if callable(value) else value
     if not inspect.isfunction(function):
         return isinstance(function, BaseEndpoint) and callable(function)
-    return value.__module__ == module.__name__ and _takes_request(value)
+    if value.__module__ != module.__name__:
+        return False
+    return hasattr(value, "_parameters") or _takes_request(value)
 
 
 _discovery = _Discovery()
@@ -4644,7 +5169,16 @@ def _find_authentication(endpoint_class):
 def _describe_function(path, function):
     needs_login = getattr(function.view, "wants_login", function.wants_login)
     who = "Logged-in users." if needs_login else "Everybody."
-    return _describe_call(path, function.view.__doc__, who, _Shape(parameters={}))
+    shape = _make_custom_shape(function.parameters)
+    return _describe_call(path, function.view.__doc__, who, shape)
+
+
+def _make_custom_shape(parameters):
+    """Return the shape of a function or operation of the project's."""
+    if parameters is None:
+        return _Shape(parameters={})
+    schemas, required = parameters.describe()
+    return _Shape(schemas, required)
 
 
 def _describe_form(path, form_endpoint):
@@ -4678,7 +5212,11 @@ def _describe_operations(path, model_endpoint):
         if not model_endpoint._offers(name):
             continue
         doc = getattr(model_endpoint, name).__doc__
-        shape = shapes.get(name, _Shape(parameters={}))
+        if operation.is_custom:
+            method = getattr(type(model_endpoint), name)
+            shape = _make_custom_shape(getattr(method, "_parameters", None))
+        else:
+            shape = shapes[name]
         for call_path, hook in _find_call_paths(path, name, operation):
             who = _describe_who(model_endpoint, hook, operation.permission)
             yield _describe_call(call_path, doc, who, shape, operation.question)

@@ -1749,6 +1749,420 @@ class Functions(AjaxTestCase):
             self.post("tools/plain")
 
 
+# --- Checked parameters ---------------------------------------------------------------
+
+VALIDATED = """
+    import datetime, decimal, enum, typing, uuid
+    from typing import Annotated, Any, Literal
+    import ajax
+    from django.core.files.uploadedfile import UploadedFile
+    from django.core.validators import MaxLengthValidator, MinValueValidator
+    from django.db import models
+    from test_ajax import Article, Note
+
+    class Size(models.TextChoices):
+        SMALL = "s", "Small"
+        LARGE = "l", "Large"
+
+    class Level(enum.Enum):
+        LOW = 1
+        HIGH = 2
+
+    ANNOTATIONS = {
+        "text": str, "whole": int, "number": float, "exact": decimal.Decimal,
+        "flag": bool, "day": datetime.date, "moment": datetime.datetime,
+        "hour": datetime.time, "span": datetime.timedelta, "ident": uuid.UUID,
+        "size": Size, "level": Level, "word": Literal["a", "b"], "digit": Literal[1, 2],
+        "file": UploadedFile, "note": Note, "object": dict, "anything": Any,
+        "texts": list[str], "wholes": list[int], "notes": list[Note],
+        "maybe": int | None, "optional": typing.Optional[str],
+        "positive": Annotated[int, MinValueValidator(1)],
+        "email": Annotated[str, models.EmailField()],
+        "few": Annotated[list[str], MaxLengthValidator(2)],
+        "each": list[Annotated[int, MinValueValidator(1)]],
+    }
+
+    def show(value):
+        if isinstance(value, models.Model):
+            return value.pk
+        if isinstance(value, UploadedFile):
+            return value.read().decode()
+        return [show(each) for each in value] if type(value) is list else repr(value)
+
+    def make(name, annotation):
+        def function(request, value):
+            return show(value)
+
+        function.__name__ = name
+        function.__annotations__["value"] = annotation
+        return ajax.validated(function)
+
+    for _name, _annotation in ANNOTATIONS.items():
+        globals()[_name] = make(_name, _annotation)
+
+    @ajax.login_required
+    @ajax.validated
+    def several(request, note: Note, stars: int, text: str = "none", _own=5, *,
+                when: datetime.date | None):
+        "Take several."
+        return [note.pk, stars, text, _own, when]
+
+    @ajax.validated
+    async def later(request, whole: int = 3):
+        return whole + 1
+
+    class Adder(ajax.BaseEndpoint):
+        @ajax.validated
+        def __call__(self, request, a: int, b: int = 2):
+            return a + b
+
+    add = Adder()
+    """
+
+
+class Parameters(AjaxTestCase):
+    """Functions and operations whose parameters `ajax.validated` reads."""
+
+    @classmethod
+    def setUpTestData(cls):
+        super().setUpTestData()
+        cls.mine = Note.objects.create(owner=cls.user, text="mine")
+        cls.hers = Note.objects.create(owner=cls.other, text="hers")
+
+    def take(self, name, value, status=200):
+        return self.post(f"zoo/{name}", {"value": value}, status=status)
+
+    def test_each_annotation_reads_json(self):
+        mine = self.mine.pk
+        with self.apps(zoo=VALIDATED):
+            for name, value, expected in [
+                ("text", " a ", "' a '"),
+                ("text", "", "''"),
+                ("text", 5, "'5'"),
+                ("whole", 5, "5"),
+                ("whole", " 5 ", "5"),
+                ("number", 1.5, "1.5"),
+                ("exact", "1.50", "Decimal('1.50')"),
+                ("flag", False, "False"),
+                ("flag", "on", "True"),
+                ("day", "2024-05-06", "datetime.date(2024, 5, 6)"),
+                ("hour", "07:08", "datetime.time(7, 8)"),
+                ("span", "00:01:00", "datetime.timedelta(seconds=60)"),
+                ("ident", str(uuid.UUID(int=1)), repr(uuid.UUID(int=1))),
+                ("level", 2, "<Level.HIGH: 2>"),
+                ("word", "a", "'a'"),
+                ("digit", 1, "1"),
+                ("note", mine, mine),
+                ("note", {"pk": mine, "text": "x"}, mine),
+                ("object", {"a": []}, "{'a': []}"),
+                ("object", {}, "{}"),
+                ("anything", [1, {"b": 2}], ["1", "{'b': 2}"]),
+                ("anything", "[1]", "'[1]'"),
+                ("anything", False, "False"),
+                ("anything", "", "''"),
+                ("texts", ["a", " b"], ["'a'", "' b'"]),
+                ("texts", [], []),
+                ("wholes", [1, "2"], ["1", "2"]),
+                ("notes", [mine, {"pk": mine}], [mine, mine]),
+                ("maybe", None, "None"),
+                ("maybe", "", "None"),
+                ("optional", "", "''"),
+                ("positive", 1, "1"),
+                ("email", "a@example.com", "'a@example.com'"),
+                ("few", ["a", "b"], ["'a'", "'b'"]),
+                ("each", [1], ["1"]),
+            ]:
+                with self.subTest(name, value=value):
+                    self.assertEqual(self.take(name, value)["data"], expected)
+            self.assertIn("Size.SMALL", self.take("size", "s")["data"])
+            moment = self.take("moment", "2024-05-06T07:08:09Z")["data"]
+            self.assertIn("2024, 5, 6, 7, 8, 9, tzinfo=", moment)
+
+    def test_each_annotation_reads_a_form(self):
+        mine = self.mine.pk
+        with self.apps(zoo=VALIDATED):
+            for name, sent, expected in [
+                ("text", {"value": " null"}, "' null'"),
+                ("text", {"value": "null"}, "'null'"),
+                ("whole", {"value": "5"}, "5"),
+                ("flag", {"value": "false"}, "False"),
+                ("digit", {"value": "2"}, "2"),
+                ("note", {"value": mine}, mine),
+                ("object", {"value": '{"a": 1}'}, "{'a': 1}"),
+                ("anything", {"value": "[1]"}, ["1"]),
+                ("texts", {"value": ["a", "b"]}, ["'a'", "'b'"]),
+                ("texts", {"value": '["a"]'}, ["'a'"]),
+                ("texts", {"value": ""}, []),
+                ("wholes", {"value[]": ["1", "2"]}, ["1", "2"]),
+                ("notes", {"value": [mine]}, [mine]),
+                ("maybe", {"value": "null"}, "None"),
+                ("maybe", {"value": ""}, "None"),
+                ("maybe", {}, "None"),
+                ("file", {"value": SimpleUploadedFile("a.txt", b"text")}, "text"),
+            ]:
+                with self.subTest(name, sent=sent):
+                    reply = self.post(f"zoo/{name}", sent, form=True)
+                    self.assertEqual(reply["data"], expected)
+
+    def test_what_is_no_such_value_is_refused_by_name(self):
+        junk = {
+            "text": [True, None, [], {}, ["a"]],
+            "whole": [True, None, "", "x", "1.5", 1.5, [], {}, 2**70],
+            "number": [True, None, "x", {}, [1]],
+            "exact": ["x", "NaN", "1E+1000000", True, "1" * 1001],
+            "flag": ["maybe", 2, None, [], {}],
+            "day": ["x", "2024-13-01", 5, None, True],
+            "moment": ["x", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", {}],
+            "hour": ["25:00", {}, None],
+            "span": ["x", {}, None],
+            "ident": ["x", 5, {}],
+            "size": ["x", "", None, "S", "SMALL", {}],
+            "level": [3, "LOW", None, True, [1]],
+            "word": ["c", None, ["a"]],
+            "digit": [3, "a", None, True],
+            "file": ["a", None, {}, 1],
+            "note": [0, "x", None, {}, [], self.hers.pk, True, "1_0"],
+            "object": [[], "x", 1, None, "{}"],
+            "anything": [None],
+            "texts": ["a", None, [None], [True], [["a"]], {"a": 1}],
+            "wholes": [["x"], [None], 1, ["a"] * 1001],
+            "notes": [[0], [self.hers.pk], self.mine.pk, [[self.mine.pk]]],
+            "maybe": ["x", True],
+            "optional": [True],
+            "positive": [0, -1],
+            "email": ["x", ""],
+            "few": [["a", "b", "c"]],
+            "each": [[0]],
+        }
+        with self.apps(zoo=VALIDATED):
+            for name, values in junk.items():
+                for value in values:
+                    with self.subTest(name, value=repr(value)[:40]):
+                        errors = self.take(name, value, status=400)["errors"]
+                        self.assertEqual([*errors], ["value"])
+                with self.subTest(name, value="nothing"):
+                    if name not in ("maybe", "optional"):
+                        errors = self.errors(f"zoo/{name}")
+                        self.assertEqual(errors["value"], ["This field is required."])
+
+    def test_parameters_are_passed_by_name_and_all_errors_come_at_once(self):
+        note = self.mine.pk
+        with self.apps(zoo=VALIDATED):
+            sent = {"note": note, "stars": 3}
+            reply = self.post("zoo/several", sent)
+            self.assertEqual(reply["data"], [note, 3, "none", 5, None])
+            sent |= {"text": "a", "when": "2024-05-06", "csrfmiddlewaretoken": "x"}
+            reply = self.post("zoo/several", sent)
+            self.assertEqual(reply["data"], [note, 3, "a", 5, "2024-05-06"])
+            errors = self.errors("zoo/several", {"note": 0, "star": 1, "_own": 6})
+            self.assertEqual({*errors}, {"note", "stars", "star", "_own"})
+            self.assertIn("stars", errors["star"][0])
+            self.assertEqual(self.post("zoo/later")["data"], 4)
+            self.assertEqual(self.post("zoo/later", {"whole": 5})["data"], 6)
+            self.assertEqual(self.post("zoo/add", {"a": 1})["data"], 3)
+            status, reply = self.send("zoo/add", b"a", "text/plain")
+            self.assertEqual(status, 415)
+            status, reply = self.send("zoo/add", b"[]")
+            self.assertEqual(status, 400)
+
+    def test_a_guard_above_it_is_asked_before_anything_is_read(self):
+        self.client.logout()
+        with self.apps(zoo=VALIDATED):
+            for sent in ({"note": self.mine.pk}, {"note": 0}, {}):
+                self.assertIn("login_url", self.post("zoo/several", sent, status=403))
+
+    def test_a_record_parameter_takes_exactly_what_get_answers(self):
+        with self.apps(zoo=VALIDATED):
+            for attributes in [
+                {},
+                {"authenticate": no},
+                {"operations": ["list"]},
+                {"can_get": no},
+                {"can_get": lambda self, user, note: note.text == "mine"},
+                {"get_queryset": lambda self, request: Note.objects.all()},
+                {"get_queryset": lambda self, request: Note.objects.none()},
+            ]:
+                self.serve(Note, **attributes)
+                for user in (self.user, self.other, None):
+                    self.client.logout()
+                    if user:
+                        self.client.force_login(user)
+                    for note in (self.mine, self.hers):
+                        path = f"/ajax/shop/note/{note.pk}/get.json"
+                        expected = self.client.post(path).status_code == 200
+                        body = json.dumps({"value": note.pk}).encode()
+                        listed = json.dumps({"value": [note.pk]}).encode()
+                        with self.subTest(attributes, user=user, note=note.text):
+                            for name, sent in (("note", body), ("notes", listed)):
+                                status, _reply = self.send(f"zoo/{name}", sent)
+                                self.assertEqual(status == 200, expected)
+
+    def test_it_is_described(self):
+        with self.apps(zoo=VALIDATED), self.settings(DEBUG=True):
+            paths = self.client.get("/ajax/openapi.json").json()["paths"]
+
+        def schema(path):
+            content = paths[path]["post"]["requestBody"]["content"]
+            return content["application/json"]["schema"]
+
+        several = schema("/zoo/several.json")
+        self.assertEqual(several["required"], ["note", "stars"])
+        self.assertEqual([*several["properties"]], ["note", "stars", "text", "when"])
+        note = several["properties"]["note"]
+        self.assertEqual(note["x-ajax"], {"pk_of": "shop/note"})
+        self.assertEqual(several["properties"]["when"]["type"], ["string", "null"])
+        size = schema("/zoo/size.json")["properties"]["value"]
+        self.assertEqual(size["oneOf"][0], {"const": "s", "title": "Small"})
+        file = schema("/zoo/file.json")["properties"]["value"]
+        self.assertEqual(file["format"], "binary")
+        self.assertEqual(
+            schema("/zoo/object.json")["properties"]["value"], {"type": "object"}
+        )
+
+    def test_what_cannot_be_read_is_refused_when_it_is_defined(self):
+        def refused(source, words):
+            source = "import ajax, typing\n" + textwrap.dedent(source)
+            with self.subTest(source):
+                with self.assertRaises(ImproperlyConfigured) as caught:
+                    exec(source, {"__name__": "zoo.endpoints"})
+                self.assertIn(words, str(caught.exception))
+
+        for parameters, words in [
+            ("request, a", "'a' has no annotation"),
+            ("request, *a: int", "'a' cannot be passed by its name"),
+            ("request, **a: int", "'a' cannot be passed by its name"),
+            ("request, a: int, /", "'a' cannot be passed by its name"),
+            ("request, _a: int", "'_a' is never read"),
+            ("request, a: set", "which ajax.py cannot read"),
+            ("request, a: list", "which ajax.py cannot read"),
+            ("request, a: list[list[str]]", "list of what is neither"),
+            ("request, a: list[dict]", "list of what is neither"),
+            ("request, a: list[int | None]", "list of what is neither"),
+            ("request, a: int | str", "union of several types"),
+            ("request, a: typing.Literal['1', 1]", "neither all texts nor all"),
+            ("request, a: typing.Annotated[int, int]", "no validator and no field"),
+            ("request, a: typing.Annotated[int, 5]", "no validator and no field"),
+            ("request, a: 'Nowhere'", "Nowhere"),
+            ("a: int", "must take request first"),
+            ("", "must take request first"),
+            ("self, other, a: int", "must take request first"),
+        ]:
+            refused(f"@ajax.validated\ndef f({parameters}): pass", words)
+        guarded = "@ajax.validated\n@ajax.login_required\ndef f(request, a: int): pass"
+        refused(guarded, "directly above")
+        refused("ajax.validated(print)", "directly above")
+        refused("ajax.validated(object())", "directly above")
+        two = "models.EmailField(), models.URLField()"
+        source = "from django.db import models\n@ajax.validated\n"
+        refused(f"{source}def f(request, a: typing.Annotated[str, {two}]): pass", "one")
+        one = "dict, models.EmailField()"
+        refused(
+            f"{source}def f(request, a: typing.Annotated[{one}]): pass", "one field"
+        )
+
+    def test_a_record_of_a_model_without_endpoint_fails_like_an_import(self):
+        source = """
+            import ajax
+            from django.contrib.auth.models import Group
+
+            @ajax.validated
+            def join(request, group: Group):
+                pass
+            """
+        in_operation = """
+            import ajax
+            from django.contrib.auth.models import Group, Permission
+
+            @ajax.register(Permission)
+            class PermissionEndpoint(ajax.ModelEndpoint):
+                @ajax.validated
+                def join(self, request, groups: list[Group]):
+                    pass
+            """
+        for text, line in ((source, 5), (in_operation, 7)):
+            with self.subTest(text), self.apps(zoo=text):
+                self.post("shop/hello", status=500)
+                with self.assertRaisesMessage(SystemCheckError, "auth.Group") as caught:
+                    call_command("check")
+                self.assertIn(f"line {line}", str(caught.exception))
+        with self.apps(zoo=f"{source}\n            ajax.endpoint.register(Group)"):
+            self.post("zoo/join", {"group": 0}, status=400)
+        ajax.endpoint.unregister(Group)
+        recorded = """
+            import ajax
+
+            class Bad(ajax.BaseEndpoint):
+                @ajax.validated
+                def __call__(self, request, record):
+                    pass
+
+            bad = Bad()
+            """
+        with self.apps(zoo=recorded), self.assertLogs("django.request") as logs:
+            self.post("shop/hello", status=500)
+        self.assertIn("only an operation", logs.output[0])
+
+    def test_an_operation_takes_parameters_with_a_record_or_without(self):
+        @ajax.validated
+        def approve(self, request, record, published: bool = True):
+            record.published = published
+            record.save()
+            return {"title": record.title, "is_same": record is self.record}
+
+        @ajax.validated
+        def rate(self, request, stars: int):
+            return [stars, self.record and self.record.pk]
+
+        def helper(self, request, record):
+            raise AssertionError("A helper is no operation.")
+
+        self.serve(Article, approve=approve, rate=rate, helper=helper)
+        reply = self.post(f"{self.path}/approve")
+        self.assertEqual(reply["data"], {"title": "First", "is_same": True})
+        self.assertTrue(self.shown(self.article)["published"])
+        self.post(f"{self.path}/approve", {"published": False})
+        self.assertFalse(self.shown(self.article)["published"])
+        self.assertEqual(
+            [*self.errors(f"{self.path}/approve", {"record": 1})], ["record"]
+        )
+        self.post("shop/article/approve", status=400)
+        self.post("shop/article/0/approve", status=404)
+        self.assertEqual(
+            self.post("shop/article/rate", {"stars": 1})["data"], [1, None]
+        )
+        rated = self.post(f"{self.path}/rate", {"stars": 1})["data"]
+        self.assertEqual(rated, [1, self.article.pk])
+        self.post(f"{self.path}/helper", status=404)
+        self.serve(Article, can_get=no)
+        self.post(f"{self.path}/approve", status=403)
+
+    def test_an_operation_on_a_record_is_one_transaction_up_to_its_reply(self):
+        def make(result):
+            @ajax.validated
+            def archive(self, request, record):
+                record.title = "Changed"
+                record.save()
+                if isinstance(result, Exception):
+                    raise result
+                return result
+
+            return archive
+
+        for result, status in [
+            (ajax.AJAXError(409, "No."), 409),
+            (ValueError(), 500),
+            (object(), 500),
+            ("done", 200),
+        ]:
+            with self.subTest(result):
+                self.serve(Article, archive=make(result))
+                self.post(f"{self.path}/archive", status=status)
+                title = "Changed" if status == 200 else "First"
+                self.assertEqual(Article.objects.get().title, title)
+        self.serve(Article, archive=lambda self, request: ajax.AJAXError(409, "No."))
+        self.post(f"{self.path}/archive", status=409)
+
+
 # --- Fields ---------------------------------------------------------------------------
 
 
