@@ -4285,15 +4285,23 @@ class BaseEndpoint:
     instance into endpoints.py."""
 
     csrf_exempt = False
-    request: Any = None
 
     def _encode_record(self, record):
-        """Return a record as a dict, if a request is known as its user may see it."""
-        return _to_plain(record, partial(_encode_records, request=self.request))
+        """Return a record as a dict."""
+        return _encode_for(self, record)
 
     def _encode_data(self, data):
         """Return a QuerySet, or any iterable of records, as a list of dicts."""
-        return _to_plain(data, partial(_encode_records, request=self.request))
+        return _encode_for(self, data)
+
+
+def _encode_for(served_endpoint, value):
+    """Return a value as plain data, with records as the endpoint's user may see them.
+
+    Only the endpoints of models and forms know the request, and so the user.
+    """
+    request = getattr(served_endpoint, "request", None)
+    return _to_plain(value, partial(_encode_records, request=request))
 
 
 class _Function(BaseEndpoint):
@@ -4354,6 +4362,7 @@ class _ServedEndpoint(BaseEndpoint):
     path, or None.
     """
 
+    request: Any = None
     _operation = _CALL
 
     def __init__(self, application, model, method, pk=None, command=None):
