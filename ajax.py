@@ -554,33 +554,49 @@ def _dump_each(values):
     return texts
 
 
-def _dump_column(values):
-    """Return the JSON text of each of some values of a column."""
+def _dump_column(values, field=None):
+    """Return the JSON text of each of some values of a column, which is a field's."""
     classes = set(map(type, values))
     if not classes <= _PLAIN_CLASSES:
+        plain_value = partial(_plain_column_value, field=field)
         conversions = {}
         for value_class in classes:
-            conversions[value_class] = _CONVERSIONS.get(
-                value_class, _plain_column_value
-            )
+            conversions[value_class] = _CONVERSIONS.get(value_class, plain_value)
         values = [conversions[type(value)](value) for value in values]
     return _dump_each(values)
 
 
-def _plain_column_value(value):
+def _plain_column_value(value, field=None):
     """Return a value of a column as plain data.
 
     A field may have a class of its own for its values, as those of phone numbers do. Of
-    such a value clients get the text.
+    such a value clients get the text: the one that the field itself gives to Django's
+    serializers, which it can read back, else str().
     """
+    for base in type(value).__mro__:
+        if base in _CONVERSIONS:
+            return _CONVERSIONS[base](value)
+    if _makes_text(field):
+        # The method wants an instance, of which it looks at the field's attribute only.
+        holder = types.SimpleNamespace(**{field.attname: value})
+        return _plain_column_value(field.value_to_string(holder))
     if type(value) is list:
         return [_plain_column_value(item) for item in value]
     if type(value) is dict:
         return {str(key): _plain_column_value(item) for key, item in value.items()}
-    for base in type(value).__mro__:
-        if base in _CONVERSIONS:
-            return _CONVERSIONS[base](value)
     return str(value)
+
+
+def _makes_text(field):
+    """Return whether a field says itself what the text of its values is, and is not one
+    of Django's."""
+    if field is None:
+        return False
+    return not field.value_to_string.__module__.startswith("django.")
+
+
+def _plain_pk(record):
+    return _plain_column_value(record.pk, record._meta.pk)
 
 
 def _json_response(text, status=200):
@@ -1123,7 +1139,7 @@ class _Column(_Part):
         self.lookups = [lookup or field.attname]
 
     def encode(self, batch):
-        return _dump_column(batch.column(self.start))
+        return _dump_column(batch.column(self.start), self.field)
 
     def read(self, draft, sent):
         value = _read_value(self.field, sent)
@@ -1591,7 +1607,7 @@ class _Extra(_AnyRecord):
         expanded = []
         for record in records:
             key = (record._meta.model, record.pk)
-            expanded.append(shown[key] if key in shown else _to_plain(record.pk))
+            expanded.append(shown[key] if key in shown else _plain_pk(record))
         return expanded
 
 
@@ -2573,11 +2589,10 @@ def _read_pk(model, sent):
     if isinstance(sent, dict):
         sent = sent.get("pk")
     field = _root_key(model)
-    if isinstance(field, models.IntegerField):
-        # To Python 1_0 is a number, too.
-        if not re.fullmatch("-?[0-9]+", str(sent)):
-            raise _invalid_value()
     pk = _read_value(field, sent)
+    # To Python 1_0 is a number, too.
+    if isinstance(pk, int) and not re.fullmatch("-?[0-9]+", str(sent)):
+        raise _invalid_value()
     field.run_validators(pk)
     return pk
 
@@ -3541,7 +3556,7 @@ class ModelEndpoint(_ServedEndpoint):
         with _transaction(self._using):
             record = self._get_record(locked=True)
             self._permit("delete", record)
-            payload = {"pk": record.pk}
+            payload = {"pk": _plain_pk(record)}
             self.delete_record(request, record)
             ajax_deleted.send(
                 sender=self.model, instance=record, payload=payload, request=request
@@ -3764,7 +3779,9 @@ class ModelEndpoint(_ServedEndpoint):
         reader = self._plan.reader
         batch = reader.drop_refused(reader.load_one(pk, self, self._using))
         texts = self._plan.encode(batch)
-        return _load(texts[0]) if texts else {"pk": pk}
+        if texts:
+            return _load(texts[0])
+        return {"pk": _plain_column_value(pk, self.model._meta.pk)}
 
     # Lists and tags
 
@@ -3821,6 +3838,9 @@ class FormEndpoint(_ServedEndpoint):
             field = form.fields.get(name)
             if isinstance(field, forms.ModelChoiceField):
                 form.cleaned_data[name] = field.prepare_value(value)
+            elif not isinstance(value, (models.Model, Iterable)):
+                # A field may have a class of its own for its values.
+                form.cleaned_data[name] = _plain_column_value(value)
         return form.cleaned_data
 
     def _run(self, request):
@@ -4528,7 +4548,7 @@ def _describe_choices(field):
     choices = []
     for value, title in flatten_choices(field.choices):
         if value not in ("", None):
-            choices.append({"const": _to_plain(value), "title": str(title)})
+            choices.append({"const": _plain_column_value(value), "title": str(title)})
     return choices
 
 

@@ -5408,7 +5408,8 @@ class Encoding(AjaxTestCase):
         self.serve(Article, authenticate=yes, expand=True)
         self.client.logout()
         article = self.shown(self.article)
-        self.assertEqual((article["category"], article["author"]), (2, self.user.pk))
+        pks = (article["category"], article["author"])
+        self.assertEqual(pks, (self.local.pk, self.user.pk))
         # Neither an endpoint nor an encoder: as an endpoint with all defaults.
         ajax.endpoint.unregister(Category)
         self.addCleanup(ajax.endpoint.register, Category, OpenEndpoint)
@@ -5537,6 +5538,414 @@ class Encoding(AjaxTestCase):
                     ajax.encoder.encode(article),
                 ):
                     self.assertEqual(data["category"], shown)
+
+
+# --- Third parties --------------------------------------------------------------------
+
+from djmoney.models.fields import MoneyField
+from djmoney.money import Money
+from model_utils import FieldTracker
+from phonenumber_field.formfields import PhoneNumberField as PhoneNumberFormField
+from phonenumber_field.modelfields import PhoneNumberField
+
+
+class UndeletedManager(models.Manager):
+    def get_queryset(self):
+        return super().get_queryset().filter(is_deleted=False)
+
+
+class Room(models.Model):
+    """One that is deleted stays in the table, where the manager hides it."""
+
+    name = models.CharField(max_length=20)
+    is_deleted = models.BooleanField(default=False, editable=False)
+    objects = UndeletedManager()
+    everything = models.Manager()
+
+    def delete(self, *args, **kwargs):
+        self.is_deleted = True
+        self.save()
+
+
+class Guest(models.Model):
+    name = models.CharField(max_length=20)
+    phone = PhoneNumberField()
+    fax = PhoneNumberField(null=True, blank=True, region="CH")
+    mobile = PhoneNumberField(blank=True, default="")
+    tracker = FieldTracker()
+    #: What `tracker` says in save().
+    changes = []
+
+    def save(self, *args, **kwargs):
+        self.changes.append(self.tracker.changed())
+        super().save(*args, **kwargs)
+
+
+class Stay(models.Model):
+    guest = models.ForeignKey(Guest, models.CASCADE)
+    room = models.ForeignKey(Room, models.SET_NULL, null=True, blank=True)
+    extra_rooms = models.ManyToManyField(Room, blank=True, related_name="extra_stays")
+    price = MoneyField(max_digits=8, decimal_places=2, default_currency="USD")
+    #: Money that has no currency until one is stored with it.
+    deposit = MoneyField(
+        max_digits=8, decimal_places=2, default_currency=None, null=True, blank=True
+    )
+
+
+class TicketNumber:
+    def __init__(self, number):
+        self.number = number
+
+    def __str__(self):
+        return f"T-{self.number}"
+
+    def __eq__(self, other):
+        return str(self) == str(other)
+
+    def __hash__(self):
+        return hash(self.number)
+
+
+class TicketField(models.BigAutoField):
+    """A key that is a number only in the database, as those of django-hashid-field."""
+
+    def to_python(self, value):
+        if isinstance(value, TicketNumber):
+            return value
+        return TicketNumber(int(str(value).removeprefix("T-")))
+
+    def from_db_value(self, value, expression, connection):
+        return value if value is None else TicketNumber(value)
+
+    def get_prep_value(self, value):
+        return value if value is None else self.to_python(value).number
+
+    def run_validators(self, value):
+        super().run_validators(value.number)
+
+
+class Ticket(models.Model):
+    id = TicketField(primary_key=True)
+    name = models.CharField(max_length=20)
+
+
+class Seat(models.Model):
+    ticket = models.ForeignKey(Ticket, models.CASCADE)
+
+
+class Clock(models.Model):
+    zone = models.CharField(
+        max_length=20, choices=[(TicketNumber(1), "One"), ("UTC", "UTC")]
+    )
+
+
+@ajax.register(Guest)
+class GuestEndpoint(OpenEndpoint):
+    list_filter = ["phone", "fax", "phone__startswith"]
+    search_fields = ["phone"]
+    sortable_by = ["phone"]
+
+
+@ajax.register(Stay)
+class StayEndpoint(OpenEndpoint):
+    list_filter = ["price", "price__gte", "price_currency", "deposit", "room"]
+    search_fields = ["guest__phone", "room__name"]
+    sortable_by = ["price"]
+
+
+ajax.endpoint.register([Room, Ticket, Seat, Clock], OpenEndpoint)
+
+
+class CallbackForm(forms.Form):
+    phone = PhoneNumberFormField()
+    guest = forms.ModelChoiceField(Guest.objects.all(), required=False)
+
+
+GuestForm = forms.modelform_factory(Guest, fields="__all__")
+StayForm = forms.modelform_factory(Stay, fields="__all__")
+ajax.endpoint.register([GuestForm, StayForm, CallbackForm], FormsEndpoint)
+
+
+class ThirdParties(AjaxTestCase):
+    """Models with the fields and managers of packages that many projects use."""
+
+    phone, other_phone = "+41446681800", "+41446681801"
+
+    @classmethod
+    def setUpTestData(cls):
+        super().setUpTestData()
+        cls.guest = Guest.objects.create(name="Gil", phone=cls.phone)
+        cls.room = Room.objects.create(name="Attic")
+        cls.suite = Room.objects.create(name="Loft")
+        cls.stay = Stay.objects.create(
+            guest=cls.guest, room=cls.room, price=Money("10.50", "EUR")
+        )
+        cls.stay.extra_rooms.add(cls.room, cls.suite)
+        cls.ticket = Ticket.objects.create(name="Return")
+
+    def update(self, record, form=False, **sent):
+        path = f"shop/{record._meta.model_name}/{record.pk}/update"
+        return self.post(path, sent, form=form)["data"]
+
+    def refused(self, record, **sent):
+        """Return the keys of the errors of an update and of a create."""
+        path = f"shop/{record._meta.model_name}"
+        errors = self.errors(f"{path}/{record.pk}/update", sent)
+        self.assertLessEqual({*errors}, {*self.errors(path, sent)})
+        return [*errors]
+
+    def found(self, name, **sent):
+        """Return the pks that a list has."""
+        return [record["pk"] for record in self.post(f"shop/{name}/list", sent)["data"]]
+
+    # Columns of their own class
+
+    def test_a_phone_number_is_its_text_wherever_it_is_shown(self):
+        sent = {"name": "Ida", "phone": "+41 44 668 18 01", "fax": "044 668 18 02"}
+        shown = {"name": "Ida", "phone": self.other_phone, "fax": "+41446681802"}
+        shown["mobile"] = ""
+        for form in (False, True):
+            made = self.post("shop/guest", sent, form=form)["data"]
+            self.assertEqual(made, {"pk": made["pk"], **shown})
+        guest = Guest.objects.get(pk=made["pk"])
+        self.assertEqual(self.shown(guest), made)
+        self.assertEqual(self.post("shop/guest/list")["data"][-1], made)
+        self.assertEqual(ajax.encoder.encode(guest), made)
+        stay = self.post("shop/stay", {"guest": guest.pk, "price": 1})["data"]
+        self.assertEqual(stay["guest"], made)
+        self.assertEqual(self.ask(lambda request: [guest])["data"], [made])
+
+    def test_a_phone_number_is_found_and_sorted_by(self):
+        other = Guest.objects.create(name="Ida", phone=self.other_phone)
+        both = [self.guest.pk, other.pk]
+        for sent, expected in [
+            ({"phone": self.phone}, both[:1]),
+            ({"phone": "+41 44 668 18 00"}, both[:1]),
+            ({"phone": [self.phone, self.other_phone]}, both),
+            ({"phone": "nonsense"}, []),
+            ({"phone__startswith": "+4144"}, both),
+            ({"fax": None}, both),
+            ({"search": "1801"}, both[1:]),
+            ({"order_by": "-phone"}, both[::-1]),
+        ]:
+            with self.subTest(sent):
+                self.assertEqual(self.found("guest", **sent), expected)
+        self.assertEqual(self.found("stay", search="1800"), [self.stay.pk])
+
+    def test_phone_numbers_that_are_none_are_errors_of_their_keys(self):
+        for key in ("phone", "fax", "mobile"):
+            for sent in ("x", "5", 5, "+1", "1" * 200, True, {}, [self.phone]):
+                with self.subTest(key, sent=sent):
+                    self.assertEqual(self.refused(self.guest, **{key: sent}), [key])
+        self.assertEqual(self.refused(self.guest, phone=None), ["phone"])
+        self.assertEqual(self.refused(self.guest, phone=""), ["phone"])
+        # Null and the empty text are what the field allows.
+        self.update(self.guest, fax=self.phone, mobile=self.phone)
+        shown = self.update(self.guest, fax=None, mobile="")
+        self.assertEqual((shown["fax"], shown["mobile"]), (None, ""))
+
+    def test_money_is_an_amount_as_text_beside_its_currency(self):
+        shown = self.shown(self.stay)
+        self.assertEqual((shown["price"], shown["price_currency"]), ("10.50", "EUR"))
+        self.assertEqual((shown["deposit"], shown["deposit_currency"]), (None, None))
+        with translation.override("de"):  # Its own text is "10,50 €".
+            for data in (
+                self.shown(self.stay),
+                self.post("shop/stay/list")["data"][0],
+                self.ask(lambda request: Stay.objects.get())["data"],
+                ajax.encoder.encode(Stay.objects.get()),
+            ):
+                self.assertEqual(data["price"], "10.50")
+
+    def test_an_amount_that_is_written_keeps_its_currency(self):
+        for sent in ("11.00", 11, 11.0):
+            Stay.objects.update(price="10.50")
+            shown = self.update(self.stay, price=sent)
+            self.assertEqual(
+                (shown["price"], shown["price_currency"]), ("11.00", "EUR")
+            )
+        made = self.post("shop/stay", {"guest": self.guest.pk, "price": "5"})["data"]
+        self.assertEqual((made["price"], made["price_currency"]), ("5.00", "USD"))
+        # A currency that is not editable is shown, and not written.
+        self.assertEqual(self.update(self.stay, price_currency="CHF"), shown)
+
+    def test_an_amount_is_found_and_sorted_by(self):
+        cheap = Stay.objects.create(guest=self.guest, price=Money(3, "USD"))
+        both = [self.stay.pk, cheap.pk]
+        for sent, expected in [
+            ({"price": "10.5"}, both[:1]),
+            ({"price": ["3", 10.5]}, both),
+            ({"price__gte": "4"}, both[:1]),
+            ({"price_currency": "USD"}, both[1:]),
+            ({"deposit": None}, both),
+            ({"order_by": "price"}, both[::-1]),
+        ]:
+            with self.subTest(sent):
+                self.assertEqual(self.found("stay", **sent), expected)
+        for key in ("price", "price__gte", "deposit"):
+            errors = self.errors("shop/stay/list", {key: "10,50 €"})
+            self.assertEqual([*errors], [key])
+
+    def test_amounts_that_are_none_are_errors_of_their_keys(self):
+        for sent in (
+            "x",
+            "",
+            "5 EUR",
+            "€5",
+            "NaN",
+            "1.001",
+            10**9,
+            True,
+            [5],
+            {},
+            None,
+        ):
+            with self.subTest(sent=sent):
+                self.assertEqual(self.refused(self.stay, price=sent), ["price"])
+
+    def test_model_forms_write_them_and_answer_the_record(self):
+        sent = {"name": "Ida", "phone": "+41 44 668 18 01"}
+        made = self.post("shop/guestform", sent)["data"]
+        self.assertEqual(made["phone"], self.other_phone)
+        errors = self.errors("shop/guestform", {"name": "Ida", "phone": "5"})
+        self.assertEqual([*errors], ["phone"])
+        # The form has an input for the amount and one for the currency.
+        sent = {"guest": made["pk"], "price_0": "4.20", "price_1": "CHF"}
+        for form in (False, True):
+            stay = self.post("shop/stayform", sent, form=form)["data"]
+            money = (stay["guest"], stay["price"], stay["price_currency"])
+            self.assertEqual(money, (made, "4.20", "CHF"))
+        for odd in ({"price_0": "x"}, {"price_1": "XXX"}, {"price_0": ""}):
+            with self.subTest(odd):
+                errors = self.errors("shop/stayform", sent | odd)
+                self.assertEqual([*errors], ["price"])
+
+    def test_a_form_without_save_answers_them_as_their_text(self):
+        sent = {"phone": self.phone, "guest": self.guest.pk}
+        self.assertEqual(self.post("shop/callbackform", sent)["data"], sent)
+        self.assertEqual([*self.errors("shop/callbackform", {"phone": "5"})], ["phone"])
+
+    def test_openapi_describes_them_as_what_their_fields_extend(self):
+        with self.settings(DEBUG=True):
+            schemas = self.client.get("/ajax/openapi.json").json()["components"]
+        stay = schemas["schemas"]["shop.stay"]["properties"]
+        self.assertEqual(stay["price"]["format"], "decimal")
+        guest = schemas["schemas"]["shop.guest"]["properties"]
+        self.assertEqual(guest["phone"]["type"], ["string"])
+        self.assertEqual(guest["fax"]["type"], ["string", "null"])
+
+    def test_a_primary_key_may_be_of_a_class_of_its_own(self):
+        shown = {"pk": str(self.ticket.pk), "name": "Return"}
+        self.assertEqual(self.shown(self.ticket), shown)
+        self.assertEqual(self.post("shop/ticket/list")["data"], [shown])
+        self.assertEqual(self.update(self.ticket, **shown), shown)
+        made = self.post("shop/ticket", {"name": "Single"})["data"]
+        for sent in (shown["pk"], shown, self.ticket.pk.number):
+            seat = self.post("shop/seat", {"ticket": sent})["data"]
+            self.assertEqual(seat["ticket"], shown)
+        self.assertEqual([*self.errors("shop/seat", {"ticket": "x"})], ["ticket"])
+        self.post("shop/ticket/x/get", status=404)
+        # Where only the pk is told.
+        path = f"shop/ticket/{made['pk']}"
+        self.serve(Seat, fields=["ticket", "same"], same=lambda self, seat: seat.ticket)
+        self.serve(Ticket, can_get=no, can_update=yes, can_delete=yes)
+        seat = self.shown(Seat.objects.first())
+        self.assertEqual((seat["ticket"], seat["same"]), (shown["pk"], shown["pk"]))
+        only_pk = {"pk": made["pk"]}
+        self.assertEqual(self.post(f"{path}/update", {"name": "x"})["data"], only_pk)
+        self.assertEqual(self.post(f"{path}/delete")["data"], only_pk)
+
+    # What watches instances
+
+    def test_a_field_tracker_sees_what_an_update_changes(self):
+        seen = []
+
+        def look(self, user, record, modified):
+            changes = (modified.tracker.changed(), record.name, modified.name)
+            seen.append(("can_update", changes))
+            return True
+
+        def prepare(self, request, record, created):
+            seen.append(("prepare_record", record.tracker.has_changed("name")))
+
+        def save(self, request, record, created):
+            seen.append(("save_record", record.tracker.previous("name")))
+            record.save()
+
+        def after(instance, **options):
+            seen.append(("post_save", instance.tracker.has_changed("name")))
+
+        self.receive(models.signals.post_save, after)
+        self.serve(Guest, can_update=look, prepare_record=prepare, save_record=save)
+        with mock.patch.object(Guest, "changes", []):
+            self.update(self.guest, name="Ida", phone=self.phone)
+            self.assertEqual(Guest.changes, [{"name": "Gil"}])
+        self.assertEqual(
+            seen,
+            [
+                ("prepare_record", True),
+                ("can_update", ({"name": "Gil"}, "Gil", "Ida")),
+                ("save_record", "Gil"),
+                ("post_save", True),
+            ],
+        )
+
+    def test_a_field_tracker_sees_numbers_and_what_a_hook_changes(self):
+        def prepare(self, request, record, created):
+            record.name = record.name.upper()
+
+        self.serve(Guest, prepare_record=prepare)
+        with mock.patch.object(Guest, "changes", []):
+            self.update(self.guest, phone=self.other_phone)
+            self.assertEqual(Guest.changes, [{"name": "Gil", "phone": self.phone}])
+            self.update(self.guest, phone=self.other_phone)
+            self.assertEqual(len(Guest.changes), 1)
+
+    # Records that are deleted, and stay in the table
+
+    def delete_room(self):
+        self.post(f"shop/room/{self.room.pk}/delete")
+        self.assertTrue(Room.everything.get(pk=self.room.pk).is_deleted)
+
+    def test_what_is_deleted_softly_is_outside(self):
+        self.assertEqual(self.found("stay", search="attic"), [self.stay.pk])
+        self.delete_room()
+        path = f"shop/room/{self.room.pk}"
+        for operation in ("get", "update", "delete"):
+            self.post(f"{path}/{operation}", status=404)
+        reply = self.post("shop/room/list")
+        self.assertEqual((reply["data"], reply["total"]), ([self.shown(self.suite)], 1))
+        # A filter by its pk finds what refers to it, a search inside of it does not.
+        self.assertEqual(self.found("stay", room=self.room.pk), [self.stay.pk])
+        self.assertEqual(self.found("stay", search="attic"), [])
+
+    def test_others_show_what_is_deleted_softly_by_its_pk(self):
+        whole = self.shown(self.stay)
+        self.assertEqual(whole["room"], self.shown(self.room))
+        self.delete_room()
+        gone = whole | {"room": self.room.pk}
+        self.assertEqual(self.shown(self.stay), gone)
+        self.assertEqual(self.post("shop/stay/list")["data"], [gone])
+        self.assertEqual(ajax.encoder.encode(Stay.objects.get()), gone)
+
+    def test_what_is_deleted_softly_is_not_chosen_anew(self):
+        self.delete_room()
+        Stay.objects.update(room=None)
+        Stay.extra_rooms.through.objects.all().delete()
+        for key, sent in (("room", self.room.pk), ("extra_rooms", [self.room.pk])):
+            self.assertEqual(self.refused(self.stay, **{key: sent}), [key])
+        self.update(self.stay, room=self.suite.pk, extra_rooms=[self.suite.pk])
+
+    # Tags of records with a UUID
+
+    def test_records_with_a_uuid_are_tagged(self):
+        made = self.post("shop/playlist", {"tags": ["a", "b"]})["data"]
+        self.assertEqual([tag["name"] for tag in made["tags"]], ["a", "b"])
+        playlist = Playlist.objects.get()
+        self.assertEqual(self.update(playlist, **made), made)
+        self.assertEqual(self.found("playlist", tags="a"), [made["pk"]])
+        tags = self.update(playlist, tags=["b"])["tags"]
+        self.assertEqual([tag["name"] for tag in tags], ["b"])
 
 
 # --- Tags -----------------------------------------------------------------------------
