@@ -1143,7 +1143,12 @@ class _Column(_Part):
 
     def read(self, draft, sent):
         value = _read_value(self.field, sent)
-        setattr(draft.record, self.field.attname, value)
+        try:
+            setattr(draft.record, self.field.attname, value)
+        except (AttributeError, *_UNREADABLE):
+            # An attribute of a class of its own may refuse the value, as money does
+            # without a currency.
+            raise _invalid_value() from None
 
 
 class _JSONColumn(_Column):
@@ -2436,6 +2441,11 @@ def _refuse_unknown(sent, shown):
     return errors
 
 
+#: What the code of a field may raise for a value that it cannot read: time zones, for
+#: one, are files.
+_UNREADABLE = (ArithmeticError, LookupError, OSError, TypeError, ValueError)
+
+
 def _invalid_value():
     return ValidationError(_("This value cannot be read."))
 
@@ -2563,7 +2573,7 @@ def _read_value(field, sent):
         return None
     try:
         return _find_kind(field).read(field, value, isinstance(sent, _FormValue))
-    except (ArithmeticError, TypeError, ValueError):
+    except _UNREADABLE:
         raise _invalid_value() from None
 
 
@@ -2726,7 +2736,7 @@ class _ListOptions:
                     conditions.append(self.read_condition(key, value))
             except ValidationError as error:
                 errors[key] = error.messages
-            except (ArithmeticError, LookupError, TypeError, ValueError):
+            except _UNREADABLE:
                 errors[key] = _invalid_value().messages
             if len(errors) == _MAX_EXPLAINED_KEYS:
                 break
@@ -3086,10 +3096,18 @@ def _copy_record(record):
     return copied
 
 
+def _get_loaded_value(field, record):
+    """Return the value of a record's field, None if it is not loaded."""
+    if field.attname not in vars(record):
+        return None
+    # Not that of vars(): some attributes replace it by an object when they are read.
+    return getattr(record, field.attname)
+
+
 def _is_same(field, stored, modified):
     """Return whether two instances have the same value, as the field stores it."""
-    before = vars(stored).get(field.attname)
-    after = vars(modified).get(field.attname)
+    before = _get_loaded_value(field, stored)
+    after = _get_loaded_value(field, modified)
     if before is after:
         return True
     if isinstance(after, File) and not getattr(after, "_committed", False):
@@ -3137,7 +3155,7 @@ class _Draft:
         """Read what was sent into a record."""
         self.record = record
         self.stored = stored
-        for key, value in self.sent.items():
+        for key, value in self.find_sent_in_order():
             part = self.plan.writable.get(key)
             if part is None or (part.field.primary_key and stored is not None):
                 continue
@@ -3147,6 +3165,15 @@ class _Draft:
                 self.errors[key] = error.messages
         shown = {*self.plan.names, *self.plan.writable, *_pk_names(self.plan.model)}
         self.errors.update(_refuse_unknown(self.sent, shown))
+
+    def find_sent_in_order(self):
+        """Return the keys that were sent, in the order of the model's fields, and their
+        values: an attribute may look at another one, as money at its currency."""
+        ordered = {}
+        for key in [*self.plan.writable, *self.sent]:
+            if key in self.sent:
+                ordered[key] = self.sent[key]
+        return ordered.items()
 
     def find_related(self, field, pks):
         """Return by pk the records that a relation may refer to; raise ValidationError
@@ -3882,7 +3909,7 @@ def _clean_storable(clean, field, value, *initial):
         cleaned = _check_times(clean(value, *initial))
         _check_storable(cleaned)
         return cleaned
-    except (ArithmeticError, RecursionError, TypeError, ValueError):
+    except (*_UNREADABLE, RecursionError):
         # What Django's fields let through: numbers beyond a column, odd base64.
         raise _invalid_value() from None
 

@@ -5633,10 +5633,36 @@ class Seat(models.Model):
     ticket = models.ForeignKey(Ticket, models.CASCADE)
 
 
+class ZoneField(models.CharField):
+    """Its values are looked up in files, as those of django-timezone-field."""
+
+    def to_python(self, value):
+        if value == "Nowhere":
+            raise FileNotFoundError(value)
+        return value
+
+
+class Latch:
+    """An attribute that can be set once, as the protected ones of django-fsm."""
+
+    def __get__(self, record, owner):
+        return self if record is None else vars(record)["state"]
+
+    def __set__(self, record, value):
+        if "state" in vars(record):
+            raise AttributeError("It is set already.")
+        vars(record)["state"] = value
+
+
+class LatchField(models.CharField):
+    def contribute_to_class(self, model, name):
+        super().contribute_to_class(model, name)
+        setattr(model, name, Latch())
+
+
 class Clock(models.Model):
-    zone = models.CharField(
-        max_length=20, choices=[(TicketNumber(1), "One"), ("UTC", "UTC")]
-    )
+    state = LatchField(max_length=20, default="slow")
+    zone = ZoneField(max_length=20, choices=[(TicketNumber(1), "One"), ("UTC", "UTC")])
 
 
 @ajax.register(Guest)
@@ -5802,6 +5828,40 @@ class ThirdParties(AjaxTestCase):
         ):
             with self.subTest(sent=sent):
                 self.assertEqual(self.refused(self.stay, price=sent), ["price"])
+        # Django-money wants a currency before it takes an amount.
+        self.assertEqual(self.refused(self.stay, deposit="5"), ["deposit"])
+
+    def test_an_amount_and_its_currency_are_written_together(self):
+        """In the order of the model, whatever the order that they are sent in."""
+        self.serve(Stay, fields=[field.name for field in Stay._meta.fields])
+        money = {"deposit": "5.00", "deposit_currency": "CHF"}
+        for sent in (money, dict(reversed(money.items()))):
+            made = {"guest": self.guest.pk, "price": 1} | sent
+            for shown in (
+                self.update(self.stay, **sent),
+                self.post("shop/stay", made)["data"],
+            ):
+                self.assertEqual(shown, shown | money)
+            self.assertEqual(Stay.objects.get(pk=shown["pk"]).deposit, Money(5, "CHF"))
+            Stay.objects.update(deposit=None, deposit_currency=None)
+        shown = self.update(self.stay, price="7", price_currency="JPY")
+        self.assertEqual((shown["price"], shown["price_currency"]), ("7.00", "JPY"))
+
+    def test_what_was_read_can_be_sent_back_and_changes_nothing(self):
+        def look(self, user, record, modified):
+            # Django-money replaces what an instance holds when it is looked at.
+            return record.price == record.price
+
+        saved = mock.Mock()
+        self.receive(models.signals.pre_save, saved)
+        for can_update in (yes, look):
+            self.serve(Stay, can_update=can_update)
+            for record, key in ((self.guest, "phone"), (self.stay, "price")):
+                whole = self.shown(record)
+                self.assertEqual(self.update(record, **whole), whole)
+                self.assertEqual(self.update(record, True, **{key: whole[key]}), whole)
+            self.doCleanups()
+        saved.assert_not_called()
 
     def test_model_forms_write_them_and_answer_the_record(self):
         sent = {"name": "Ida", "phone": "+41 44 668 18 01"}
@@ -5854,6 +5914,23 @@ class ThirdParties(AjaxTestCase):
         only_pk = {"pk": made["pk"]}
         self.assertEqual(self.post(f"{path}/update", {"name": "x"})["data"], only_pk)
         self.assertEqual(self.post(f"{path}/delete")["data"], only_pk)
+
+    def test_whatever_the_code_of_a_field_raises_is_an_error_of_its_key(self):
+        self.serve(Clock, list_filter=["zone"])
+        self.serve(forms.modelform_factory(Clock, fields=["zone"]))
+        clock = Clock.objects.create(zone="UTC")
+        path = f"shop/clock/{clock.pk}/update"
+        for path_ in (path, "shop/clock/list", "shop/clockform"):
+            self.assertEqual([*self.errors(path_, {"zone": "Nowhere"})], ["zone"])
+        self.assertEqual([*self.errors(path, {"state": "fast"})], ["state"])
+        self.assertEqual(self.shown(clock)["state"], "slow")
+
+    def test_columns_that_get_queryset_defers_stay_as_they_are(self):
+        deferred = Stay.objects.defer("deposit", "deposit_currency")
+        self.serve(Stay, get_queryset=lambda self, request: deferred.all())
+        Stay.objects.update(deposit=7, deposit_currency="CHF")
+        shown = self.update(self.stay, price="11.00")
+        self.assertEqual((shown["price"], shown["deposit"]), ("11.00", "7.00"))
 
     # What watches instances
 
