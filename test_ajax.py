@@ -5863,6 +5863,12 @@ class ThirdParties(AjaxTestCase):
             self.doCleanups()
         saved.assert_not_called()
 
+    def test_a_text_that_is_no_number_again_can_be_sent_back(self):
+        with self.settings(PHONENUMBER_DEFAULT_FORMAT="NATIONAL"):
+            whole = self.shown(self.guest)
+            self.assertEqual(whole["phone"], "044 668 18 00")
+            self.assertEqual(self.update(self.guest, **whole), whole)
+
     def test_model_forms_write_them_and_answer_the_record(self):
         sent = {"name": "Ida", "phone": "+41 44 668 18 01"}
         made = self.post("shop/guestform", sent)["data"]
@@ -6012,6 +6018,18 @@ class ThirdParties(AjaxTestCase):
         for key, sent in (("room", self.room.pk), ("extra_rooms", [self.room.pk])):
             self.assertEqual(self.refused(self.stay, **{key: sent}), [key])
         self.update(self.stay, room=self.suite.pk, extra_rooms=[self.suite.pk])
+
+    def test_a_record_that_refers_to_what_is_deleted_softly_can_be_sent_back(self):
+        self.delete_room()
+        whole = self.shown(self.stay)
+        self.assertEqual(whole["extra_rooms"], [self.room.pk, self.suite.pk])
+        for form in (False, True):
+            sent = {"room": self.room.pk, "extra_rooms": whole["extra_rooms"]}
+            self.assertEqual(self.update(self.stay, form, **sent), whole)
+        self.assertEqual(self.update(self.stay, **whole), whole)
+        # What is left out is taken away.
+        shown = self.update(self.stay, room=None, extra_rooms=[self.suite.pk])
+        self.assertEqual((shown["room"], shown["extra_rooms"]), (None, [self.suite.pk]))
 
     # Tags of records with a UUID
 
