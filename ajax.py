@@ -686,6 +686,16 @@ def _root_key(model):
     return field
 
 
+def _find_children(model):
+    """Return the models that inherit a model's table, and the children of those."""
+    children = []
+    for relation in model._meta.concrete_model._meta.related_objects:
+        if relation.one_to_one and relation.parent_link:
+            child = relation.related_model
+            children += [child, *_find_children(child)]
+    return children
+
+
 def _model_fields(model):
     """Return by name, in order, the fields that a model has to show besides its pk."""
     fields = {}
@@ -1458,40 +1468,40 @@ class _Tags(_Part):
         columns = ("pk", self.key_name, "tag_id", "tag__name", "tag__slug")
         return _Statement(rows.values_list(*columns), *fields)
 
-    @cached_property
-    def must_cast(self):
-        """Whether the key is text, as generic keys may be, and the pk is not."""
-        is_text_pk = isinstance(_root_key(self.model), _TEXT_FIELDS)
+    def must_cast(self, model):
+        """Return whether the key is text, as generic keys may be, and a model's pk is
+        not."""
+        is_text_pk = isinstance(_root_key(model), _TEXT_FIELDS)
         return isinstance(self.key, _TEXT_FIELDS) and not is_text_pk
 
-    @property
-    def record_pk(self):
-        """The through table's key, as a pk of the model."""
-        if self.must_cast:
-            return Cast(self.key_name, _root_key(self.model))
+    def get_record_pk(self, model):
+        """Return the through table's key, as a pk of a model."""
+        if self.must_cast(model):
+            return Cast(self.key_name, _root_key(model))
         return F(self.key_name)
 
     @property
     def outer_pk(self):
         """The pk of an outer query's record, as a key of the through table."""
-        if self.must_cast:
+        if self.must_cast(self.model):
             return Cast(OuterRef("pk"), self.key)
         return OuterRef("pk")
 
-    def get_content_type(self):
+    def get_content_type(self, model):
         from django.contrib.contenttypes.models import ContentType
 
-        return ContentType.objects.get_for_model(self.model)
+        return ContentType.objects.get_for_model(model)
 
-    def get_items(self, using=None):
-        """Return the through table's rows of this model."""
+    def get_items(self, model, using=None):
+        """Return the through table's rows of a model."""
         items = self.through._base_manager.all()
         if self.is_generic:
-            items = items.filter(content_type=self.get_content_type())
+            items = items.filter(content_type=self.get_content_type(model))
         return items.using(using) if using else items
 
     def match_any(self, value):
-        """Return the condition that a record has any of the tags that were sent."""
+        """Return the condition that a record has any of the tags that were sent, or
+        that it is the parent of a record that has."""
         lookup = "tag__name__exact"
         if getattr(settings, "TAGGIT_CASE_INSENSITIVE", False):
             lookup = "tag__name__iexact"
@@ -1499,18 +1509,30 @@ class _Tags(_Part):
         if not names:
             return Q(pk__in=[])
         is_named = Q.create([(lookup, name) for name in names], connector=Q.OR)
-        items = self.get_items().filter(is_named)
-        return Q(pk__in=items.values_list(self.record_pk))
+        condition = Q(pk__in=self.find_tagged(self.model, is_named))
+        if self.is_generic:
+            # The tags of a child have the child's content type.
+            for child in _find_children(self.model):
+                tagged = self.find_tagged(child, is_named)
+                rows = child._base_manager.filter(pk__in=tagged)
+                condition |= Q(pk__in=rows.values(self.model._meta.pk.name))
+        return condition
+
+    def find_tagged(self, model, is_named):
+        """Return the query for the pks of a model's records with some tags."""
+        items = self.get_items(model).filter(is_named)
+        return items.values_list(self.get_record_pk(model))
 
     def rank(self, queryset, pk, using):
         """Return the records of a queryset that share tags with a record, most shared
         first."""
-        items = self.get_items(using)
+        items = self.get_items(self.model, using)
         own_tags = items.filter(**{self.key_name: pk}).values("tag_id")
         shared = items.filter(tag_id__in=own_tags)
         shared_by_one = shared.filter(**{self.key_name: self.outer_pk}).order_by()
         count = shared_by_one.values(self.key_name).values(shared=Count("pk"))
-        similar = queryset.filter(pk__in=shared.values_list(self.record_pk))
+        similar_pks = shared.values_list(self.get_record_pk(self.model))
+        similar = queryset.filter(pk__in=similar_pks)
         return similar.order_by(Subquery(count).desc(), "pk")
 
     def load_rows(self, pks, using):
@@ -1519,7 +1541,7 @@ class _Tags(_Part):
             return []
         values = [list(pks)]
         if self.is_generic:
-            values.insert(0, self.get_content_type().pk)
+            values.insert(0, self.get_content_type(self.model).pk)
         rows = self.rows.load(using, values=values).rows()
         if self.order:
             return list(rows)
@@ -2937,12 +2959,14 @@ _DATE_PARTS = {
     "date", "time", "year", "iso_year", "quarter", "month", "week", "week_day",
     "iso_week_day", "day", "hour", "minute", "second",
 }  # fmt: skip
+#: Lookups that compare with a text, whatever the field has.
+_TEXT_LOOKUPS = {
+    "iexact", "contains", "icontains", "startswith", "istartswith", "endswith",
+    "iendswith",
+}  # fmt: skip
 #: The lookups that a filter may use. Patterns are not among them, since one can run for
 #: ever; nor are the lookups of arrays and ranges, which take no plain text.
-_LOOKUPS = {
-    *_COMPARISONS, *_DATE_PARTS, "isnull", "in", "iexact", "contains", "icontains",
-    "startswith", "istartswith", "endswith", "iendswith",
-}  # fmt: skip
+_LOOKUPS = {*_COMPARISONS, *_DATE_PARTS, *_TEXT_LOOKUPS, "isnull", "in"}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -2970,8 +2994,11 @@ def _is_offered(field, lookups):
         own_lookups = field.get_lookups()
         if lookups[0] in own_lookups:
             return lookups in (["isnull"], ["exact"])
-        # The names before the lookup are keys of the JSON.
+        # The names before the lookup are keys of the JSON. Whether JSON contains other
+        # JSON is no question that each database can answer.
         lookups = [lookup for lookup in lookups if lookup in own_lookups]
+        if lookups == ["contains"]:
+            return False
     if not lookups:
         return True
     return lookups[-1] in _LOOKUPS and _DATE_PARTS.issuperset(lookups[:-1])
@@ -2983,6 +3010,14 @@ def _read_whole_number(sent, default):
     if not re.fullmatch("-?[0-9]+", text):
         return default
     return min(int(text[:30]), _MAX_SAFE_INTEGER)
+
+
+def _is_empty_text(sent):
+    """Return whether an empty text was sent, with which a form says that it does not
+    ask."""
+    if isinstance(sent, (_FormValue, _FormList)):
+        return sent == [""]
+    return sent == ""
 
 
 class _ListOptions:
@@ -3020,8 +3055,10 @@ class _ListOptions:
             try:
                 if key == "order_by":
                     order = self.read_order(value) or order
-                else:
-                    conditions.append(self.read_condition(key, value))
+                    continue
+                make_condition = self.find_condition_maker(key)
+                if not _is_empty_text(value):
+                    conditions.append(make_condition(value))
             except ValidationError as error:
                 errors[key] = error.messages
             except (ArithmeticError, LookupError, TypeError, ValueError):
@@ -3032,10 +3069,10 @@ class _ListOptions:
             raise AJAXError(400, _("Invalid parameters."), errors=errors)
         return order, conditions
 
-    def read_condition(self, key, value):
-        """Return the condition that a key and its value make."""
+    def find_condition_maker(self, key):
+        """Return the function that makes a condition of the value of a key."""
         if key in self.condition_makers:
-            return self.condition_makers[key](value)
+            return self.condition_makers[key]
         known_keys = [*self.condition_makers, "order_by"]
         known_keys += ["items_per_page", "current_page"]
         raise ValidationError(_unknown_key(key, known_keys))
@@ -3184,6 +3221,8 @@ class _ListOptions:
             raise _invalid_value()
         elif not _is_offered(field, lookups):
             raise _invalid_value()
+        elif lookups[-1] in _TEXT_LOOKUPS:
+            value = _as_form_text(value)
         if isinstance(value, str) and len(value) > _MAX_FILTER_LENGTH:
             raise ValidationError(_("At most %s characters.") % _MAX_FILTER_LENGTH)
         return Q((entry, value))
@@ -3413,6 +3452,15 @@ def _insert_first(record):
         record.save_base = insert
 
 
+def _say_as_forms(error):
+    """Let the errors of a model say what Django's forms say."""
+    usual = models.Field.default_error_messages["invalid_choice"]
+    for errors in error.update_error_dict({}).values():
+        for part in errors:
+            if part.code == "invalid_choice" and part.message == usual:
+                part.message = _form_message(forms.ChoiceField, "invalid_choice")
+
+
 #: SQLite keeps decimals as floating-point numbers, of which Django reads these digits.
 _SQLITE_DECIMALS = decimal.Context(prec=15)
 #: The days of a duration that a column of microseconds holds.
@@ -3440,10 +3488,9 @@ def _check_decimal(field, value, connection):
     if connection.vendor != "sqlite":
         return
     stored = field.get_db_prep_save(value, connection)
-    if isinstance(stored, str):  # It may also be an expression.
-        exact = decimal.Decimal(stored)
-        kept = _SQLITE_DECIMALS.create_decimal_from_float(float(exact))
-        if kept != exact:
+    if isinstance(stored, decimal.Decimal):  # It may also be an expression.
+        kept = _SQLITE_DECIMALS.create_decimal_from_float(float(stored))
+        if kept != stored:
             message = DecimalValidator.messages["max_digits"]
             raise ValidationError(message, params={"max": _SQLITE_DECIMALS.prec})
 
@@ -3741,6 +3788,7 @@ class _Draft:
                 record.clean_fields = lambda exclude=None: None
                 record.full_clean()
         except ValidationError as error:
+            _say_as_forms(error)
             for name, messages in _errors_by_field(error).items():
                 errors.setdefault(self.find_shown_name(name), []).extend(messages)
         finally:
