@@ -1423,7 +1423,7 @@ class _Members(_Part):
         return self.read_pks(sent, len(members)) == self.read_pks(members, len(members))
 
     def save(self, record, pks):
-        """Save the members of a record, of whatever manager some are hidden."""
+        """Save the members of a record, those that its manager hides among them."""
         getattr(record, self.name)(manager="_base_manager").set(pks)
 
 
@@ -2745,12 +2745,10 @@ def _read_text(field, value, is_form):
 def _read_time(field, value, is_form):
     """Read a time of day; raise ValueError for one with an offset: Django drops it."""
     text = _as_text(value)
-    if not _OFFSET_SIGNS.isdisjoint(text):
+    if re.search("[-+Zz]", text):
         raise ValueError("A time of day has no offset.")
     return field.to_python(text)
 
-
-_OFFSET_SIGNS = set("+-Zz")
 
 #: What forms send for booleans, besides the texts that BooleanField takes.
 _BOOLEANS = {"true": True, "on": True, "false": False, "off": False, "": False}
@@ -3456,9 +3454,10 @@ def _say_as_forms(error):
     """Let the errors of a model say what Django's forms say."""
     usual = models.Field.default_error_messages["invalid_choice"]
     for errors in error.update_error_dict({}).values():
-        for part in errors:
-            if part.code == "invalid_choice" and part.message == usual:
-                part.message = _form_message(forms.ChoiceField, "invalid_choice")
+        for field_error in errors:
+            if field_error.message == usual:
+                message = _form_message(forms.ChoiceField, "invalid_choice")
+                field_error.message = message
 
 
 #: SQLite keeps decimals as floating-point numbers, of which Django reads these digits.
@@ -4425,12 +4424,13 @@ class FormEndpoint(_ServedEndpoint):
         form = self._make_form(request)
         if not _is_valid(form):
             raise _invalid(form.errors)
+        uploads = contextlib.nullcontext()
         if hasattr(form, "instance"):
             _insert_first(form.instance)
-            with _storing_uploads(request, form.instance):
-                return form.save()
+            uploads = _storing_uploads(request, form.instance)
         if hasattr(form, "save"):
-            return form.save()
+            with uploads:
+                return form.save()
         for name, value in form.cleaned_data.items():
             field = form.fields.get(name)
             if isinstance(field, forms.ModelChoiceField):
