@@ -50,6 +50,7 @@ import datetime
 import decimal
 import difflib
 import enum
+import errno
 import functools
 import importlib.util
 import inspect
@@ -82,7 +83,12 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.files import File
 from django.core.files.uploadedfile import UploadedFile
 from django.core.signals import got_request_exception
-from django.core.validators import MaxValueValidator, MinValueValidator
+from django.core.validators import (
+    DecimalValidator,
+    MaxValueValidator,
+    MinValueValidator,
+    RegexValidator,
+)
 from django.db import connections, models, router, transaction
 from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models.expressions import RawSQL
@@ -102,6 +108,7 @@ from django.utils import timezone
 from django.utils.autoreload import autoreload_started
 from django.utils.choices import flatten_choices
 from django.utils.datastructures import MultiValueDict
+from django.utils.dateparse import parse_datetime
 from django.utils.duration import duration_iso_string
 from django.utils.functional import Promise, cached_property
 from django.utils.html import escape
@@ -781,6 +788,16 @@ def _root_key(model):
     return field
 
 
+def _find_children(model):
+    """Return the models that inherit a model's table, and the children of those."""
+    children = []
+    for relation in model._meta.concrete_model._meta.related_objects:
+        if relation.one_to_one and relation.parent_link:
+            child = relation.related_model
+            children += [child, *_find_children(child)]
+    return children
+
+
 def _model_fields(model):
     """Return by name, in order, the fields that a model has to show besides its pk."""
     fields = {}
@@ -1232,6 +1249,14 @@ class _Part:
     def read(self, draft, sent):
         """Read what was sent into a draft; raise ValidationError for a bad value."""
 
+    def agrees(self, draft, sent, reply):
+        """Return whether the record has what was sent, although it was not written.
+
+        `reply` is what the client gets of the record. Raise ValidationError for a bad
+        value.
+        """
+        return self.name in reply and _is_sent(reply[self.name], sent)
+
 
 class _Column(_Part):
     """A key whose value is in a column."""
@@ -1244,14 +1269,25 @@ class _Column(_Part):
         return _dump_column(batch.column(self.start), self.field)
 
     def read(self, draft, sent):
+        sent = _interpret(self.field, sent)
+        if sent is _NOT_SENT:
+            return
         value = _read_value(self.field, sent)
         try:
             setattr(draft.record, self.field.attname, value)
         except (AttributeError, *_UNREADABLE):
             # An attribute of a class of its own may refuse the value, as money does
             # without a currency.
-            raise _invalid_value() from None
-        _check_integer(self.field, value)
+            raise _invalid_value(self.field, value) from None
+
+    def agrees(self, draft, sent, reply):
+        if draft.shows(self, sent):
+            return True
+        if _is_special(self.field):
+            return False
+        trial = draft.copy_stored()
+        self.read(trial, sent)
+        return _is_same(self.field, draft.stored, trial.record)
 
 
 class _JSONColumn(_Column):
@@ -1278,7 +1314,14 @@ class _FileColumn(_Column):
         return _dump_column(files)
 
     def read(self, draft, sent):
-        self.field.save_form_data(draft.record, _read_file(self.field, sent))
+        file = _read_file(self.field, sent)
+        if file is None:
+            draft.unwritten.append(self.name)
+        else:
+            self.field.save_form_data(draft.record, file)
+
+    def agrees(self, draft, sent, reply):
+        return draft.shows(self, sent)
 
 
 class _ForeignKey(_Column):
@@ -1306,13 +1349,13 @@ class _ForeignKey(_Column):
         return _dump_column(self.find_pks(batch))
 
     def read(self, draft, sent):
-        value = _read_single(self.field, sent)
+        if self.agrees(draft, sent, {}):
+            return
+        value = _read_single(self.field, _interpret(self.field, sent))
         if value is None:
             setattr(draft.record, self.field.name, None)
             return
         pk = _read_pk(self.field.remote_field.model, value)
-        if self.refers_to(draft, pk):
-            return
         if self.can_refer(draft, pk):
             setattr(draft.record, self.field.attname, pk)
         else:
@@ -1322,12 +1365,37 @@ class _ForeignKey(_Column):
         self.field.run_validators(key)
         draft.checked_keys[self.field] = key
 
-    def refers_to(self, draft, pk):
-        """Return whether the stored record refers to a pk already: such a value may
-        stay, so that a record that was read can be sent back whole."""
-        if draft.stored is None or not self.target.primary_key:
+    def agrees(self, draft, sent, reply):
+        """Return whether the record refers to what was sent already.
+
+        Such a value may stay, so that a record that was read can be sent back whole.
+        """
+        sent = _interpret(self.field, sent)
+        if sent is _NOT_SENT:
+            return True
+        if draft.stored is None:
             return False
-        return pk == getattr(draft.record, self.field.attname)
+        value = _find_single(self.field, sent)
+        if value is None:
+            return self.shows_null(draft)
+        pk = _read_pk(self.field.remote_field.model, value)
+        return pk == self.find_stored_pk(draft)
+
+    def shows_null(self, draft):
+        """Return whether `get` shows null for the stored key, which may refer to
+        nothing."""
+        if getattr(draft.stored, self.field.attname) is None:
+            return True
+        return not self.field.db_constraint and self.encode(draft.batch) == ["null"]
+
+    def find_stored_pk(self, draft):
+        """Return the pk that the stored record refers to, None if it is no record's."""
+        key = getattr(draft.stored, self.field.attname)
+        if self.target.primary_key:
+            return key
+        rows = self.field.remote_field.model._base_manager.using(draft.batch.using)
+        rows = rows.filter(**{self.target.name: key})
+        return rows.values_list("pk", flat=True).first()
 
     def can_refer(self, draft, pk):
         """Return whether the record with a pk may be referred to, by a kept statement.
@@ -1446,19 +1514,42 @@ class _Members(_Part):
         return _dump_column(self.find_members(batch))
 
     def read(self, draft, sent):
-        values = _read_several(sent)
-        if not values and not self.field.blank:
-            raise ValidationError(self.field.error_messages["blank"])
-        if len(values) > _MAX_MEMBERS:
-            raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
-        related = self.field.remote_field.model
-        pks = {_read_pk(related, value) for value in values}
+        members = self.find_stored_members(draft)
+        pks = self.read_pks(sent, len(members))
+        if pks == members and draft.stored is not None:
+            return
+        if not pks and not self.field.blank:
+            raise _required()
         # Members may stay: a record that was read can be sent back whole.
-        members = []
-        if draft.stored is not None:
-            members = getattr(draft.stored, self.name).values_list("pk", flat=True)
-        draft.find_related(self.field, pks.difference(members))
-        draft.relations[self.name] = pks
+        added = pks - members
+        if len(added) > _MAX_MEMBERS:
+            raise _too_many_members()
+        draft.find_related(self.field, added)
+        draft.relations[self] = pks
+
+    def read_pks(self, sent, member_count):
+        """Return the set of the pks that were sent for a record with some members."""
+        values = _read_several(sent)
+        if len(values) > _MAX_MEMBERS + member_count:
+            raise _too_many_members()
+        related = self.field.remote_field.model
+        return {_read_pk(related, value) for value in values}
+
+    def find_stored_members(self, draft):
+        """Return the set of the pks of the stored record's members."""
+        if draft.stored is None:
+            return set()
+        rows = self.rows.using(draft.batch.using)
+        rows = rows.filter(**{self.source: draft.stored.pk})
+        return {member for _pk, member in rows if member is not None}
+
+    def agrees(self, draft, sent, reply):
+        members = reply.get(self.name, [])
+        return self.read_pks(sent, len(members)) == self.read_pks(members, len(members))
+
+    def save(self, record, pks):
+        """Save the members of a record, those that its manager hides among them."""
+        getattr(record, self.name)(manager="_base_manager").set(pks)
 
 
 class _ExpandedMembers(_Members):
@@ -1582,40 +1673,40 @@ class _Tags(_Part):
         columns = ("pk", self.key_name, "tag_id", "tag__name", "tag__slug")
         return _Statement(rows.values_list(*columns), *fields)
 
-    @cached_property
-    def must_cast(self):
-        """Whether the key is text, as generic keys may be, and the pk is not."""
-        is_text_pk = isinstance(_root_key(self.model), _TEXT_FIELDS)
+    def must_cast(self, model):
+        """Return whether the key is text, as generic keys may be, and a model's pk is
+        not."""
+        is_text_pk = isinstance(_root_key(model), _TEXT_FIELDS)
         return isinstance(self.key, _TEXT_FIELDS) and not is_text_pk
 
-    @property
-    def record_pk(self):
-        """The through table's key, as a pk of the model."""
-        if self.must_cast:
-            return Cast(self.key_name, _root_key(self.model))
+    def get_record_pk(self, model):
+        """Return the through table's key, as a pk of a model."""
+        if self.must_cast(model):
+            return Cast(self.key_name, _root_key(model))
         return F(self.key_name)
 
     @property
     def outer_pk(self):
         """The pk of an outer query's record, as a key of the through table."""
-        if self.must_cast:
+        if self.must_cast(self.model):
             return Cast(OuterRef("pk"), self.key)
         return OuterRef("pk")
 
-    def get_content_type(self):
+    def get_content_type(self, model):
         from django.contrib.contenttypes.models import ContentType
 
-        return ContentType.objects.get_for_model(self.model)
+        return ContentType.objects.get_for_model(model)
 
-    def get_items(self, using=None):
-        """Return the through table's rows of this model."""
+    def get_items(self, model, using=None):
+        """Return the through table's rows of a model."""
         items = self.through._base_manager.all()
         if self.is_generic:
-            items = items.filter(content_type=self.get_content_type())
+            items = items.filter(content_type=self.get_content_type(model))
         return items.using(using) if using else items
 
     def match_any(self, value):
-        """Return the condition that a record has any of the tags that were sent."""
+        """Return the condition that a record has any of the tags that were sent, or
+        that it is the parent of a record that has."""
         lookup = "tag__name__exact"
         if getattr(settings, "TAGGIT_CASE_INSENSITIVE", False):
             lookup = "tag__name__iexact"
@@ -1623,18 +1714,30 @@ class _Tags(_Part):
         if not names:
             return Q(pk__in=[])
         is_named = Q.create([(lookup, name) for name in names], connector=Q.OR)
-        items = self.get_items().filter(is_named)
-        return Q(pk__in=items.values_list(self.record_pk))
+        condition = Q(pk__in=self.find_tagged(self.model, is_named))
+        if self.is_generic:
+            # The tags of a child have the child's content type.
+            for child in _find_children(self.model):
+                tagged = self.find_tagged(child, is_named)
+                rows = child._base_manager.filter(pk__in=tagged)
+                condition |= Q(pk__in=rows.values(self.model._meta.pk.name))
+        return condition
+
+    def find_tagged(self, model, is_named):
+        """Return the query for the pks of a model's records with some tags."""
+        items = self.get_items(model).filter(is_named)
+        return items.values_list(self.get_record_pk(model))
 
     def rank(self, queryset, pk, using):
         """Return the records of a queryset that share tags with a record, most shared
         first."""
-        items = self.get_items(using)
+        items = self.get_items(self.model, using)
         own_tags = items.filter(**{self.key_name: pk}).values("tag_id")
         shared = items.filter(tag_id__in=own_tags)
         shared_by_one = shared.filter(**{self.key_name: self.outer_pk}).order_by()
         count = shared_by_one.values(self.key_name).values(shared=Count("pk"))
-        similar = queryset.filter(pk__in=shared.values_list(self.record_pk))
+        similar_pks = shared.values_list(self.get_record_pk(self.model))
+        similar = queryset.filter(pk__in=similar_pks)
         return similar.order_by(Subquery(count).desc(), "pk")
 
     def load_rows(self, pks, using):
@@ -1643,7 +1746,7 @@ class _Tags(_Part):
             return []
         values = [list(pks)]
         if self.is_generic:
-            values.insert(0, self.get_content_type().pk)
+            values.insert(0, self.get_content_type(self.model).pk)
         rows = self.rows.load(using, values=values).rows()
         if self.order:
             return list(rows)
@@ -1674,7 +1777,28 @@ class _Tags(_Part):
         return texts_by_tag
 
     def read(self, draft, sent):
-        draft.relations[self.name] = _read_tags(self.field, sent)
+        stored_names = []
+        if draft.stored is not None:
+            stored_names = self.find_names(draft.stored, draft.batch.using)
+        names = _read_tags(self.field, sent, stored_names)
+        if set(names) == set(stored_names) and draft.stored is not None:
+            return
+        if not names and not self.field.blank:
+            raise _required()
+        draft.relations[self] = names
+
+    def find_names(self, record, using):
+        """Return the names of a record's tags."""
+        rows = self.load_rows({self.key.to_python(record.pk)}, using)
+        return [name for _item, _key, _tag, name, _slug in rows]
+
+    def agrees(self, draft, sent, reply):
+        names = [tag["name"] for tag in reply.get(self.name, [])]
+        return set(_read_tags(self.field, sent, names)) == set(names)
+
+    def save(self, record, names):
+        """Save the tags of a record."""
+        getattr(record, self.name).set(names)
 
 
 class _AnyRecord(_Part):
@@ -2761,8 +2885,11 @@ def _check_content_type(request):
 
 
 class _FormValue(list):
-    """The texts and files that a form has for one key; a key that ends with [] gets a
-    plain list."""
+    """The texts and files that a form has for one key."""
+
+
+class _FormList(list):
+    """The texts and files that a form has for a key that ends with []."""
 
 
 def _read_keys(request):
@@ -2789,7 +2916,7 @@ def _read_form_keys(request):
         for key, values in data.lists():
             name = key.removesuffix("[]")
             if name not in sent:
-                sent[name] = _FormValue() if name == key else []
+                sent[name] = _FormValue() if name == key else _FormList()
             sent[name].extend(values)
     return sent
 
@@ -2809,12 +2936,13 @@ def _unknown_key(key, known_names):
     return _("Unknown key.")
 
 
-def _refuse_unknown(sent, shown):
-    """Return an error for each key that is not shown, up to a number."""
+def _refuse_unknown(sent, known, writable):
+    """Return an error for each key that is not known, up to a number; it may name one
+    of the writable keys."""
     errors = {}
     for key in sent:
-        if key not in shown and len(errors) < _MAX_EXPLAINED_KEYS:
-            errors[key] = [_unknown_key(key, shown)]
+        if key not in known and len(errors) < _MAX_EXPLAINED_KEYS:
+            errors[key] = [_unknown_key(key, writable)]
     return errors
 
 
@@ -2823,20 +2951,121 @@ def _refuse_unknown(sent, shown):
 _UNREADABLE = (ArithmeticError, LookupError, OSError, TypeError, ValueError)
 
 
-def _invalid_value():
-    return ValidationError(_("This value cannot be read."))
+def _form_message(field_class, code="invalid"):
+    """Return what Django's forms say of a wrong value of a form field's class."""
+    return field_class.default_error_messages[code]
+
+
+def _too_many_members():
+    return ValidationError(_("At most %s values.") % _MAX_MEMBERS)
+
+
+def _too_many_tags():
+    return ValidationError(_("At most %s tags.") % _MAX_TAGS)
+
+
+def _required():
+    return ValidationError(_form_message(forms.Field, "required"))
+
+
+def _invalid_value(field=None, value=None):
+    """Return the ValidationError for a value that cannot be read.
+
+    Its message is the field's own, if the project gave it one; else it is what Django's
+    forms say.
+    """
+    message = getattr(field, "error_messages", {}).get("invalid")
+    if message is None or _is_of_django(field, message):
+        message = _find_kind(field).invalid or RegexValidator.message
+    return ValidationError(message, params={"value": value})
+
+
+def _is_of_django(field, message):
+    """Return whether a message for a field is Django's, not the project's."""
+    for base in type(field).__mro__:
+        if base.__module__.startswith("django."):
+            if message in vars(base).get("default_error_messages", {}).values():
+                return True
+    return False
+
+
+@functools.lru_cache(maxsize=1024)
+def _make_form_field(field):
+    """Return the form field that Django makes for a field, None if it makes none.
+
+    None is made for a FilePathField, since that reads the folder.
+    """
+    if isinstance(field, models.FilePathField):
+        return None
+    return field.formfield()
+
+
+def _takes_text(field):
+    """Return whether a field may hold the empty text."""
+    return field.empty_strings_allowed and not isinstance(field, models.BinaryField)
+
+
+#: Stands for an empty text that means nothing: the field keeps its value or default.
+_NOT_SENT = object()
+
+
+def _interpret(field, sent):
+    """Return what was sent for a field, to be written, as Django's forms take it.
+
+    Text is stripped. An empty text is NULL or _NOT_SENT for a field that takes no text.
+    """
+    text = _only_value(sent)
+    is_form = isinstance(sent, _FormValue)
+    if not isinstance(text, str):
+        return sent
+    if isinstance(field, models.JSONField) and not is_form:
+        return sent
+    if _takes_text(field):
+        value = _interpret_text(field, text, is_form)
+    elif field.is_relation:
+        value = text or _interpret_blank(field)
+    else:
+        value = text.strip() or _interpret_blank(field)
+    if is_form and value is not _NOT_SENT:
+        return _FormValue([value])
+    return value
+
+
+def _interpret_text(field, text, is_form):
+    """Return a text as the form field of a field that takes text has it."""
+    form_field = _make_form_field(field)
+    if getattr(form_field, "strip", False):
+        text = text.strip()
+    if is_form and not text:
+        return getattr(form_field, "empty_value", text)
+    return text
+
+
+def _interpret_blank(field):
+    """Return what an empty text means for a field that takes no text."""
+    if field.null:
+        return None
+    if isinstance(field, (models.BooleanField, models.BinaryField)):
+        return ""
+    if field.blank:
+        return _NOT_SENT
+    raise _required()
+
+
+def _find_single(field, sent):
+    """Return the one value that was sent for a field, None for NULL."""
+    if not isinstance(sent, _FormValue):
+        return sent
+    if len(sent) != 1:
+        raise ValidationError(_("This key takes one value."))
+    if sent[0] == "null" and not _takes_text(field):
+        return None
+    return sent[0]
 
 
 def _read_single(field, sent):
-    """Return the one value that was sent for a field, None for NULL."""
-    value = sent
-    if isinstance(sent, _FormValue):
-        if len(sent) != 1:
-            raise ValidationError(_("This key takes one value."))
-        value = sent[0]
-        is_text = isinstance(field, _TEXT_FIELDS)
-        if value in ("", "null") and field.null and not is_text:
-            value = None
+    """Return the one value that was sent for a field, None for a NULL that it takes."""
+    value = _find_single(field, sent)
     if value is None and not field.null:
         raise ValidationError(field.error_messages["null"])
     return value
@@ -2844,22 +3073,66 @@ def _read_single(field, sent):
 
 def _read_several(sent):
     """Return the list that was sent; a form may send it as the text of a JSON list."""
-    if sent == [""]:
+    if sent == [""] and isinstance(sent, (_FormValue, _FormList)):
         return []
     text = _only_value(sent)
-    if isinstance(text, str) and text.startswith("[") and text is not sent:
-        with contextlib.suppress(ValueError):
-            sent = _parse_json(text)
+    if isinstance(text, str) and text is not sent:
+        parsed = _parse_list(text)
+        sent = sent if parsed is None else parsed
     if not isinstance(sent, list):
-        raise ValidationError(_("This key takes a list."))
+        raise ValidationError(_form_message(forms.MultipleChoiceField, "invalid_list"))
     return sent
 
 
+def _parse_list(text):
+    """Return the list of a JSON text, None for another text."""
+    if text.lstrip().startswith("["):
+        with contextlib.suppress(ValueError):
+            return _parse_json(text)
+    return None
+
+
 def _as_text(value):
-    """Return a JSON text or number as text; raise ValidationError for anything else."""
+    """Return a JSON text or number as text; raise ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise _invalid_value()
+        raise ValueError("It is neither a text nor a number.")
     return str(value)
+
+
+def _as_form_text(value):
+    """Return the text with which a form shows a plain value."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else _dump(value)
+
+
+def _is_sent(shown, sent):
+    """Return whether what was sent is a plain value that was shown, in JSON or as the
+    text of a form."""
+    if not isinstance(sent, _FormValue):
+        return _is_same_json(shown, sent)
+    text = _only_value(sent)
+    if not isinstance(text, str):
+        return False
+    return _unify_newlines(text) == _unify_newlines(_as_form_text(shown))
+
+
+def _unify_newlines(text):
+    """Return a text with the newlines of Unix: forms send those of Windows."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _is_same_json(one, other):
+    """Return whether two JSON values are the same; to Python True equals 1."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        if one.keys() != other.keys():
+            return False
+        return all(_is_same_json(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_same_json, one, other))
+    if isinstance(one, bool) is not isinstance(other, bool):
+        return False
+    return one == other
 
 
 def _read_text(field, value, is_form):
@@ -2869,6 +3142,14 @@ def _read_text(field, value, is_form):
         value = _read_datetime(value)
     _check_storable(value)
     return value
+
+
+def _read_time(field, value, is_form):
+    """Read a time of day; raise ValueError for one with an offset: Django drops it."""
+    text = _as_text(value)
+    if re.search("[-+Zz]", text):
+        raise ValueError("A time of day has no offset.")
+    return field.to_python(text)
 
 
 #: What forms send for booleans, besides the texts that BooleanField takes.
@@ -2893,8 +3174,9 @@ def _read_array(field, value, is_form):
     if isinstance(value, str):
         value = _parse_json(value)
     if not isinstance(value, list):
-        raise _invalid_value()
-    return [_read_value(field.base_field, item) for item in value]
+        raise ValueError("It is no list.")
+    base = field.base_field
+    return [_read_value(base, _interpret(base, item)) for item in value]
 
 
 class _Kind(NamedTuple):
@@ -2904,34 +3186,51 @@ class _Kind(NamedTuple):
     format: str = ""
     #: Called with the field, the value, and whether a form sent it.
     read: Callable = _read_text
+    #: The message for a value that cannot be read.
+    invalid: str = ""
 
 
 #: The kinds of fields, by the name of a class: models and forms name theirs alike. A
 #: subclass follows its nearest base listed here. How values become JSON is not said
 #: here but in _CONVERSIONS, since functions return values of no field.
 _KINDS = {
-    "ArrayField": _Kind(read=_read_array),
+    "ArrayField": _Kind(
+        read=_read_array,
+        invalid=_form_message(forms.MultipleChoiceField, "invalid_list"),
+    ),
     # The database counts these keys from 1: none gets so large that it becomes text.
-    "BigAutoField": _Kind(("integer",)),
-    "BigIntegerField": _Kind(("integer", "string")),
+    "BigAutoField": _Kind(("integer",), invalid=_form_message(forms.IntegerField)),
+    "BigIntegerField": _Kind(
+        ("integer", "string"), invalid=_form_message(forms.IntegerField)
+    ),
     "BinaryField": _Kind(("string",), "byte"),
     "BooleanField": _Kind(("boolean",), read=_read_boolean),
     "CharField": _Kind(("string",)),
     "ChoiceField": _Kind(("string",)),
-    "DateField": _Kind(("string",), "date"),
-    "DateTimeField": _Kind(("string",), "date-time"),
-    "DecimalField": _Kind(("string",), "decimal"),
-    "DurationField": _Kind(("string",), "duration"),
+    "DateField": _Kind(("string",), "date", invalid=_form_message(forms.DateField)),
+    "DateTimeField": _Kind(
+        ("string",), "date-time", invalid=_form_message(forms.DateTimeField)
+    ),
+    "DecimalField": _Kind(
+        ("string",), "decimal", invalid=_form_message(forms.DecimalField)
+    ),
+    "DurationField": _Kind(
+        ("string",), "duration", invalid=_form_message(forms.DurationField)
+    ),
     "EmailField": _Kind(("string",), "email"),
-    "FileField": _Kind(("string", "null"), "binary"),
+    "FileField": _Kind(
+        ("string", "null"), "binary", invalid=_form_message(forms.FileField)
+    ),
     "FilePathField": _Kind(("string",), read=_read_file_path),
-    "FloatField": _Kind(("number",)),
+    "FloatField": _Kind(("number",), invalid=_form_message(forms.FloatField)),
     "GenericIPAddressField": _Kind(("string",)),
-    "IntegerField": _Kind(("integer",)),
-    "JSONField": _Kind(read=_read_json),
+    "IntegerField": _Kind(("integer",), invalid=_form_message(forms.IntegerField)),
+    "JSONField": _Kind(read=_read_json, invalid=_form_message(forms.JSONField)),
     "TextField": _Kind(("string",)),
-    "TimeField": _Kind(("string",), "time-local"),
-    "UUIDField": _Kind(("string",), "uuid"),
+    "TimeField": _Kind(
+        ("string",), "time-local", _read_time, _form_message(forms.TimeField)
+    ),
+    "UUIDField": _Kind(("string",), "uuid", invalid=_form_message(forms.UUIDField)),
 }
 
 
@@ -2942,7 +3241,7 @@ def _find_kind(field):
     return _Kind()
 
 
-def _check_integer(field, value):
+def _check_form_integer(field, value):
     """Raise ValidationError for an integer that JavaScript would round, unless the
     field is for such ones. SQLite's integer columns all take them."""
     is_small = _find_kind(field).types == ("integer",)
@@ -2966,10 +3265,16 @@ def _read_value(field, sent):
     value = _read_single(field, sent)
     if value is None:
         return None
+    kind = _find_kind(field)
     try:
-        return _find_kind(field).read(field, value, isinstance(sent, _FormValue))
+        return kind.read(field, value, isinstance(sent, _FormValue))
+    except ValidationError as error:
+        message = getattr(error, "message", None)
+        if kind.invalid and _is_of_django(field, message):
+            raise _invalid_value(field, value) from None
+        raise
     except _UNREADABLE:
-        raise _invalid_value() from None
+        raise _invalid_value(field, value) from None
 
 
 #: Date-times within these days are valid in every time zone.
@@ -2994,11 +3299,15 @@ def _read_pk(model, sent):
     if isinstance(sent, dict):
         sent = sent.get("pk")
     field = _root_key(model)
-    pk = _read_value(field, sent)
-    # To Python 1_0 is a number, too.
-    if isinstance(pk, int) and not re.fullmatch("-?[0-9]+", str(sent)):
-        raise _invalid_value()
-    field.run_validators(pk)
+    try:
+        pk = _read_value(field, sent)
+        # To Python 1_0 is a number, too.
+        if isinstance(pk, int) and not re.fullmatch("-?[0-9]+", str(sent)):
+            raise _invalid_value(field)
+        field.run_validators(pk)
+    except ValidationError:
+        message = _form_message(forms.ModelChoiceField, "invalid_choice")
+        raise ValidationError(message) from None
     return pk
 
 
@@ -3012,35 +3321,58 @@ def _no_record(model, pk):
 def _read_file(field, sent):
     """Return the upload, False to clear the file, or None to leave it as it is."""
     value = _only_value(sent)
-    if value is None or value == "null":
+    if value is None or value == "null" and isinstance(sent, _FormValue):
         return False
     if isinstance(value, File):
         return field.formfield(required=False).clean(value, None)
     if not isinstance(value, str):
-        raise _invalid_value()
+        raise _invalid_value(field)
     return None
 
 
-def _read_tags(manager, sent):
-    """Return the tag names that were sent: a list, or text as taggit parses it.
+def _read_tags(manager, sent, present=()):
+    """Return the tag names that were sent, in order: a list, its JSON text, or text as
+    taggit parses it.
 
-    Each name is validated by the `name` field of the manager's tag model.
+    Each name is validated by the `name` field of the manager's tag model. Those that
+    are `present` already are kept as they are, and do not count.
     """
+    present = set(present)
+    field = manager.remote_field.model._meta.get_field("name")
+    sent_names = dict.fromkeys(_find_tag_names(manager, sent, present))
+    if len(sent_names.keys() - present) > _MAX_TAGS:
+        raise _too_many_tags()
+    names = {}
+    for name in sent_names:
+        if name not in present:
+            name = field.clean(name, None)
+        names[name] = True
+    return list(names)
+
+
+def _find_tag_names(manager, sent, present):
+    """Yield the tag names that were sent: those present as they are, others stripped
+    and without blank ones."""
     from taggit.utils import parse_tags
 
     value = _only_value(sent)
+    if value == "null" and value is not sent:
+        raise ValidationError(manager.error_messages["null"])
     if isinstance(value, str):
-        value = parse_tags(value)
-    if not isinstance(value, list) or len(value) > _MAX_TAGS:
-        raise ValidationError(_("Tags are text, or a list of at most %s.") % _MAX_TAGS)
-    field = manager.remote_field.model._meta.get_field("name")
-    names = set()
+        names = _parse_list(value)
+        value = parse_tags(value) if names is None else names
+    if not isinstance(value, list):
+        raise ValidationError(_("Tags are a text, or a list of names."))
+    if len(value) > _MAX_TAGS + len(present):
+        raise _too_many_tags()
     for tag in value:
         name = tag.get("name") if isinstance(tag, dict) else tag
         if not isinstance(name, str):
-            raise _invalid_value()
-        names.add(field.clean(name, None))
-    return sorted(names)
+            raise ValidationError(_("Tags are a text, or a list of names."))
+        if name in present:
+            yield name
+        elif name.strip():
+            yield name.strip()
 
 
 # --- What clients may ask of a list ---------------------------------------------------
@@ -3051,12 +3383,14 @@ _DATE_PARTS = {
     "date", "time", "year", "iso_year", "quarter", "month", "week", "week_day",
     "iso_week_day", "day", "hour", "minute", "second",
 }  # fmt: skip
+#: Lookups that compare with a text, whatever the field has.
+_TEXT_LOOKUPS = {
+    "iexact", "contains", "icontains", "startswith", "istartswith", "endswith",
+    "iendswith",
+}  # fmt: skip
 #: The lookups that a filter may use. Patterns are not among them, since one can run for
 #: ever; nor are the lookups of arrays and ranges, which take no plain text.
-_LOOKUPS = {
-    *_COMPARISONS, *_DATE_PARTS, "isnull", "in", "iexact", "contains", "icontains",
-    "startswith", "istartswith", "endswith", "iendswith",
-}  # fmt: skip
+_LOOKUPS = {*_COMPARISONS, *_DATE_PARTS, *_TEXT_LOOKUPS, "isnull", "in"}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -3084,8 +3418,11 @@ def _is_offered(field, lookups):
         own_lookups = field.get_lookups()
         if lookups[0] in own_lookups:
             return lookups in (["isnull"], ["exact"])
-        # The names before the lookup are keys of the JSON.
+        # The names before the lookup are keys of the JSON. Whether JSON contains other
+        # JSON is no question that each database can answer.
         lookups = [lookup for lookup in lookups if lookup in own_lookups]
+        if lookups == ["contains"]:
+            return False
     if not lookups:
         return True
     return lookups[-1] in _LOOKUPS and _DATE_PARTS.issuperset(lookups[:-1])
@@ -3097,6 +3434,14 @@ def _read_whole_number(sent, default):
     if not re.fullmatch("-?[0-9]+", text):
         return default
     return min(int(text[:30]), _MAX_SAFE_INTEGER)
+
+
+def _is_empty_text(sent):
+    """Return whether an empty text was sent, with which a form says that it does not
+    ask."""
+    if isinstance(sent, (_FormValue, _FormList)):
+        return sent == [""]
+    return sent == ""
 
 
 class _ListOptions:
@@ -3137,13 +3482,13 @@ class _ListOptions:
         conditions = []
         errors = {}
         for key, value in sent.items():
-            if value in ("", [""]) and key in self.known_keys:
-                continue  # So a filter form sends a box that is left empty.
             try:
                 if key == "order_by":
                     order = self.read_order(value) or order
-                else:
-                    conditions.append(self.read_condition(key, value))
+                    continue
+                make_condition = self.find_condition_maker(key)
+                if not _is_empty_text(value):
+                    conditions.append(make_condition(value))
             except ValidationError as error:
                 errors[key] = error.messages
             except _UNREADABLE:
@@ -3154,10 +3499,10 @@ class _ListOptions:
             raise _invalid(errors)
         return order, conditions
 
-    def read_condition(self, key, value):
-        """Return the condition that a key and its value make."""
+    def find_condition_maker(self, key):
+        """Return the function that makes a condition of the value of a key."""
         if key in self.condition_makers:
-            return self.condition_makers[key](value)
+            return self.condition_makers[key]
         raise ValidationError(_unknown_key(key, self.known_keys))
 
     def read_order(self, value):
@@ -3323,6 +3668,8 @@ class _ListOptions:
             raise _invalid_value()
         elif not _is_offered(field, lookups):
             raise _invalid_value()
+        elif lookups[-1] in _TEXT_LOOKUPS:
+            value = _as_form_text(value)
         if isinstance(value, str) and len(value) > _MAX_FILTER_LENGTH:
             raise ValidationError(_("At most %s characters.") % _MAX_FILTER_LENGTH)
         return Q((entry, value))
@@ -4042,7 +4389,7 @@ def _is_same(field, stored, modified):
     if isinstance(after, File) and not getattr(after, "_committed", False):
         return False  # A new upload, whatever its name.
     if isinstance(field, models.JSONField):
-        return repr(before) == repr(after)  # To Python True equals 1.
+        return _is_same_json(before, after)
     return before == after
 
 
@@ -4062,6 +4409,140 @@ def _insert_first(record):
         record.save_base = insert
 
 
+def _say_as_forms(error):
+    """Let the errors of a model say what Django's forms say."""
+    usual = models.Field.default_error_messages["invalid_choice"]
+    for errors in error.update_error_dict({}).values():
+        for field_error in errors:
+            if field_error.message == usual:
+                message = _form_message(forms.ChoiceField, "invalid_choice")
+                field_error.message = message
+
+
+#: SQLite keeps decimals as floating-point numbers, of which Django reads these digits.
+_SQLITE_DECIMALS = decimal.Context(prec=15)
+#: The days of a duration that a column of microseconds holds.
+_MAX_DAYS = 2**63 // (24 * 60 * 60 * 1_000_000)
+
+
+def _find_losses(record, skipped_names, using):
+    """Return by field name the messages for values that could not be read back."""
+    losses = {}
+    for field in record._meta.concrete_fields:
+        value = vars(record).get(field.attname)
+        if value is None or field.name in skipped_names:
+            continue
+        for field_class, check in _LOSS_CHECKS.items():
+            if isinstance(field, field_class):
+                try:
+                    check(field, value, connections[using])
+                except ValidationError as error:
+                    losses[field.name] = error.messages
+    return losses
+
+
+def _check_decimal(field, value, connection):
+    """Raise ValidationError for a decimal that SQLite would round."""
+    if connection.vendor != "sqlite":
+        return
+    stored = field.get_db_prep_save(value, connection)
+    if isinstance(stored, decimal.Decimal):  # It may also be an expression.
+        kept = _SQLITE_DECIMALS.create_decimal_from_float(float(stored))
+        if kept != stored:
+            message = DecimalValidator.messages["max_digits"]
+            raise ValidationError(message, params={"max": _SQLITE_DECIMALS.prec})
+
+
+def _check_duration(field, value, connection):
+    """Raise ValidationError for a duration beyond a column of microseconds."""
+    if connection.features.has_native_duration_field:
+        return
+    if isinstance(value, datetime.timedelta) and abs(value.days) >= _MAX_DAYS:
+        message = _form_message(forms.DurationField, "overflow")
+        message = message.format(min_days=-_MAX_DAYS + 1, max_days=_MAX_DAYS - 1)
+        raise ValidationError(message)
+
+
+def _check_integer(field, value, connection):
+    """Raise ValidationError for an integer that JavaScript would round, if the field is
+    not made for big ones."""
+    if isinstance(field, models.BigIntegerField) or not isinstance(value, int):
+        return
+    MaxValueValidator(_MAX_SAFE_INTEGER)(value)
+    MinValueValidator(-_MAX_SAFE_INTEGER)(value)
+
+
+#: By field class, what raises ValidationError for a value that would not come back.
+_LOSS_CHECKS = {
+    models.DecimalField: _check_decimal,
+    models.DurationField: _check_duration,
+    models.IntegerField: _check_integer,
+}
+
+
+# Files. A storage takes no part in transactions.
+
+
+@contextlib.contextmanager
+def _storing_uploads(request, record, find_name=str):
+    """Remember the files that a block stores for a record.
+
+    Raise AJAXError 400 for a file name that the storage cannot take, with an error
+    under the name that `find_name` gives for the field's.
+    """
+    uploads = _find_uploads(record)
+    request._ajax_uploads = [*getattr(request, "_ajax_uploads", ()), *uploads]
+    try:
+        yield
+    except (core_exceptions.SuspiciousFileOperation, OSError) as error:
+        is_name_bad = getattr(error, "errno", errno.ENAMETOOLONG) == errno.ENAMETOOLONG
+        for file in uploads:
+            # The fields are saved in order.
+            if is_name_bad and not file._committed:
+                message = _("Give the file another name.")
+                raise _invalid({find_name(file.field.name): [message]}) from error
+        raise
+
+
+def _find_uploads(record):
+    """Return the files of a record that its save() will store."""
+    uploads = []
+    for field in record._meta.concrete_fields:
+        if isinstance(field, models.FileField):
+            file = getattr(record, field.attname)
+            if file and not file._committed:
+                uploads.append(file)
+    return uploads
+
+
+@contextlib.contextmanager
+def _removing_uploads(request):
+    """Delete the files that a block stored for a write, if the block fails."""
+    try:
+        yield
+    except BaseException:
+        _remove_uploads(request)
+        raise
+
+
+def _remove_uploads(request):
+    """Delete the files that were stored for a write, unless a row refers to them.
+
+    The write may have been committed before the failure, and a storage may have
+    replaced a file of another record.
+    """
+    uploads = getattr(request, "_ajax_uploads", [])
+    for file in list(uploads):
+        model = file.instance._meta.model
+        rows = model._base_manager.using(router.db_for_write(model))
+        rows = rows.filter(**{file.field.name: file.name})
+        # In a broken transaction rows cannot be read: `dispatch` tries it again later.
+        with contextlib.suppress(DatabaseError):
+            if file._committed and not rows.exists():
+                file.storage.delete(file.name)
+            uploads.remove(file)
+
+
 class _Draft:
     """A record that is being written: what was sent is read into it, validated, saved.
 
@@ -4075,6 +4556,8 @@ class _Draft:
         self.plan = model_endpoint._plan
         self.request = model_endpoint.request
         self.sent = _read_keys(model_endpoint.request)
+        #: The keys that were sent and are not written.
+        self.unwritten = []
         self.errors = {}
         self.relations = {}
         #: By foreign key, the value that refers to a record, as was checked.
@@ -4085,15 +4568,114 @@ class _Draft:
         self.record = record
         self.stored = stored
         for key, value in self.find_sent_in_order():
-            part = self.plan.writable.get(key)
-            if part is None or (part.field.primary_key and stored is not None):
-                continue
+            part = self.find_writable(key)
             try:
-                part.read(self, value)
+                if part is None:
+                    self.unwritten.append(key)
+                elif not self.shows(part, value):
+                    part.read(self, value)
             except ValidationError as error:
                 self.errors[key] = error.messages
-        shown = {*self.plan.names, *self.plan.writable, *_pk_names(self.plan.model)}
-        self.errors.update(_refuse_unknown(self.sent, shown))
+        if stored is None:
+            self.require_relations()
+        # A custom encoder may show any key.
+        if not self.plan.is_custom:
+            self.refuse_unknown()
+
+    def find_writable(self, key):
+        """Return the part that is written under a key, None if there is none."""
+        part = self.plan.writable.get(key)
+        if part and part.field.primary_key and self.stored is not None:
+            return None
+        return part
+
+    def require_relations(self):
+        """Hold an error for each relation without a value that has to have one."""
+        for name, part in self.plan.writable.items():
+            is_required = part.field.many_to_many and not part.field.blank
+            if is_required and name not in self.sent:
+                self.errors[name] = _required().messages
+
+    def refuse_unknown(self):
+        """Hold an error for each key that is not shown."""
+        known = {*self.plan.names, *self.plan.writable, *_pk_names(self.plan.model)}
+        writable = list(filter(self.find_writable, self.plan.writable))
+        self.errors.update(_refuse_unknown(self.sent, known, writable))
+
+    # What is stored and shown already
+
+    @cached_property
+    def batch(self):
+        """The batch of the stored record."""
+        using = self.model_endpoint._using
+        return self.plan.reader.make_batch([self.stored], using, self.request)
+
+    @cached_property
+    def shown(self):
+        """What is shown of the stored record, where code of the project's says it."""
+        return _encode_records([self.stored], request=self.request)[0]
+
+    def shows(self, part, sent):
+        """Return whether `get` shows of the stored record what was sent for a part."""
+        if self.stored is None:
+            return False
+        is_form = isinstance(sent, _FormValue)
+        if isinstance(part, _JSONColumn) and is_form:
+            return False  # "1" may be a text in JSON, the form's text is a number.
+        if self.plan.is_custom or self.plan.is_escaped:
+            return part.name in self.shown and _is_sent(self.shown[part.name], sent)
+        if isinstance(part, _ForeignKey) or not isinstance(part, _Column):
+            return False
+        if _is_sent(json.loads(part.encode(self.batch)[0]), sent):
+            return True
+        return is_form and self.shows_moment(part, _only_value(sent))
+
+    def shows_moment(self, part, text):
+        """Return whether a text is the stored date-time in the current zone, in which
+        it may be ambiguous."""
+        stored = getattr(self.stored, part.field.attname)
+        is_aware = isinstance(stored, datetime.datetime) and timezone.is_aware(stored)
+        if not is_aware or not isinstance(text, str):
+            return False
+        with contextlib.suppress(OverflowError, ValueError):
+            return parse_datetime(text) == timezone.make_naive(stored)
+        return False
+
+    def copy_stored(self):
+        """Return a draft of a copy of the stored record."""
+        copied = copy.copy(self)
+        copied.record = _copy_record(self.stored)
+        return copied
+
+    def find_ignored(self, reply):
+        """Return the keys that were sent and not written, but for those of an update
+        that agree with the record.
+
+        `reply` is what the client gets of the record. If it is only a pk, the record is
+        hidden, and whether a key agrees with it must not be told.
+        """
+        is_hidden = reply.keys() == {"pk"}
+        ignored = []
+        for key in dict.fromkeys(self.unwritten):
+            if key in self.plan._key_names or key == self.model_endpoint.version_field:
+                continue
+            if self.stored is None or is_hidden or not self.agrees(key, reply):
+                ignored.append(key)
+        return ignored
+
+    def agrees(self, key, reply):
+        """Return whether a stored record has what was sent for a key."""
+        sent = self.sent[key]
+        if self.plan.is_custom:
+            for record in (self.shown, reply):
+                if key in record and _is_sent(record[key], sent):
+                    return True
+            return False
+        [part] = [part for part in self.plan.parts if part.name == key]
+        try:
+            return part.agrees(self, sent, reply)
+        except ValidationError:
+            return False
 
     def find_sent_in_order(self):
         """Return the keys that were sent, in the order of the model's fields, and their
@@ -4137,7 +4719,10 @@ class _Draft:
             )
             if is_refusal or not (self.errors or is_missing):
                 raise
-            raise AJAXError(403, _MESSAGES[403]) from error
+            hint = f"A hook failed over a value that is missing or wrong: {error}"
+            for name, messages in self.errors.items():
+                hint += f" {name}: {' '.join(map(str, messages))}"
+            raise AJAXError(403, _MESSAGES[403], **_hint(hint)) from error
 
     def find_unchanged(self):
         """Return the fields of which the value is stored already."""
@@ -4168,10 +4753,15 @@ class _Draft:
                 record.clean_fields = lambda exclude=None: None
                 record.full_clean()
         except ValidationError as error:
+            _say_as_forms(error)
             for name, messages in _errors_by_field(error).items():
                 errors.setdefault(self.find_shown_name(name), []).extend(messages)
         finally:
             vars(record).pop("clean_fields", None)
+        skipped_names = {*errors, *self.find_skipped_names()}
+        losses = _find_losses(record, skipped_names, self.model_endpoint._using)
+        for name, messages in losses.items():
+            errors.setdefault(self.find_shown_name(name), []).extend(messages)
         if errors:
             raise _invalid(errors)
 
@@ -4196,8 +4786,8 @@ class _Draft:
 
     def save_relations(self):
         """Save the values that can be saved only after the record."""
-        for name, values in self.relations.items():
-            getattr(self.record, name).set(values)
+        for part, values in self.relations.items():
+            part.save(self.record, values)
 
 
 # --- Operations -----------------------------------------------------------------------
@@ -4503,7 +5093,7 @@ class ModelEndpoint(_ServedEndpoint):
     def create(self, request):
         """Save a new record; return it as `get` would."""
         draft = _Draft(self)
-        with _transaction(self._using):
+        with _removing_uploads(request), _transaction(self._using):
             self.record = record = self.model()
             draft.read_into(record)
             with draft.refusing_first():
@@ -4511,10 +5101,11 @@ class ModelEndpoint(_ServedEndpoint):
                 self._permit("create", record)
             draft.validate()
             _insert_first(record)
-            self.save_record(request, record, True)
+            with _storing_uploads(request, record, draft.find_shown_name):
+                self.save_record(request, record, True)
             draft.save_relations()
             ajax_created.send(sender=self.model, instance=record, request=request)
-            return self._show_written(record.pk)
+            return self._show_written(record.pk, draft)
 
     def get(self, request):
         """Return the record."""
@@ -4530,7 +5121,7 @@ class ModelEndpoint(_ServedEndpoint):
     def update(self, request):
         """Save what changed of the record; return it as `get` would."""
         draft = _Draft(self)
-        with _transaction(self._using):
+        with _removing_uploads(request), _transaction(self._using):
             # Code of the project's that tracks changes wants the very instance that was
             # read to be saved.
             modified = self._get_record(locked=True)
@@ -4545,10 +5136,11 @@ class ModelEndpoint(_ServedEndpoint):
             if is_changed or draft.relations:
                 self.record = modified
                 if is_changed or self.version_field:
-                    self.save_record(request, modified, False)
+                    with _storing_uploads(request, modified, draft.find_shown_name):
+                        self.save_record(request, modified, False)
                 draft.save_relations()
                 ajax_updated.send(sender=self.model, instance=modified, request=request)
-            return self._show_written(stored.pk)
+            return self._show_written(stored.pk, draft)
 
     def delete(self, request):
         """Delete the record; return {"pk": ...}."""
@@ -4594,9 +5186,9 @@ class ModelEndpoint(_ServedEndpoint):
             if self.command == "clear":
                 command()
             elif self.command == "set":
-                command(self._read_tag_names(request, part.field))
+                command(self._read_tag_names(request, record, part))
             else:
-                command(*self._read_tag_names(request, part.field))
+                command(*self._read_tag_names(request, record, part))
             if self.version_field:
                 self.save_record(request, record, False)
             return json.loads(part.encode_tags([record.pk], self._using)[0])
@@ -4662,6 +5254,9 @@ class ModelEndpoint(_ServedEndpoint):
 
     # From the path to the operation
 
+    #: The keys that were sent to create() or update() and not written.
+    _ignored = ()
+
     @classmethod
     def _for_model(cls, model, request):
         """Return an endpoint for a model that another endpoint's request touches."""
@@ -4709,15 +5304,21 @@ class ModelEndpoint(_ServedEndpoint):
         return _missing(_("There is no such operation."), self.method, names)
 
     def _run(self, request):
-        """Return what the operation returns; a custom one on a record wants can_get to
-        allow it."""
+        """Return what the operation returns, with the keys that it ignored; a custom
+        one on a record wants can_get to allow it."""
         if self._operation.locks_record:
             with _transaction(self._using):
                 self._get_visible_record(locked=True)
                 return _success_response(super()._run(request), request)
         if self._operation.is_custom and self.pk is not None:
             self._get_visible_record()
-        return super()._run(request)
+        result = super()._run(request)
+        if not self._ignored or isinstance(result, (AJAXError, HttpResponseBase)):
+            return result
+        if not isinstance(result, EnvelopedResponse):
+            result = EnvelopedResponse(result, {})
+        metadata = {**result.metadata, "ignored": self._ignored}
+        return EnvelopedResponse(result.data, metadata)
 
     def _permit(self, name, *records, **modified):
         """Raise AJAXError 403 unless the hook of an operation allows it, and the user
@@ -4788,14 +5389,21 @@ class ModelEndpoint(_ServedEndpoint):
         message = _('%(model)s with id of "%(pk)s" not found.')
         return AJAXError(404, message % {"model": self.model.__name__, "pk": self.pk})
 
-    def _show_written(self, pk):
-        """Return a written record as `get` shows it, only its pk if `get` would not."""
+    def _show_record(self, pk):
+        """Return a record as `get` shows it, only its pk if `get` would not."""
         reader = self._plan.reader
         batch = reader.drop_refused(reader.load_one(pk, self, self._using))
         texts = self._plan.encode(batch)
         if texts:
             return _load(texts[0])
         return {"pk": _plain_column_value(pk, self.model._meta.pk)}
+
+    def _show_written(self, pk, draft):
+        """Return a written record; keep the keys that were ignored, for the reply."""
+        reply = self._show_record(pk)
+        ignored = dict.fromkeys([*self._ignored, *draft.find_ignored(reply)])
+        self._ignored = list(ignored)
+        return reply
 
     def _check_version(self, record, sent):
         """Raise AJAXError 409 if the record was changed since the user read it, 400 for
@@ -4810,7 +5418,7 @@ class ModelEndpoint(_ServedEndpoint):
             raise _invalid({name: error.messages}) from None
         if version != getattr(record, field.attname):
             message = _("Somebody else has changed this record.")
-            raise AJAXError(409, message, current=self._show_written(record.pk))
+            raise AJAXError(409, message, current=self._show_record(record.pk))
 
     # Lists and tags
 
@@ -4833,13 +5441,14 @@ class ModelEndpoint(_ServedEndpoint):
         texts = self._plan.encode(reader.load_visible(queryset[:size], self))
         return [_load(text) for text in texts]
 
-    def _read_tag_names(self, request, manager):
+    def _read_tag_names(self, request, record, part):
         """Return the names of the tags that were sent, or raise AJAXError 400."""
         sent = _read_keys(request)
-        errors = _refuse_unknown(sent, ["tags"])
+        errors = _refuse_unknown(sent, ["tags"], ["tags"])
         names = []
         try:
-            names = _read_tags(manager, sent.get("tags"))
+            stored_names = part.find_names(record, self._using)
+            names = _read_tags(part.field, sent.get("tags"), stored_names)
         except ValidationError as error:
             errors["tags"] = error.messages
         if errors:
@@ -4859,10 +5468,13 @@ class FormEndpoint(_ServedEndpoint):
         form = self._make_form(request)
         if not _is_valid(form):
             raise _invalid(form.errors)
+        uploads = contextlib.nullcontext()
         if hasattr(form, "instance"):
             _insert_first(form.instance)
+            uploads = _storing_uploads(request, form.instance)
         if hasattr(form, "save"):
-            return form.save()
+            with uploads:
+                return form.save()
         for name, value in form.cleaned_data.items():
             field = form.fields.get(name)
             if isinstance(field, forms.ModelChoiceField):
@@ -4910,7 +5522,7 @@ def _clean_storable(clean, field, value, *initial):
             _parse_json(value or "null")
         cleaned = _check_times(clean(value, *initial))
         _check_storable(cleaned)
-        _check_integer(field, cleaned)
+        _check_form_integer(field, cleaned)
         return cleaned
     except (*_UNREADABLE, RecursionError):
         # What Django's fields let through: numbers beyond a column, odd base64.
@@ -5562,7 +6174,7 @@ def dispatch(request, names, **captured):
         _check_csrf(request, resolved)
         resolved._authorize(request)
         _read_body(request)
-        with contextlib.ExitStack() as stack:
+        with _removing_uploads(request), contextlib.ExitStack() as stack:
             locks = not resolved._operation.reads
             _enter_atomic_requests(stack, resolved, locks)
             response = _success_response(resolved._run(request), request)
