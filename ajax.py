@@ -835,7 +835,8 @@ class _Access:
         model_endpoint = self.find_endpoint(model)
         label = model._meta.app_label
         try:
-            return model_endpoint.authenticate(self.request, label, "get")
+            answer = model_endpoint.authenticate(self.request, label, "get")
+            return _is_yes(model_endpoint, "authenticate", answer)
         except core_exceptions.PermissionDenied:
             return False
         except AJAXError as error:
@@ -2095,7 +2096,8 @@ class _Reader:
         model_endpoint = batch.model_endpoint
         records = []
         for record in batch.records:
-            if model_endpoint.can_get(model_endpoint.user, record):
+            answer = model_endpoint.can_get(model_endpoint.user, record)
+            if _is_yes(model_endpoint, "can_get", answer):
                 records.append(record)
         return _Instances(self.plan, records, batch.using, model_endpoint)
 
@@ -2984,18 +2986,42 @@ def _takes_keyword(function, name):
     return False
 
 
-def _call_hook(hook, *arguments, **modified):
-    """Call a hook with as many arguments as it takes: the old package's took fewer.
+def _fit_arguments(hook, arguments, modified):
+    """Return as many arguments as a hook takes, and those that it takes by keyword.
 
-    A hook that takes `modified` as a keyword gets it so.
+    The hooks of the old package took fewer. A hook that takes `modified` as a keyword
+    gets it so.
     """
     function = getattr(hook, "__func__", hook)
     if modified and not _takes_keyword(function, "modified"):
-        arguments = (*arguments, modified.pop("modified"))
+        arguments = (*arguments, modified["modified"])
+        modified = {}
     places = _count_places(function)
     if function is not hook:
         places -= 1  # The place of `self`.
-    return hook(*arguments[:places], **modified)
+    return arguments[:places], modified
+
+
+def _call_hook(hook, *arguments, **modified):
+    """Call a hook with as many arguments as it takes."""
+    arguments, modified = _fit_arguments(hook, arguments, modified)
+    return hook(*arguments, **modified)
+
+
+def _is_yes(owner, hook, answer):
+    """Return whether the answer of a hook, a method of `owner`, is yes.
+
+    Raise TypeError for an answer that is always true: a coroutine, a generator, or a
+    method that was not called.
+    """
+    if isinstance(answer, (bool, type(None))):
+        return bool(answer)
+    is_generator = inspect.isgenerator(answer) or inspect.isasyncgen(answer)
+    if is_generator or inspect.isawaitable(answer) or callable(answer):
+        place = f"{type(owner).__name__}.{hook}"
+        kind = type(answer).__name__
+        raise TypeError(f"{place} returned a {kind} instead of True or False.")
+    return bool(answer)
 
 
 def _takes_one(function, *before):
@@ -3014,6 +3040,12 @@ def _takes_request(function, *before):
     if names[position : position + 1] != ["request"]:
         return False
     return _takes_one(function, *before)
+
+
+def _is_operation(value):
+    """Return whether an attribute of an endpoint class has the shape of an operation: a
+    method of which the only required argument is called `request`."""
+    return inspect.isfunction(value) and _takes_request(inspect.unwrap(value), "self")
 
 
 # --- Transactions ---------------------------------------------------------------------
@@ -3145,7 +3177,8 @@ class _Draft:
         related_endpoint = _get_access(self.request).find_endpoint(related)
         records = {}
         for record in rows:
-            if related_endpoint.can_get(related_endpoint.user, record):
+            answer = related_endpoint.can_get(related_endpoint.user, record)
+            if _is_yes(related_endpoint, "can_get", answer):
                 records[record.pk] = record
         for pk in pks:
             if pk not in records:
@@ -3301,9 +3334,7 @@ def _operations(endpoint_class):
             if name.startswith("_") or hasattr(ModelEndpoint, name):
                 continue
             is_overridden = getattr(endpoint_class, name) is not value
-            if is_overridden or not inspect.isfunction(value):
-                continue
-            if _takes_request(inspect.unwrap(value), "self"):
+            if not is_overridden and _is_operation(value):
                 operations[name] = _Operation(name, None, is_custom=True)
     return operations
 
@@ -3415,7 +3446,8 @@ class _ServedEndpoint(BaseEndpoint):
         default = f"{__name__}.BaseAuthentication"
         dotted_path = getattr(settings, "AJAX_AUTHENTICATION", default)
         authentication = import_string(dotted_path)()
-        return authentication.is_authenticated(request, application, method)
+        answer = authentication.is_authenticated(request, application, method)
+        return _is_yes(authentication, "is_authenticated", answer)
 
     def _find_operation(self):
         """Return the operation that the path names."""
@@ -3425,7 +3457,8 @@ class _ServedEndpoint(BaseEndpoint):
         """Raise AJAXError 403 if the user may not call, 415 if the body's type is none
         that is read."""
         self.request = request
-        if not self.authenticate(request, self.application, self.method):
+        answer = self.authenticate(request, self.application, self.method)
+        if not _is_yes(self, "authenticate", answer):
             extra = {} if self.user.is_authenticated else _login_url()
             raise self._refusal("authenticate", _("User is not authorized."), **extra)
         if request.content_type not in _TYPES and request.body:
@@ -3550,7 +3583,7 @@ class ModelEndpoint(_ServedEndpoint):
 
     def list(self, request):
         """Return a page of records; `total` and the like go beside them."""
-        if not self.can_list(self.user):
+        if not _is_yes(self, "can_list", self.can_list(self.user)):
             raise self._refusal("can_list")
         sent = _read_keys(request)
         default_size, largest_size = self._get_page_sizes()
@@ -3702,7 +3735,8 @@ class ModelEndpoint(_ServedEndpoint):
         has the permission, if it is wanted."""
         operation = _OPERATIONS[name]
         hook = getattr(self, operation.hook)
-        if not _call_hook(hook, self.user, *records, **modified):
+        answer = _call_hook(hook, self.user, *records, **modified)
+        if not _is_yes(self, operation.hook, answer):
             raise self._refusal(operation.hook)
         if self._wants_permissions:
             opts = self.model._meta
@@ -3751,7 +3785,7 @@ class ModelEndpoint(_ServedEndpoint):
     def _get_visible_record(self, locked=False):
         """Return the record of the path; raise AJAXError 403 if can_get says no."""
         record = self._get_record(locked=True) if locked else self.record
-        if not self.can_get(self.user, record):
+        if not _is_yes(self, "can_get", self.can_get(self.user, record)):
             raise self._refusal("can_get")
         return record
 

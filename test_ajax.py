@@ -3069,6 +3069,56 @@ class Permissions(AjaxTestCase):
                 self.assertEqual(public, names)
 
 
+# --- Refusals -------------------------------------------------------------------------
+
+
+class Refusals(AjaxTestCase):
+    def test_an_answer_that_is_always_true_is_an_error(self):
+        async def answer():
+            return False
+
+        supplier = Supplier.objects.create()
+        offer = Offer.objects.create(article=self.article, supplier=supplier)
+        calls = [
+            ("authenticate", Article, f"{self.path}/get", {}),
+            ("authenticate", Article, f"shop/offer/{offer.pk}/get", {}),
+            ("can_get", Article, f"{self.path}/get", {}),
+            ("can_get", Article, f"{self.path}/publish", {}),
+            ("can_get", Category, f"{self.path}/update", {"category": self.news.pk}),
+            ("can_list", Article, "shop/article/list", {}),
+            ("can_update", Article, f"{self.path}/update", {"title": "x"}),
+            ("can_delete", Article, f"{self.path}/delete", {}),
+            ("can_create", Article, "shop/article", {"title": "x"}),
+        ]
+        always_true = {
+            "coroutine": lambda: answer(),
+            "generator": lambda: (number for number in []),
+            "function": lambda: answer,
+            "ManyRelatedManager": lambda: self.user.groups,
+        }
+        for (name, served, path, data), kind in itertools.product(calls, always_true):
+            made = []
+
+            def hook(self, *arguments, kind=kind, made=made):
+                made.append(always_true[kind]())
+                return made[-1]
+
+            with self.subTest(name, path=path, kind=kind), self.settings(DEBUG=True):
+                self.serve(served, **{name: hook})
+                reply = self.post(path, data, status=500)
+                message = f"{served.__name__}Endpoint.{name} returned a {kind}"
+                self.assertIn(message, reply["data"]["message"])
+                self.doCleanups()
+            if kind == "coroutine":
+                for coroutine in made:
+                    coroutine.close()
+        # Other answers count as Python counts them.
+        self.serve(Article, can_list=lambda self, user: Group.objects.all())
+        self.post("shop/article/list", status=403)
+        Group.objects.create(name="x")
+        self.post("shop/article/list")
+
+
 # --- Writing --------------------------------------------------------------------------
 
 from django.db.models.signals import m2m_changed
