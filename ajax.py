@@ -5108,6 +5108,8 @@ def _missing(message, sent, names=None):
     if not settings.DEBUG:
         return AJAXError(404, message)
     if names is None:
+        if hint := _explain_unexposed(*sent.split("/")):
+            return AJAXError(404, message, hint=hint)
         names = {"/".join(pair) for pair in _discovery.functions}
         for _base, label, name in endpoint._paths:
             names.add(f"{label}/{name}")
@@ -5631,8 +5633,11 @@ urlpatterns = [
 def _check_copies():
     """Find a second copy of this file under another import name (E004).
 
-    What is registered with one copy is not served by the other.
+    What is registered with one copy is not served by the other. Look once all of the
+    project is imported; errors of its URLconf are for Django's own check to report.
     """
+    with contextlib.suppress(Exception):
+        importlib.import_module(settings.ROOT_URLCONF)
     for name, module in sorted(sys.modules.items()):
         model_endpoint_class = getattr(module, "ModelEndpoint", None)
         defined_in = getattr(model_endpoint_class, "__module__", None)
@@ -5660,28 +5665,61 @@ def _check_exposure():
 
     Their author may believe that pages can call them.
     """
-    hint = (
-        "To expose a function, name its first parameter request, and use "
-        "functools.wraps in its decorators. To expose an object, extend BaseEndpoint. "
+    to_hide = (
         "To hide it, begin its name with an underscore, or list the endpoints in "
         "__all__."
     )
     for module in _endpoints_modules():
-        if hasattr(module, "__all__"):
-            continue
         for name, value in vars(module).items():
-            is_private = name.startswith("_")
-            if not is_private and _looks_exposed(value, module):
-                yield "W004", f"{module.__name__}.{name} is not exposed.", hint
+            if _looks_exposed(name, value, module):
+                message = f"{module.__name__}.{name} is not exposed."
+                yield "W004", message, f"{_explain_exposure(value)} {to_hide}"
 
 
-def _looks_exposed(value, module):
+def _looks_exposed(name, value, module):
     """Whether a module's own function or object could be an endpoint, but is none."""
-    if getattr(value, "__module__", None) != module.__name__:
+    if name.startswith("_") or isinstance(value, type) or not callable(value):
         return False
-    if isinstance(value, type) or not _takes_one(value):
+    if hasattr(module, "__all__") or not _takes_one(value):
+        return False
+    is_own = getattr(value, "__module__", None) == module.__name__
+    if not is_own and (inspect.isroutine(value) or _is_imported(name, value, module)):
         return False
     return not _is_exposed(value, module)
+
+
+def _is_imported(name, value, module):
+    """Whether another module than this one has an object under the same name."""
+    for other in list(sys.modules.values()):
+        names = getattr(other, "__dict__", {})
+        if other is not module and names.get(name) is value:
+            return True
+    return False
+
+
+def _explain_unexposed(label, name):
+    """Return why a name in the endpoints.py of an app is no endpoint, None if there is
+    no such name."""
+    for module in _endpoints_modules():
+        if apps.get_containing_app_config(module.__name__).label == label:
+            value = getattr(module, name, None)
+            if _looks_exposed(name, value, module):
+                place = f"{module.__name__}.{name}"
+                return f"{place} is not exposed. {_explain_exposure(value)}"
+    return None
+
+
+def _explain_exposure(value):
+    """Return what has to be changed to expose a function or an object."""
+    if inspect.isfunction(inspect.unwrap(value)):
+        return (
+            "To expose it, name its first parameter request, and use functools.wraps "
+            "in its decorators."
+        )
+    return (
+        "To expose it, let its class extend ajax.BaseEndpoint, or call it in a "
+        "function that takes request."
+    )
 
 
 class _NameRules:
@@ -5796,6 +5834,24 @@ def _check_names(model, endpoint_class):
                 yield "E002", f"{message} have or offer.", rules.suggest(name)
 
 
+def _check_encoder_names(model, model_encoder):
+    """Find names in an encoder that its model does not have (E002).
+
+    A misspelt name in `exclude` would hide nothing.
+    """
+    if model_encoder._is_custom:
+        return  # It may show names of its own.
+    rules = _NameRules(model, endpoint.find(model))
+    relations = {field.name for field in model._meta.get_fields()}
+    class_name = type(model_encoder).__name__
+    for attribute in ("include", "exclude"):
+        for name in getattr(model_encoder, attribute, ()):
+            is_name = isinstance(name, str) and rules.is_key(name)
+            if not is_name and name not in relations:
+                message = f"The {class_name} of {_label(model)} names {name!r}, which"
+                yield "E002", f"{message} it does not have.", rules.suggest(name)
+
+
 def _check_authentication():
     """Find a class in AJAX_AUTHENTICATION that cannot be used (E002)."""
     try:
@@ -5823,27 +5879,81 @@ def _check_hidden_create(model, endpoint_class):
 
 
 def _check_expansions(model, endpoint_class):
-    """Find models that a foreign key shows, though nothing says what they show (W001).
+    """Find models that a foreign key shows or refers to, though nothing says what may
+    be shown of them, and which records may be referred to (W001).
 
     Their authors may not know that all of their fields can be read.
     """
     plan = _Plan(model, endpoint_class, True)
-    for related_model in dict.fromkeys(plan.expansions.models):
-        has_endpoint_class = endpoint.find(related_model) is not ModelEndpoint
-        is_described = has_endpoint_class or encoder.find(related_model)
-        # By default, user models show only the pk and the username.
-        if not is_described and not _is_user_model(related_model):
-            message = (
-                f"{endpoint_class.__name__} shows all fields of "
-                f"{_label(related_model)}. No endpoint class or encoder says whether "
-                "it may."
-            )
-            hint = (
-                f"Register an endpoint class for {related_model.__name__} (with "
-                'fields = "__all__" to show all), or an encoder; or leave it out of '
-                "`expand`."
-            )
-            yield "W001", message, hint
+    shown_models = plan.expansions.models
+    referred_models = _find_referred_models(plan)
+    for related in dict.fromkeys([*shown_models, *referred_models]):
+        if not _is_described(related):
+            is_shown = related in shown_models
+            is_referred = related in referred_models
+            name = endpoint_class.__name__
+            yield "W001", *_describe_open(name, related, is_shown, is_referred)
+
+
+def _find_referred_models(plan):
+    """Return the models of which clients may write any pk, as far as nobody narrows
+    them for this endpoint."""
+    if _overrides(plan.endpoint_class, "get_field_queryset"):
+        return []
+    related_models = []
+    for part in plan.writable.values():
+        is_relation = isinstance(part, (_ForeignKey, _Members))
+        if is_relation and not part.field.get_limit_choices_to():
+            related_models.append(part.field.remote_field.model)
+    return related_models
+
+
+def _is_described(model):
+    """Return whether the project says what may be seen of a model. By default, user
+    models show only the pk and the username."""
+    if endpoint.has(model) or endpoint.is_closed(model):
+        return True
+    return encoder.find(model) is not None or _is_user_model(model)
+
+
+def _describe_open(name, related, is_shown, is_referred):
+    """Return the message and the hint about a model that nothing is said about."""
+    verbs = []
+    hint = f"Register an endpoint class for {related.__name__}"
+    if is_shown:
+        verbs.append(f"shows all fields of {_label(related)}")
+        hint += (
+            ' (with fields = "__all__" to show all), or an encoder; or leave it out of '
+            "`expand`"
+        )
+    if is_referred:
+        verbs.append(f"lets users refer to any {_label(related)}")
+        hint += "; or put what refers to it into readonly_fields"
+    message = f"{name} {' and '.join(verbs)}. No endpoint or encoder says who may."
+    return message, f"{hint}."
+
+
+def _check_form_replies(form_class, endpoint_class):
+    """Find models that the reply of a ModelForm shows, though nothing says what may be
+    shown of them (W001).
+
+    The record that it saves is shown as its model's endpoint shows it, or else with the
+    fields of the form.
+    """
+    options = getattr(form_class, "_meta", None)
+    if options is None:
+        return
+    model = options.model
+    model_fields = _model_fields(model)
+    shown_class = endpoint.find(model)
+    if not _is_described(model):
+        names = [name for name in form_class.base_fields if name in model_fields]
+        shown_class = type("_FormFields", (ModelEndpoint,), {"fields": names})
+    plan = _Plan(model, shown_class, True)
+    for related in dict.fromkeys(plan.expansions.models):
+        if not _is_described(related):
+            name = form_class.__name__
+            yield "W001", *_describe_open(name, related, True, False)
 
 
 def _may_hide(model):
@@ -5916,17 +6026,41 @@ def _check_totals(model, endpoint_class):
         yield "W003", message, hint
 
 
-def _check_endpoint(model, endpoint_class):
-    """Run the checks of one model's endpoint class."""
-    name_errors = list(_check_names(model, endpoint_class))
-    yield from name_errors
+#: The checks of a model and its endpoint class. Those that make a plan, for which all
+#: names have to exist, come after the others.
+_ENDPOINT_CHECKS = (_check_hidden_create, _check_totals)
+_PLAN_CHECKS = (_check_sorting, _check_expansions, _check_visitors)
+
+
+def _check_registries():
+    """Return the messages about all that is registered."""
+    served_models = []
+    served_forms = []
+    for served, endpoint_class in endpoint._registry.items():
+        if issubclass(endpoint_class, FormEndpoint):
+            served_forms.append((served, endpoint_class))
+        else:
+            served_models.append((served, endpoint_class))
+    messages = _make_messages(_check_authentication())
+    for model, model_encoder in encoder._registry.items():
+        results = _check_encoder_names(model, model_encoder)
+        messages += _make_messages(results, type(model_encoder))
+    name_errors = _apply_checks([_check_names], served_models)
+    messages += name_errors + _apply_checks(_ENDPOINT_CHECKS, served_models)
     if not name_errors:
-        # The check of expansions makes a plan, for which all names have to exist.
-        yield from _check_hidden_create(model, endpoint_class)
-        yield from _check_totals(model, endpoint_class)
-        yield from _check_sorting(model, endpoint_class)
-        yield from _check_expansions(model, endpoint_class)
-        yield from _check_visitors(model, endpoint_class)
+        messages += _apply_checks(_PLAN_CHECKS, served_models)
+        messages += _apply_checks([_check_form_replies], served_forms)
+    return messages
+
+
+def _apply_checks(endpoint_checks, served):
+    """Return the messages of some checks about pairs of a model and its class."""
+    messages = []
+    for model, endpoint_class in served:
+        for check in endpoint_checks:
+            results = check(model, endpoint_class)
+            messages += _make_messages(results, endpoint_class)
+    return messages
 
 
 def _make_messages(results, endpoint_class=None):
@@ -5940,16 +6074,12 @@ def _make_messages(results, endpoint_class=None):
 
 def _run_checks(app_configs=None, **kwargs):
     """Return the messages of all checks, for Django's system check framework."""
-    messages = _make_messages(_check_copies())
-    import_errors = _make_messages(_check_imports())
-    if import_errors:
-        return messages + import_errors
-    messages += _make_messages(_check_exposure())
-    messages += _make_messages(_check_authentication())
-    for model, endpoint_class in endpoint._registry.items():
-        if issubclass(endpoint_class, ModelEndpoint):
-            results = _check_endpoint(model, endpoint_class)
-            messages += _make_messages(results, endpoint_class)
+    messages = _make_messages(_check_imports())
+    is_imported = not messages
+    messages += _make_messages(_check_copies())
+    if is_imported:
+        messages += _make_messages(_check_exposure())
+        messages += _check_registries()
     return messages
 
 

@@ -8375,7 +8375,7 @@ class Checks(AjaxTestCase):
 
     def test_names_that_are_not_there_are_e002_with_what_may_have_been_meant(self):
         for attribute, names, meant in [
-            ("expand", ["autor"], "author"),
+            ("expand", ["autor"], "author"), ("expand", ["category", 3], None),
             ("expand", ["category__title"], None), ("ordering", ["-titel"], "title"),
             ("sortable_by", [None], None), ("list_filter", ["__all__"], None),
             ("sortable_by", ["category__titel"], None),
@@ -8421,7 +8421,9 @@ class Checks(AjaxTestCase):
 
     def test_a_function_or_form_in_the_place_of_a_create_is_e003(self):
         # A class in zoo's endpoints.py serves its model at zoo/group as well.
-        for operations, is_told in [(None, True), (["create"], True), (["get"], False)]:
+        for operations, is_told in [
+            (None, True), (["create"], True), (["get"], False), ([], False)
+        ]:  # fmt: skip
             with self.subTest(operations), self.apps(zoo="def group(request): pass"):
                 self.post("zoo/group")
                 zoo = {"__module__": "zoo.endpoints", "operations": operations}
@@ -8449,7 +8451,10 @@ class Checks(AjaxTestCase):
         (message,) = self.said("ajax.W001", Permission)
         self.assertIn("PermissionEndpoint", message)
         self.assertIn("contenttypes.ContentType", message)
-        for attributes in ({"expand": 0}, {"exclude": ["content_type"]}):
+        for attributes in (
+            {"expand": 0, "readonly_fields": ["content_type"]},
+            {"exclude": ["content_type"]},
+        ):
             with self.subTest(attributes):
                 self.assertEqual(self.said("ajax.W001", Permission, **attributes), [])
         self.serve(ContentType, fields="__all__")
@@ -8459,7 +8464,8 @@ class Checks(AjaxTestCase):
 
     def test_so_is_one_behind_a_model_that_can_get_guards(self):
         self.serve(WEB[1], can_get=yes)
-        (message,) = self.said("ajax.W001", WEB[0], expand=["to_b__to_c"])
+        options = {"fields": ["to_b"], "expand": ["to_b__to_c"]}
+        (message,) = self.said("ajax.W001", WEB[0], **options)
         self.assertIn("Webc", message)
 
     def test_a_list_that_counts_what_can_get_refuses_is_w003(self):
@@ -8468,6 +8474,7 @@ class Checks(AjaxTestCase):
         for attributes, is_told in [
             (both, True), (both | {"operations": ["get", "list"]}, True),
             (both | {"operations": ["get"]}, False), (both | narrowed, False),
+            (both | {"operations": []}, False),
             ({"can_get": yes}, False), ({"can_list": yes}, False), (narrowed, False),
         ]:  # fmt: skip
             with self.subTest(attributes):
@@ -8498,13 +8505,43 @@ class Checks(AjaxTestCase):
         self.assertEqual(self.said("ajax.W006", Article, authenticate=yes), [])
 
     def test_callables_that_are_not_exposed_are_named_by_w004(self):
-        tools = "giving helper short anything decorated plain_object"
+        tools = "giving helper short anything decorated plain_object partial_view"
         sources = {"others": OTHERS, "tools": EXPOSED + NOT_EXPOSED, "listing": LISTED}
         with self.apps(**sources):
             for app, lost in [("others", "adding"), ("tools", tools), ("listing", "")]:
                 found = " ".join(self.messages("ajax.W004", f"{app}.endpoints"))
                 names = re.findall(r"endpoints\.(\w+)", found)
                 self.assertCountEqual(names, lost.split())
+
+    def test_w004_says_how_an_object_or_a_function_is_exposed(self):
+        logic = """
+            class Create:
+                def __call__(self, request): return 1
+            create_elsewhere = Create()
+            """
+        shop = """
+            from logic.endpoints import Create, create_elsewhere
+            class CreateCustomer:
+                def __call__(self, request): return 1
+            create_customer, create_order, constant = CreateCustomer(), Create(), 5
+            def create_bill(customer): return 1
+            """
+        with self.apps(logic=logic, customers=shop):
+            found = self.messages("ajax.W004", "customers.endpoints")
+            names = re.findall(r"endpoints\.(\w+)", " ".join(found))
+            expected = ["create_customer", "create_order", "create_bill"]
+            self.assertEqual(names, expected)
+            for message in found[:2]:
+                self.assertIn("let its class extend ajax.BaseEndpoint", message)
+            self.assertIn("name its first parameter request", found[2])
+            # So does the hint of the 404.
+            with self.settings(DEBUG=True):
+                for name, message in zip(expected, found, strict=True):
+                    hint = self.post(f"customers/{name}", status=404)["hint"]
+                    self.assertIn(f"customers.endpoints.{name} is not exposed.", hint)
+                    self.assertTrue(message.startswith(hint))
+                hint = self.post("customers/create_elsewhere", status=404)["hint"]
+                self.assertNotIn("exposed", hint)
 
     def said_of_base(self, served, **attributes):
         """Return the E002 about a model whose endpoint has these from its base."""
@@ -8533,6 +8570,122 @@ class Checks(AjaxTestCase):
                 self.assertIn(f"Did you mean {meant}?", message)
         for attributes in ({"fields": "__all__"}, {"exclude": ["secret"]}):
             self.assertEqual(self.said_of_base(Article, **attributes), [])
+
+    def test_no_name_makes_the_checks_fail(self):
+        wrong = [3, None, "", "_", "__", "a__b", "pk__", "-", ("a",), b"a", "ä", "\0"]
+        for attribute in ajax._NAME_RULES:
+            base = {attribute: wrong, "can_list": yes, "authenticate": yes}
+            with self.subTest(attribute):
+                self.assertGreater(len(self.said_of_base(Article, **base)), 5)
+        # What another endpoint names wrongly keeps no check from running.
+        self.serve(Category, expand=[3])
+        self.assertEqual(len(self.messages("ajax.E002", "CategoryEndpoint")), 1)
+        both = {"can_get": yes, "can_list": yes}
+        self.assertEqual(len(self.said("ajax.W003", Article, **both)), 1)
+
+    def test_names_of_an_encoder_are_e002_too(self):
+        for encoder, meant in [
+            (ajax.IncludeEncoder(["titel"]), "title"),
+            (ajax.ExcludeEncoder(["secrt"]), "secret"),
+            (ajax.ExcludeEncoder(["author_id"]), "author"),
+            (ajax.ExcludeEncoder([3]), "Correct the name"),
+            (ajax.ExcludeEncoder(["title", "offer", "readers"]), None),
+            (ajax.IncludeEncoder(["pk", "title"]), None),
+            (type("Own", (ajax.ExcludeEncoder,), {"to_dict": yes})(["x"]), None),
+        ]:
+            with self.subTest(vars(encoder)):
+                self.register_encoder(Article, encoder)
+                found = self.messages("ajax.E002", "Encoder of shop.Article names")
+                self.assertEqual(len(found), meant is not None)
+                for message in found:
+                    self.assertIn(meant, message)
+                self.doCleanups()
+
+    def test_a_copy_that_is_imported_late_is_e004(self):
+        source = """
+            import ajax, importlib.util, sys
+            spec = importlib.util.spec_from_file_location("copied", ajax.__file__)
+            sys.modules["copied"] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules["copied"])
+            urlpatterns = []
+            """
+        with self.apps(zoo=source):
+            (message,) = self.messages("ajax.E004", "copied")
+        with self.apps(zoo=f"{textwrap.dedent(source)}1 / 0"):
+            self.assertEqual(len(self.messages("ajax.E004", "copied")), 1)
+            self.assertEqual(len(self.messages("ajax.E001", "ZeroDivisionError")), 1)
+        with self.apps(zoo=""):
+            folder = importlib.import_module("zoo").__path__[0]
+            Path(folder, "urls.py").write_text(textwrap.dedent(source))
+            with self.settings(ROOT_URLCONF="zoo.urls"):
+                self.assertEqual(len(self.messages("ajax.E004", "copied")), 1)
+        with self.settings(ROOT_URLCONF=types.ModuleType("urls")):
+            self.assertEqual(list(ajax._check_copies()), [])
+
+    def test_a_key_that_may_refer_to_any_record_is_w001(self):
+        refers = "lets users refer to any contenttypes.ContentType"
+        (message,) = self.said("ajax.W001", Permission, expand=False)
+        self.assertIn(f"PermissionEndpoint {refers}. No endpoint", message)
+        self.assertIn("readonly_fields", message)
+        (message,) = self.said("ajax.W001", Permission)
+        self.assertIn(
+            f"shows all fields of contenttypes.ContentType and {refers}", message
+        )
+        narrow = {"get_field_queryset": lambda self, request, field: field}
+        field = Permission._meta.get_field("content_type")
+        limits = mock.patch.object(field, "get_limit_choices_to", lambda: {"pk": 1})
+        for attributes, patch in [
+            (narrow, contextlib.nullcontext()), ({}, limits)
+        ]:  # fmt: skip
+            with patch:
+                self.assertEqual(
+                    self.said("ajax.W001", Permission, expand=False, **attributes), []
+                )
+        # A many-to-many refers to records as well.
+        (message,) = self.said("ajax.W001", Group, fields=["permissions"])
+        self.assertIn("lets users refer to any auth.Permission", message)
+        # Of a relative of a registered model, no record can be referred to.
+        registry = ajax.endpoint
+        copies = {name: {**vars(registry)[name]} for name in ("_registry", "_paths")}
+        self.addCleanup(ajax._make_plan.cache_clear)
+        with mock.patch.multiple(registry, **copies):
+            registry.unregister(Article)
+            self.assertIn("shop.Article", " ".join(self.messages("ajax.W001", "Open")))
+            registry.register(Headline)
+            self.assertNotIn("Article", " ".join(self.messages("ajax.W001", "Open")))
+
+    def test_what_a_model_form_answers_is_w001_too(self):
+        def make_form(*names):
+            meta = type("Meta", (), {"model": Permission, "fields": names})
+            attributes = {"Meta": meta, "__module__": __name__}
+            return type("PermissionForm", (forms.ModelForm,), attributes)
+
+        shows = "PermissionForm shows all fields of contenttypes.ContentType"
+        for names, is_told in [(["name", "content_type"], True), (["name"], False)]:
+            with self.subTest(names):
+                self.serve(make_form(*names))
+                found = self.messages("ajax.W001", "PermissionForm")
+                self.assertEqual([shows in message for message in found], [1] * is_told)
+                # Its endpoint says what is shown.
+                self.serve(Permission)
+                found = self.messages("ajax.W001", "PermissionForm")
+                self.assertEqual([shows in message for message in found], [True])
+                self.serve(Permission, fields=["name"])
+                self.assertEqual(self.messages("ajax.W001", "PermissionForm"), [])
+                self.doCleanups()
+        self.serve(form_named("PlainForm"))
+        self.assertEqual(self.messages("ajax.W001", "PlainForm"), [])
+
+    def test_a_model_that_is_registered_without_a_class_is_shown_with_all_fields(self):
+        ajax.endpoint.register(ContentType)
+        self.addCleanup(ajax.endpoint.unregister, ContentType)
+        self.serve(Permission)
+        self.assertEqual(self.messages("ajax.W001", "PermissionEndpoint"), [])
+        content_type = ContentType.objects.get_for_model(Article)
+        self.serve(Note, fields=["kind"], kind=lambda self, record: content_type)
+        note = Note.objects.create(owner=self.user)
+        shown = {"pk": content_type.pk, "app_label": "shop", "model": "article"}
+        self.assertEqual(self.shown(note)["kind"], shown)
 
 
 # --- Workers --------------------------------------------------------------------------
