@@ -66,7 +66,7 @@ import types
 import typing
 import uuid
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -956,7 +956,8 @@ class _Access:
         model_endpoint = self.find_endpoint(model)
         label = model._meta.app_label
         try:
-            return model_endpoint.authenticate(self.request, label, "get")
+            answer = model_endpoint.authenticate(self.request, label, "get")
+            return _is_yes(model_endpoint, "authenticate", answer)
         except core_exceptions.PermissionDenied:
             return False
         except AJAXError as error:
@@ -1642,15 +1643,21 @@ class _Tags(_Part):
     template = '{"pk":%s,"name":%s,"slug":%s}'
 
     def __init__(self, plan, field):
-        from taggit.models import CommonGenericTaggedItemBase
-
         super().__init__(plan, field.name, field)
         self.model = plan.model
         self.through = field.through
-        self.is_generic = issubclass(self.through, CommonGenericTaggedItemBase)
-        #: The through table's column that refers to the record.
-        self.key_name = "object_id" if self.is_generic else "content_object_id"
-        self.key = self.through._meta.get_field(self.key_name)
+        self.key = self.find_key(field)
+        self.key_name = self.key.attname
+        self.is_generic = not self.key.is_relation
+
+    @staticmethod
+    def find_key(manager):
+        """Return the field of the through table that refers to the record."""
+        from taggit.models import CommonGenericTaggedItemBase
+
+        if issubclass(manager.through, CommonGenericTaggedItemBase):
+            return manager.through._meta.get_field("object_id")
+        return manager.through._meta.get_field("content_object")
 
     @cached_property
     def order(self):
@@ -2582,7 +2589,8 @@ class _Reader:
         model_endpoint = batch.model_endpoint
         records = []
         for record in batch.records:
-            if model_endpoint.can_get(model_endpoint.user, record):
+            answer = model_endpoint.can_get(model_endpoint.user, record)
+            if _is_yes(model_endpoint, "can_get", answer):
                 records.append(record)
         return _Instances(self.plan, records, batch.using, model_endpoint)
 
@@ -2731,7 +2739,7 @@ class _EncoderRegistry(_Registry):
         if not issubclass(encoder_class, DefaultEncoder):
             message = f"{encoder!r} is no encoder: extend DefaultEncoder.to_dict()."
             raise ImproperlyConfigured(message)
-        _refuse_names(encoder_class)
+        _refuse_encoder(encoder)
         return encoder() if encoder is encoder_class else encoder
 
 
@@ -3833,18 +3841,42 @@ def _takes_keyword(function, name):
     return False
 
 
-def _call_hook(hook, *arguments, **modified):
-    """Call a hook with as many arguments as it takes: the old package's took fewer.
+def _fit_arguments(hook, arguments, modified):
+    """Return as many arguments as a hook takes, and those that it takes by keyword.
 
-    A hook that takes `modified` as a keyword gets it so.
+    The hooks of the old package took fewer. A hook that takes `modified` as a keyword
+    gets it so.
     """
     function = getattr(hook, "__func__", hook)
     if modified and not _takes_keyword(function, "modified"):
-        arguments = (*arguments, modified.pop("modified"))
+        arguments = (*arguments, modified["modified"])
+        modified = {}
     places = _count_places(function)
     if function is not hook:
         places -= 1  # The place of `self`.
-    return hook(*arguments[:places], **modified)
+    return arguments[:places], modified
+
+
+def _call_hook(hook, *arguments, **modified):
+    """Call a hook with as many arguments as it takes."""
+    arguments, modified = _fit_arguments(hook, arguments, modified)
+    return hook(*arguments, **modified)
+
+
+def _is_yes(owner, hook, answer):
+    """Return whether the answer of a hook, a method of `owner`, is yes.
+
+    Raise TypeError for an answer that is always true: a coroutine, a generator, or a
+    method that was not called.
+    """
+    if isinstance(answer, (bool, type(None))):
+        return bool(answer)
+    is_generator = inspect.isgenerator(answer) or inspect.isasyncgen(answer)
+    if is_generator or inspect.isawaitable(answer) or callable(answer):
+        place = f"{type(owner).__name__}.{hook}"
+        kind = type(answer).__name__
+        raise TypeError(f"{place} returned a {kind} instead of True or False.")
+    return bool(answer)
 
 
 def _takes_one(function, *before):
@@ -3863,6 +3895,16 @@ def _takes_request(function, *before):
     if names[position : position + 1] != ["request"]:
         return False
     return _takes_one(function, *before)
+
+
+def _is_operation(value):
+    """Return whether an attribute of an endpoint class has the shape of an operation: a
+    method of which the only required argument is called `request`."""
+    if not inspect.isfunction(value):
+        return False
+    if hasattr(value, "_parameters"):
+        return True
+    return _takes_request(inspect.unwrap(value), "self")
 
 
 # --- Checked parameters ---------------------------------------------------------------
@@ -3927,7 +3969,11 @@ class _TextInput(_FieldInput):
         return sent is None
 
     def read(self, sent, request):
-        text = _as_text(_read_single(self.field, sent))
+        value = _read_single(self.field, sent)
+        try:
+            text = _as_text(value)
+        except _UNREADABLE:
+            raise _invalid_value(self.field, value) from None
         self.field.clean(text, None)
         self.validate(text)
         return text
@@ -4254,7 +4300,7 @@ class _Parameters:
         _check_content_type(request)
         sent = _read_keys(request)
         values = {}
-        errors = _refuse_unknown(sent, self.by_name)
+        errors = _refuse_unknown(sent, self.by_name, self.by_name)
         for name, parameter in self.by_name.items():
             try:
                 parameter.read_into(values, sent, request)
@@ -4698,7 +4744,8 @@ class _Draft:
         related_endpoint = _get_access(self.request).find_endpoint(related)
         records = {}
         for record in rows:
-            if related_endpoint.can_get(related_endpoint.user, record):
+            answer = related_endpoint.can_get(related_endpoint.user, record)
+            if _is_yes(related_endpoint, "can_get", answer):
                 records[record.pk] = record
         for pk in pks:
             if pk not in records:
@@ -4871,18 +4918,17 @@ def _operations(endpoint_class):
             if name.startswith("_") or hasattr(ModelEndpoint, name):
                 continue
             is_overridden = getattr(endpoint_class, name) is not value
-            if is_overridden or not inspect.isfunction(value):
+            if is_overridden or not _is_operation(value):
                 continue
             parameters = getattr(value, "_parameters", None)
             takes_record = parameters is not None and parameters.takes_record
-            if parameters is not None or _takes_request(inspect.unwrap(value), "self"):
-                operations[name] = _Operation(
-                    name,
-                    True if takes_record else None,
-                    summary=f"Call `{name}` of {{model}}.",
-                    is_custom=True,
-                    locks_record=takes_record,
-                )
+            operations[name] = _Operation(
+                name,
+                True if takes_record else None,
+                summary=f"Call `{name}` of {{model}}.",
+                is_custom=True,
+                locks_record=takes_record,
+            )
     return operations
 
 
@@ -4898,6 +4944,16 @@ class BaseAuthentication:
     def is_authenticated(self, request, application, method) -> bool:
         """Return whether the request's user may call the operation `method`."""
         return _is_logged_in(request) and request.user.is_active
+
+
+def _find_authentication_class():
+    """Return the class that AJAX_AUTHENTICATION names; raise ImproperlyConfigured for
+    one that would let the wrong users in."""
+    default = f"{__name__}.BaseAuthentication"
+    dotted_path = getattr(settings, "AJAX_AUTHENTICATION", default)
+    authentication_class = import_string(dotted_path)
+    _refuse_authentication(authentication_class)
+    return authentication_class
 
 
 class BaseEndpoint:
@@ -5005,10 +5061,9 @@ class _ServedEndpoint(BaseEndpoint):
     def authenticate(self, request, application, method) -> bool:
         """Return whether the user may call at all; by default AJAX_AUTHENTICATION says
         so."""
-        default = f"{__name__}.BaseAuthentication"
-        dotted_path = getattr(settings, "AJAX_AUTHENTICATION", default)
-        authentication = import_string(dotted_path)()
-        return authentication.is_authenticated(request, application, method)
+        authentication = _find_authentication_class()()
+        answer = authentication.is_authenticated(request, application, method)
+        return _is_yes(authentication, "is_authenticated", answer)
 
     def _find_operation(self):
         """Return the operation that the path names."""
@@ -5018,7 +5073,8 @@ class _ServedEndpoint(BaseEndpoint):
         """Raise AJAXError 403 if the user may not call, 415 if the body's type is none
         that is read."""
         self.request = request
-        if not self.authenticate(request, self.application, self.method):
+        answer = self.authenticate(request, self.application, self.method)
+        if not _is_yes(self, "authenticate", answer):
             refusal = self._refusal("authenticate")
             if not _is_logged_in(request):
                 refusal = _make_login_error(**refusal.extra)
@@ -5158,7 +5214,7 @@ class ModelEndpoint(_ServedEndpoint):
 
     def list(self, request):
         """Return a page of records; `total` and the like go beside them."""
-        if not self.can_list(self.user):
+        if not _is_yes(self, "can_list", self.can_list(self.user)):
             raise self._refusal("can_list")
         sent = _read_keys(request)
         default_size, largest_size = self._get_page_sizes()
@@ -5292,14 +5348,15 @@ class ModelEndpoint(_ServedEndpoint):
             return operation
         raise _missing(_("There is no such operation."), self.command, _COMMANDS)
 
-    def _offers(self, name):
+    @classmethod
+    def _offers(cls, name):
         """Return whether `operations` has an operation, or a tags manager."""
-        return self.operations is None or name in self.operations
+        return cls.operations is None or name in cls.operations
 
     def _no_operation(self):
         """Return the AJAXError 404 for an operation that is not offered."""
         names = self.operations
-        if not names:
+        if names is None:
             names = {*_operations(type(self)), *self._plan.managers}
         return _missing(_("There is no such operation."), self.method, names)
 
@@ -5325,7 +5382,8 @@ class ModelEndpoint(_ServedEndpoint):
         has the permission, if it is wanted."""
         operation = _OPERATIONS[name]
         hook = getattr(self, operation.hook)
-        if not _call_hook(hook, self.user, *records, **modified):
+        answer = _call_hook(hook, self.user, *records, **modified)
+        if not _is_yes(self, operation.hook, answer):
             raise self._refusal(operation.hook)
         if self._wants_permissions:
             self._require_permission(operation.permission)
@@ -5381,7 +5439,7 @@ class ModelEndpoint(_ServedEndpoint):
     def _get_visible_record(self, locked=False):
         """Return the record of the path; raise AJAXError 403 if can_get says no."""
         record = self._get_record(locked=True) if locked else self.record
-        if not self.can_get(self.user, record):
+        if not _is_yes(self, "can_get", self.can_get(self.user, record)):
             raise self._refusal("can_get")
         return record
 
@@ -5600,13 +5658,17 @@ class _EndpointRegistry(_Registry):
         A swapped model is skipped. Raise AlreadyRegistered for a model, form or path
         that is served, and ImproperlyConfigured for what cannot be served.
         """
-        if model and isinstance(model, (list, tuple, set)):
-            for item in model:
-                self.register(item, endpoint_class)
-            return
+        several = list(_flatten(model))
+        for item in several:
+            self._register_one(item, endpoint_class, several)
+
+    def _register_one(self, model, endpoint_class, several):
+        """Serve one of several models or forms that are registered together."""
         base = _find_base(model)
         endpoint_class = endpoint_class or base
         _check_served(model, endpoint_class, base)
+        same_class = [*several, *self._find_served_by(endpoint_class)]
+        _refuse_endpoint(base, endpoint_class, model, same_class)
         if base is ModelEndpoint and model._meta.swapped:
             return
         if model in self._registry:
@@ -5616,6 +5678,14 @@ class _EndpointRegistry(_Registry):
             self._check_free(key, model)
         self._add(model, endpoint_class)
         self._paths.update(dict.fromkeys(paths, model))
+
+    def _find_served_by(self, endpoint_class):
+        """Return the models and forms that an endpoint class serves already."""
+        served = []
+        for model, registered_class in self._registry.items():
+            if registered_class is endpoint_class:
+                served.append(model)
+        return served
 
     def _check_free(self, key, model):
         if key in self._paths:
@@ -5651,6 +5721,15 @@ class _EndpointRegistry(_Registry):
         return False
 
 
+def _flatten(served):
+    """Yield the models and forms of a list, and of the lists in it."""
+    if served and isinstance(served, (list, tuple, set)):
+        for item in served:
+            yield from _flatten(item)
+    else:
+        yield served
+
+
 def _find_tables(model):
     """Return a model and its parents, as the models that their tables are of."""
     return {base._meta.concrete_model for base in (model, *model._meta.all_parents)}
@@ -5667,180 +5746,14 @@ def _find_base(served):
 
 
 def _check_served(served, endpoint_class, base):
-    """Raise ImproperlyConfigured for what cannot be served, or would be open."""
-    if not issubclass(endpoint_class, base):
-        raise ImproperlyConfigured(f"{_label(served)} wants a {base.__name__}.")
+    """Raise ImproperlyConfigured for a model or form that cannot be served."""
+    if not isinstance(endpoint_class, type) or not issubclass(endpoint_class, base):
+        message = f"{_label(served)} wants a class that extends {base.__name__}."
+        raise ImproperlyConfigured(message)
     if base is ModelEndpoint:
         pk = served._meta.pk
         if pk is None or isinstance(pk, models.CompositePrimaryKey):
             message = f"{_label(served)} has no primary key of one field."
-            raise ImproperlyConfigured(message)
-    _refuse_old_exclude(served)
-    _refuse_names(endpoint_class)
-    if base is ModelEndpoint:
-        _refuse_reverse_relations(served, endpoint_class)
-        _refuse_annotations(served, endpoint_class)
-        _refuse_version_field(served, endpoint_class)
-
-
-#: Names of the old package and of ModelAdmin that nothing asks, and what to do instead.
-_OLD_NAMES = {
-    "authentication": "override authenticate(), or set AJAX_AUTHENTICATION.",
-    "_save": "override save_record().",
-    "_extract_data": "override prepare_record(), or set readonly_fields.",
-    "_extract_tags": "override prepare_record().",
-    "_set_tags": "override save_record() and tags().",
-    "_get_record": "override get_queryset() or can_get().",
-    "_encode_record": "set fields, or register an encoder.",
-    "_encode_data": "set fields, or register an encoder.",
-    "__call__": "override to_dict().",
-    "_escape": "override to_dict(), or set html_escape = True.",
-    "__exclude__": "set exclude in its endpoint, or register an ExcludeEncoder.",
-    "has_add_permission": "override can_create().",
-    "has_change_permission": "override can_update().",
-    "has_delete_permission": "override can_delete().",
-    "has_view_permission": "override can_get() and can_list().",
-    "save_model": "override save_record().",
-}
-
-
-def _find_asked_names():
-    """Return the names of all options and hooks."""
-    names = set()
-    for base in (ModelEndpoint, FormEndpoint, DefaultEncoder):
-        names.update(name for name in dir(base) if not name.startswith("_"))
-    # The operations and what an instance has at hand are none.
-    return names - {*_OPERATIONS, "tags", "request", "user", "record"}
-
-
-_ASKED_NAMES = _find_asked_names()
-#: The attributes that an instance has: an operation of that name would hide one.
-_INSTANCE_NAMES = {
-    "application",
-    "command",
-    "method",
-    "model",
-    "pk",
-    "record",
-    "request",
-    "user",
-}
-
-
-def _refuse_names(checked_class):
-    """Raise ImproperlyConfigured for a name that does not do what it says: what it was
-    meant to close would be open."""
-    for name, value in _find_own_names(checked_class).items():
-        advice = _advise(checked_class, name, value)
-        if advice:
-            full_name = f"{checked_class.__module__}.{checked_class.__name__}.{name}"
-            raise ImproperlyConfigured(f"Nothing asks {full_name}: {advice}")
-
-
-def _advise(checked_class, name, value):
-    """Return what to do instead of giving a class this name, None if it is fine."""
-    if name in _OLD_NAMES:
-        return _OLD_NAMES[name]
-    if _is_internal(checked_class, name):
-        return "the base class uses this name itself: choose another one."
-    if name in _INSTANCE_NAMES and inspect.isfunction(value):
-        return "each instance has an attribute of this name: choose another one."
-    is_operation = inspect.isfunction(value) and _takes_request(value, "self")
-    if name in _ASKED_NAMES or is_operation:
-        return None
-    close = _find_close(name, _ASKED_NAMES, 0.88)
-    return close and f"did you mean {close}?"
-
-
-def _is_internal(checked_class, name):
-    """Return whether a base class of this module has a name for its own use."""
-    if not name.startswith("_") or name.endswith("__"):
-        return False
-    for base in checked_class.__mro__:
-        if base.__module__ == __name__ and name in vars(base):
-            return True
-    return False
-
-
-def _refuse_old_exclude(model):
-    """Raise ImproperlyConfigured for a model with the old package's __exclude__."""
-    if "__exclude__" in _find_own_names(model):
-        full_name = f"{model.__module__}.{model.__name__}.__exclude__"
-        advice = _OLD_NAMES["__exclude__"]
-        raise ImproperlyConfigured(f"Nothing asks {full_name}: {advice}")
-
-
-def _find_own_names(checked_class):
-    """Return by name what a class and its bases outside of this module define."""
-    own = {}
-    for base in checked_class.__mro__:
-        if base.__module__ != __name__:
-            own.update(vars(base))
-    return own
-
-
-def _refuse_reverse_relations(model, endpoint_class):
-    """Raise ImproperlyConfigured if `fields` names a relation to the model that has no
-    children to show: a many-to-many of another model, or a child of inheritance."""
-    names = endpoint_class.fields or ()
-    for relation in model._meta.related_objects if names else ():
-        for name in (relation.name, relation.get_accessor_name()):
-            if name in names and _find_child_relation(model, name) is None:
-                message = f"{endpoint_class.__name__}.fields names {name}"
-                advice = "a reverse relation: name a method that lists it."
-                raise ImproperlyConfigured(f"{message}, {advice}")
-
-
-def _refuse_annotations(model, endpoint_class):
-    """Raise ImproperlyConfigured for annotations that would hide a name of the model,
-    or give several rows for one record."""
-    annotations = _Annotations(model, endpoint_class)
-    for name, expression in annotations.given.items():
-        place = f"{endpoint_class.__name__}.annotations[{name!r}]"
-        if hasattr(model, name) or _defines(endpoint_class, name):
-            message = f"{place} has the name of an attribute: choose another name."
-            raise ImproperlyConfigured(message)
-        if annotations.wants_request(name):
-            if not callable(expression):
-                message = f"{place} is neither an expression nor a function."
-                raise ImproperlyConfigured(message)
-            continue
-        if annotations.static[name] is expression and _repeats_rows(model, expression):
-            advice = "use an aggregate, such as Count, or a Subquery."
-            message = f"{place} gives several values for one record: {advice}"
-            raise ImproperlyConfigured(message)
-
-
-def _repeats_rows(model, expression):
-    """Return whether an expression names a field behind a relation to many records."""
-    from django.contrib.admin.utils import lookup_spawns_duplicates
-
-    if isinstance(expression, F) and not isinstance(expression, OuterRef):
-        return lookup_spawns_duplicates(model._meta, expression.name)
-    if isinstance(expression, Q):
-        expressions = []
-        for child in expression.children:
-            is_pair = isinstance(child, tuple)
-            if is_pair and lookup_spawns_duplicates(model._meta, child[0]):
-                return True
-            expressions.append(child[1] if is_pair else child)
-    elif isinstance(expression, Subquery):
-        return False  # Its names are of another model.
-    else:
-        get_expressions = getattr(expression, "get_source_expressions", list)
-        expressions = get_expressions()
-    return any(_repeats_rows(model, inner) for inner in expressions)
-
-
-def _refuse_version_field(model, endpoint_class):
-    """Raise ImproperlyConfigured for a version that clients do not see. They could not
-    send it, and every change would be accepted."""
-    name = endpoint_class.version_field
-    if name is not None:
-        columns = {field.name for field in model._meta.concrete_fields}
-        if name not in columns.intersection(_select_visible(model, endpoint_class)):
-            place = f"{endpoint_class.__name__}.version_field"
-            message = f"{place} names {name!r}, which is no column that is shown."
             raise ImproperlyConfigured(message)
 
 
@@ -5876,6 +5789,861 @@ def register(*served) -> Callable[[type], type]:
         return endpoint_class
 
     return decorate
+
+
+# --- What registering refuses ---------------------------------------------------------
+
+# An author who misspells a hook believes that it is asked; but the usual hook is asked,
+# and the records are open. So such a class is refused when it is registered. The
+# message names the class and the name, and says what to write instead.
+#
+# Each rule is a function that yields what it finds in a class: the class that defines a
+# name, the name, and the end of a sentence about it.
+
+#: Names that nothing asks, by what to do instead: names of the old package, of
+#: ModelAdmin, of Django's views, and of Django REST framework, django-ninja and others.
+_UNASKED_NAMES = {
+    "Override authenticate(), or set AJAX_AUTHENTICATION.": """
+        authentication authentication_classes get_authenticators perform_authentication
+        permission_classes get_permissions check_permissions permission_denied
+        has_permission has_module_permission login_required login_url get_login_url
+        redirect_field_name test_func get_test_func raise_exception
+        permission_denied_message get_permission_denied_message handle_no_permission
+        dispatch initial throttle_classes throttle_scope get_throttles check_throttles
+        is_authenticated
+        """,
+    "Set require_permissions = True, or override can_update() and the like.": """
+        permission_required get_permission_required
+        """,
+    "Override can_get(), can_update() and can_delete().": """
+        has_object_permission check_object_permissions
+        """,
+    "Override can_create().": "has_add_permission has_create_permission",
+    "Override can_get() and can_list().": "has_view_permission has_read_permission",
+    "Override can_get().": "retrieve",
+    "Override can_update().": """
+        has_change_permission has_update_permission partial_update
+        """,
+    "Override can_delete().": """
+        has_delete_permission has_destroy_permission destroy get_deleted_objects
+        """,
+    "Override prepare_record() to fill in values, or save_record() to save them.": """
+        _save save_model save_form save_formset save_related perform_create
+        perform_update pre_save post_save form_valid get_initial
+        get_changeform_initial_data prepopulated_fields get_form_kwargs
+        """,
+    "Override prepare_record(), or set readonly_fields.": "_extract_data",
+    "Override prepare_record().": "_extract_tags",
+    "Override save_record() and tags().": "_set_tags",
+    "Override delete_record().": "delete_model delete_queryset perform_destroy",
+    "Override get_queryset(), or can_get().": """
+        _get_record get_object queryset filter_queryset get_qs get_query
+        """,
+    "Override get_field_queryset().": """
+        formfield_for_foreignkey formfield_for_manytomany formfield_for_dbfield
+        formfield_for_choice_field formfield_overrides
+        """,
+    "Set fields, or register an encoder.": """
+        _encode_record _encode_data serializer_class get_serializer_class
+        get_serializer get_serializer_context to_representation to_dict html_escape
+        """,
+    "Set fields, exclude and readonly_fields in the endpoint itself.": """
+        get_fields fieldsets get_fieldsets list_display get_list_display
+        list_display_links get_list_display_links form_class get_form get_form_class
+        model_fields model_config Meta Config
+        """,
+    "Name a method of the endpoint in fields.": """
+        inlines get_inlines get_inline_instances get_formsets_with_inlines
+        """,
+    "Set exclude.": "get_exclude model_exclude",
+    "Set readonly_fields. Override can_update() to decide by the user.": """
+        get_readonly_fields list_editable
+        """,
+    "Set expand.": "list_select_related get_list_select_related",
+    "Set ordering.": "get_ordering",
+    "Set sortable_by.": "get_sortable_by ordering_fields",
+    "Set search_fields. Override get_queryset() to hide records.": """
+        get_search_fields get_search_results
+        """,
+    "Set list_filter.": """
+        get_list_filter filterset_fields filterset_class filter_backends filter_class
+        filter_fields date_hierarchy
+        """,
+    "Set list_per_page and max_per_page.": """
+        pagination_class paginate_by get_paginate_by paginate_queryset paginator
+        paginator_class get_paginator page_size page_size_query_param max_page_size
+        list_max_show_all
+        """,
+    "Set operations.": """
+        http_method_names allowed_methods list_allowed_methods detail_allowed_methods
+        get_actions
+        """,
+    "Clients name a record by its pk. Override get_queryset() to hide records.": """
+        lookup_field lookup_url_kwarg lookup_value_regex slug_field slug_url_kwarg
+        pk_url_kwarg
+        """,
+    "Write an operation: a method whose only argument is request.": """
+        __call__ as_view get_urls
+        """,
+}
+
+#: Names that nothing asks either, but that are good names for an operation, a property,
+#: or a method that takes a record.
+_HOPEFUL_NAMES = {
+    "Override authenticate().": """
+        auth authenticated auth_required can_access login permission permissions
+        require_auth require_login requires_login throttle
+        """,
+    "Override can_create().": "can_add can_insert",
+    "Override can_get().": "can_read can_retrieve can_see can_show can_view",
+    "Override can_list().": "can_browse can_index",
+    "Override can_update().": "can_change can_edit can_modify can_save can_write",
+    "Override can_delete().": "can_destroy can_remove",
+    "Set fields.": """
+        allowed_fields form include include_fields only_fields public_fields serializer
+        visible_fields
+        """,
+    "Set exclude.": """
+        exclude_fields excluded_fields hidden_fields private_fields secret_fields
+        write_only_fields
+        """,
+    "Set readonly_fields.": """
+        editable_fields protected_fields read_only readonly uneditable_fields
+        writable_fields
+        """,
+    "Set ordering.": "order_by",
+    "Set sortable_by.": "order_fields sort_fields sortable_fields",
+    "Set expand.": "depth",
+    "Set operations.": "allowed_actions allowed_operations methods",
+    "Write it into the model's clean().": "clean full_clean",
+}
+
+#: The same for an encoder.
+_UNASKED_NAMES_OF_ENCODERS = {
+    "Override to_dict().": "__call__ to_representation",
+    "Override to_dict(), or set html_escape = True.": "_escape",
+}
+
+
+def _by_name(names_by_advice):
+    """Return a table of names by advice as one of advice by name."""
+    advice_by_name = {}
+    for advice, names in names_by_advice.items():
+        for name in names.split():
+            advice_by_name[name] = advice
+    return advice_by_name
+
+
+_UNASKED = _by_name(_UNASKED_NAMES)
+_HOPEFUL = _by_name(_HOPEFUL_NAMES)
+_UNASKED_OF_ENCODERS = _by_name(_UNASKED_NAMES_OF_ENCODERS)
+
+#: What a name of one kind of class has to say to the author of another kind.
+_ADVICE_BY_BASE = {
+    ModelEndpoint: "Set fields, or override a hook.",
+    FormEndpoint: "Override authenticate() or get_form_kwargs(), or change the form.",
+    DefaultEncoder: "Set it in the endpoint, or override to_dict().",
+    BaseAuthentication: "Override is_authenticated().",
+}
+
+
+def _find_asked_names():
+    """Return the names of all options and hooks, by the base class that has them."""
+    # The operations and what an instance has at hand are none.
+    no_hooks = {*_OPERATIONS, "tags", "request", "user", "record"}
+    names_by_base = {}
+    for base in _ADVICE_BY_BASE:
+        public_names = {name for name in dir(base) if not name.startswith("_")}
+        names_by_base[base] = public_names - no_hooks
+    return names_by_base
+
+
+_ASKED_BY_BASE = _find_asked_names()
+_ASKED_NAMES = sorted(set().union(*_ASKED_BY_BASE.values()))
+#: Words that are one letter from a hook by accident.
+_OTHER_WORDS = {"can_bet", "can_let", "can_lift", "can_set", "can_vet"}
+#: Options of which a slip may also be a good name for a method: `field`, `operation`.
+_ONE_WORD_OPTIONS = {"exclude", "expand", "fields", "operations", "ordering"}
+
+#: The attributes that an instance has: an operation of that name would hide one.
+_INSTANCE_NAMES = {
+    "application",
+    "command",
+    "method",
+    "model",
+    "pk",
+    "record",
+    "request",
+    "user",
+}
+
+#: The options by the type of their values.
+_LIST_OPTIONS = (
+    "fields", "exclude", "readonly_fields", "immutable_fields", "expand", "ordering",
+    "sortable_by", "search_fields", "list_filter", "operations", "include",
+)  # fmt: skip
+_NUMBER_OPTIONS = ("list_per_page", "max_per_page")
+_FLAG_OPTIONS = ("csrf_exempt", "html_escape", "require_permissions")
+
+#: The parameters of `list` that are no filters.
+_LIST_PARAMETERS = ("items_per_page", "current_page", "order_by", "search")
+
+_PROPERTIES = (property, cached_property, functools.cached_property)
+_METHODS = (types.FunctionType, classmethod, staticmethod, functools.partialmethod)
+
+
+class _Candidate:
+    """A class that is to be registered, as the rules see it.
+
+    `base` is the class of this file that it extends. `subject` is what is registered:
+    the class, or an instance of it. `models` are all models that the class serves.
+    """
+
+    def __init__(self, base, subject, model=None, served=()):
+        self.base = base
+        self.subject = subject
+        self.checked_class = subject if isinstance(subject, type) else type(subject)
+        self.model = model
+        self.models = []
+        for item in served:
+            if isinstance(item, type) and issubclass(item, models.Model):
+                self.models.append(item)
+
+    @cached_property
+    def asked_names(self):
+        """The options and hooks that classes of its kind have."""
+        asked_names = set(_ASKED_BY_BASE[self.base])
+        if issubclass(self.checked_class, IncludeEncoder):
+            asked_names.add("include")
+        if issubclass(self.checked_class, ExcludeEncoder):
+            asked_names.add("exclude")
+        return asked_names
+
+    @cached_property
+    def own_names(self):
+        """The names that the project defines, each with its class and its value."""
+        own_names = {}
+        for owner in self.checked_class.__mro__:
+            if owner.__module__ == __name__:
+                continue
+            for name, value in vars(owner).items():
+                if name == "__call__" or not name.startswith("__"):
+                    own_names.setdefault(name, (owner, name, value))
+        return list(own_names.values())
+
+    @cached_property
+    def unasked_names(self):
+        """Those among them that this file does not ask, and clients do not see."""
+        unasked_names = []
+        for owner, name, value in self.own_names:
+            is_key = self.base is ModelEndpoint and self.names_in_fields(name)
+            if name not in self.asked_names and not is_key:
+                unasked_names.append((owner, name, value))
+        return unasked_names
+
+    @cached_property
+    def own_hooks(self):
+        """The hooks and operations among the own names."""
+        own_hooks = []
+        for owner, name, value in self.own_names:
+            is_public = not name.startswith("_")
+            if is_public and callable(getattr(self.base, name, None)):
+                own_hooks.append((owner, name, value))
+        return own_hooks
+
+    def overrides(self, name):
+        """Return whether the project defines a name."""
+        return any(own_name == name for _owner, own_name, _value in self.own_names)
+
+    def bind(self, value):
+        """Return a value of the class as its instances have it."""
+        if isinstance(value, _PROPERTIES) or not hasattr(value, "__get__"):
+            return value
+        return value.__get__(object(), self.checked_class)
+
+    def names_in_fields(self, name):
+        """Return whether `fields` lists a name."""
+        fields = self.checked_class.fields
+        return fields not in (None, "__all__") and name in fields
+
+    def shows(self, name):
+        """Return whether the endpoint shows a field of the model."""
+        fields = self.checked_class.fields
+        if name in self.checked_class.exclude:
+            return False
+        if fields is None and _is_user_model(self.model):
+            return name == _public_name_field(self.model)
+        if fields is None or fields == "__all__":
+            return name != "password"
+        return name in fields
+
+
+def _refuse(candidate, rules):
+    """Raise ImproperlyConfigured with the first thing that a rule finds."""
+    for rule in rules:
+        for owner, name, sentence in rule(candidate):
+            place = f"{owner.__module__}.{owner.__name__}.{name}"
+            raise ImproperlyConfigured(f"{place} {sentence}")
+
+
+def _refuse_endpoint(base, endpoint_class, model, served):
+    """Raise ImproperlyConfigured for an endpoint class that would be open, or do
+    nothing, without a word."""
+    candidate = _Candidate(base, endpoint_class, model, served)
+    _refuse(candidate, _CLASS_RULES)
+    if base is ModelEndpoint:
+        _refuse(candidate, _MODEL_RULES)
+
+
+def _refuse_encoder(encoder):
+    """Raise ImproperlyConfigured for an encoder, or its class, that would show more
+    than it says."""
+    _refuse(_Candidate(DefaultEncoder, encoder), _CLASS_RULES)
+
+
+@functools.lru_cache(maxsize=8)
+def _refuse_authentication(authentication_class):
+    """Raise ImproperlyConfigured for a class that would let the wrong users in."""
+    _refuse(_Candidate(BaseAuthentication, authentication_class), _CLASS_RULES)
+
+
+# Rules for every class
+
+
+def _find_shadowed_names(candidate):
+    """Find the hooks of a mixin that stands after the base class: those of the base
+    class are called in their place, and narrow nothing."""
+    ours = set()
+    for owner in candidate.checked_class.__mro__:
+        if owner.__module__ == __name__:
+            ours.update(vars(owner))
+            continue
+        for name in vars(owner):
+            if name in ours and not name.startswith("_"):
+                bases = [owner.__name__]
+                for base in candidate.checked_class.__bases__:
+                    if base is not owner:
+                        bases.append(base.__name__)
+                definition = f"{candidate.checked_class.__name__}({', '.join(bases)})"
+                sentence = f"is never reached. Write class {definition}."
+                yield owner, name, sentence
+
+
+def _find_unasked_names(candidate):
+    """Find names of other packages: what they are to forbid would be allowed."""
+    advise = _ADVISERS[candidate.base]
+    for owner, name, value in candidate.unasked_names:
+        advice = advise(candidate, name, value)
+        if advice:
+            yield owner, name, f"is never asked. {advice}"
+
+
+def _advise_endpoint(candidate, name, value):
+    """Return what to do instead of a name that nothing asks, None for other names."""
+    if name in _UNASKED:
+        return _UNASKED[name]
+    if like := _find_unasked_like(candidate, name, value):
+        return _UNASKED[like]
+    if re.fullmatch("has_.*_permissions?", name):
+        return "Override can_create(), can_get(), can_update() or can_delete()."
+    if name in _HOPEFUL and not _has_use(candidate, value):
+        return f"{_HOPEFUL[name]} If it is your own helper, give it another name."
+    return None
+
+
+def _advise_form(candidate, name, value):
+    """Return the same for a FormEndpoint, of which few hooks are asked."""
+    advice = _advise_endpoint(candidate, name, value)
+    if advice and "authenticate" not in advice:
+        return _ADVICE_BY_BASE[FormEndpoint]
+    return advice
+
+
+def _advise_encoder(candidate, name, value):
+    """Return the same for an encoder."""
+    return _UNASKED_OF_ENCODERS.get(name)
+
+
+def _advise_authentication(candidate, name, value):
+    """Return None: a class that says who may call can have any other name."""
+
+
+_ADVISERS = {
+    ModelEndpoint: _advise_endpoint,
+    FormEndpoint: _advise_form,
+    DefaultEncoder: _advise_encoder,
+    BaseAuthentication: _advise_authentication,
+}
+
+
+def _find_unasked_like(candidate, name, value):
+    """Return the name in `_UNASKED` that is meant by a name in camelCase, or by the
+    singular or plural of a long one."""
+    text = _squeeze(name)
+    least_length = 17 if isinstance(value, (*_METHODS, *_PROPERTIES)) else 12
+    for unasked in _UNASKED:
+        is_one_word = "_" not in unasked
+        if is_one_word or unasked.startswith("_") or unasked in candidate.asked_names:
+            continue
+        other = _squeeze(unasked)
+        is_number = text.rstrip("es") == other.rstrip("es")
+        if text == other or (is_number and len(other) >= least_length):
+            return unasked
+    return None
+
+
+def _has_use(candidate, value):
+    """Return whether a project can use a value in its endpoint: as an operation, a
+    property, or a method that takes the record."""
+    if isinstance(value, _PROPERTIES):
+        return True
+    method = candidate.bind(value) if isinstance(value, _METHODS) else None
+    if method is None or not _takes_one(method):
+        return False
+    return "user" not in inspect.signature(method).parameters
+
+
+def _find_names_of_other_kinds(candidate):
+    """Find options and hooks that only another kind of class has: a FormEndpoint with
+    `can_create` would be open."""
+    if candidate.base is ModelEndpoint:
+        return  # They are among the unasked names.
+    if candidate.overrides("to_dict") or candidate.overrides("is_authenticated"):
+        return  # Its own code may use any attribute.
+    for owner, name, _value in candidate.unasked_names:
+        if name in _ASKED_NAMES or name == "include":
+            advice = _ADVICE_BY_BASE[candidate.base]
+            yield owner, name, f"is never asked here. {advice}"
+
+
+def _find_taken_names(candidate):
+    """Find names that this file uses itself: an operation would take the place of the
+    machinery, and of the questions that it asks."""
+    for owner, name, value in candidate.own_names:
+        is_changeable = name in ("record", "user") and isinstance(value, property)
+        is_method = isinstance(value, (*_METHODS, property))
+        if _is_internal(candidate.checked_class, name):
+            sentence = "has a name that the base class uses. Choose another one."
+            yield owner, name, sentence
+        elif name in _INSTANCE_NAMES and is_method and not is_changeable:
+            sentence = "has the name of an attribute of each instance. Choose another."
+            yield owner, name, sentence
+
+
+def _is_internal(checked_class, name):
+    """Return whether a base class of this module has a name for its own use."""
+    if not name.startswith("_") or name.endswith("__"):
+        return False
+    for base in checked_class.__mro__:
+        if base.__module__ == __name__ and name in vars(base):
+            return True
+    return False
+
+
+def _find_slips(candidate):
+    """Find names that are one slip from an option or a hook: the usual one would stay
+    in force, and that is open."""
+    for owner, name, value in candidate.unasked_names:
+        if name in _ASKED_NAMES or name in _HOPEFUL or name in _OTHER_WORDS:
+            continue
+        meant = _find_meant(name, value)
+        if meant:
+            sentence = (
+                f"is never asked. Did you mean {meant}? If it is a name of your own, "
+                "choose one that is less like it."
+            )
+            yield owner, name, sentence
+
+
+def _find_meant(name, value):
+    """Return the option or hook that a name is one slip from, None if there is none."""
+    is_method = isinstance(value, (*_METHODS, *_PROPERTIES))
+    for asked in _ASKED_NAMES:
+        if _squeeze(name) == _squeeze(asked):
+            return asked
+        # A method called `field` or `operation` is not meant as an option.
+        is_other_word = is_method and asked in _ONE_WORD_OPTIONS
+        if not is_other_word and _is_slip(name, asked):
+            return asked
+    return None
+
+
+def _squeeze(name):
+    """Return a name without what snake_case and camelCase differ in."""
+    return name.replace("_", "").lower()
+
+
+def _is_slip(name, asked):
+    """Return whether a name is one slip from a name that is asked."""
+    if name.startswith("_"):
+        return False
+    text = _squeeze(name)
+    other = _squeeze(asked)
+    if _is_one_letter_off(text, other):
+        return True
+    return len(other) >= 14 and _find_close(text, [other], 0.9) is not None
+
+
+def _is_one_letter_off(text, other):
+    """Return whether texts differ by one letter that is added, missing, or wrong, or by
+    two that are swapped."""
+    while text and other and text[0] == other[0]:
+        text, other = text[1:], other[1:]
+    while text and other and text[-1] == other[-1]:
+        text, other = text[:-1], other[:-1]
+    if len(text) == len(other) == 2:
+        return text == other[::-1]
+    return len(text) <= 1 and len(other) <= 1
+
+
+def _find_wrong_options(candidate):
+    """Find options with a value of the wrong type: of ("author") Python makes a text,
+    which closes only fields whose names are letters of it."""
+    for name in (*_LIST_OPTIONS, *_NUMBER_OPTIONS, *_FLAG_OPTIONS):
+        if name in candidate.asked_names and hasattr(candidate.subject, name):
+            value = getattr(candidate.subject, name)
+            usual_value = getattr(candidate.base, name, ())
+            problem = _find_wrong_type(name, value, usual_value)
+            if problem:
+                yield candidate.checked_class, name, problem
+
+
+def _find_wrong_type(name, value, usual_value):
+    """Return what is wrong with the value of an option, None if nothing is."""
+    if value is None and usual_value is None:
+        return None
+    if name in _FLAG_OPTIONS:
+        wanted = "True or False"
+        is_right = isinstance(value, bool)
+    elif name in _NUMBER_OPTIONS:
+        wanted = "a number from 1"
+        is_right = isinstance(value, int) and value >= 1
+    else:
+        wanted = "a list of names"
+        is_text = isinstance(value, (str, bytes))
+        is_right = isinstance(value, Collection) and not is_text
+        is_levels = name == "expand" and isinstance(value, int)
+        is_right = is_right or is_levels or (name, value) == ("fields", "__all__")
+    return None if is_right else _describe_mismatch(value, wanted)
+
+
+def _describe_mismatch(value, wanted):
+    """Return the end of a sentence about a value that is not what is wanted."""
+    if isinstance(value, str):
+        names = re.findall(r"[^\s,]+", value)
+        advice = f" Write {names}." if wanted == "a list of names" else ""
+        return f"is the text {value!r} instead of {wanted}.{advice}"
+    if value is None or isinstance(value, int):
+        return f"is {value} instead of {wanted}."
+    return f"is a {type(value).__name__} instead of {wanted}."
+
+
+def _find_values_for_hooks(candidate):
+    """Find hooks that are no methods: they would fail, or a class would be called and
+    its instance would count as yes."""
+    for owner, name, value in candidate.own_hooks:
+        hook = candidate.bind(value)
+        if isinstance(hook, type) or not callable(hook):
+            wanted = f"a method, {_write_definition(candidate.base, name)}"
+            yield owner, name, _describe_mismatch(value, wanted)
+
+
+def _write_definition(base, name):
+    """Return the first line of a hook as it is to be written."""
+    names = ", ".join(["self", *_find_arguments(base, name)])
+    return f"def {name}({names})"
+
+
+def _find_arguments(base, name):
+    """Return the names of the arguments that a hook of a base class gets."""
+    parameters = list(inspect.signature(getattr(base, name)).parameters.values())
+    return [item.name for item in parameters[1:] if item.default is item.empty]
+
+
+def _find_async_hooks(candidate):
+    """Find hooks that are async or generators: nothing waits for them, and what they
+    return would count as yes."""
+    for owner, name, value in candidate.own_hooks:
+        hook = candidate.bind(value)
+        is_async = iscoroutinefunction(hook) or inspect.isasyncgenfunction(hook)
+        is_waited_for = name in (*_OPERATIONS, "tags")
+        if is_waited_for or not (is_async or inspect.isgeneratorfunction(hook)):
+            continue
+        kind = "async" if is_async else "a generator"
+        definition = _write_definition(candidate.base, name)
+        sentence = (
+            f"is {kind}: nothing waits for its answer, which would count as yes. "
+            f"Write {definition}."
+        )
+        yield owner, name, sentence
+
+
+def _find_wrong_parameters(candidate):
+    """Find hooks that cannot be called with what they get, or take the user for the
+    record: `can_get(self, record)` would ask `user.is_active`."""
+    for owner, name, value in candidate.own_hooks:
+        arguments = _find_arguments(candidate.base, name)
+        signature = _find_signature(candidate.bind(value), name, arguments)
+        is_right = signature is not None
+        if is_right:
+            is_right = not _has_swapped_names(candidate.model, signature, arguments)
+        if not is_right:
+            definition = _write_definition(candidate.base, name)
+            called = ", ".join(arguments)
+            sentence = f"is called with ({called}). Write {definition}."
+            yield owner, name, sentence
+
+
+def _find_signature(hook, name, arguments):
+    """Return the signature of a hook, None if it cannot be called with these arguments.
+
+    The hooks that allow a write may take fewer, as those of the old package did.
+    """
+    modified = {}
+    if name in ("can_create", "can_update", "can_delete"):
+        if arguments[-1] == "modified":
+            arguments, modified = arguments[:-1], {"modified": "modified"}
+        arguments, modified = _fit_arguments(hook, arguments, modified)
+    try:
+        signature = inspect.signature(hook)
+        signature.bind(*arguments, **modified)
+    except (TypeError, ValueError):
+        return None
+    return signature
+
+
+def _has_swapped_names(model, signature, arguments):
+    """Return whether a parameter has the usual name of another argument."""
+    usual_names = {name: {name} for name in (*arguments, "user", "request")}
+    record_names = {"record", "obj", "object", "instance"}
+    if isinstance(model, type):
+        record_names.add(model.__name__.lower())
+    usual_names["record"] = record_names
+    usual_names["modified"] = {"modified", *record_names}
+    names = []
+    for parameter in signature.parameters.values():
+        if parameter.kind <= parameter.POSITIONAL_OR_KEYWORD:
+            names.append(parameter.name)
+    for argument, name in zip(arguments, names, strict=False):
+        if name not in usual_names[argument]:
+            if any(name in other_names for other_names in usual_names.values()):
+                return True
+    return False
+
+
+_CLASS_RULES = (
+    _find_wrong_options,
+    _find_shadowed_names,
+    _find_unasked_names,
+    _find_names_of_other_kinds,
+    _find_taken_names,
+    _find_slips,
+    _find_values_for_hooks,
+    _find_async_hooks,
+    _find_wrong_parameters,
+)
+
+
+# Rules for endpoints of models
+
+
+def _find_old_exclude(candidate):
+    """Find the old package's `__exclude__` of a model: its fields would be shown."""
+    for owner in candidate.model.__mro__:
+        if "__exclude__" in vars(owner):
+            sentence = "is never asked. Set exclude, or register an ExcludeEncoder."
+            yield owner, "__exclude__", sentence
+
+
+def _find_reverse_relations(candidate):
+    """Find reverse relations in `fields` that are no children: their records would be
+    shown whoever may see them."""
+    if candidate.checked_class.fields in (None, "__all__"):
+        return  # Do not look for relations: their models may not be loaded yet.
+    for relation in candidate.model._meta.related_objects:
+        for name in (relation.name, relation.get_accessor_name()):
+            if _find_child_relation(candidate.model, name) is not None:
+                continue
+            if candidate.names_in_fields(name) and not candidate.overrides(name):
+                sentence = f"names {name}, a reverse relation: name a method instead."
+                yield candidate.checked_class, "fields", sentence
+
+
+def _find_bad_annotations(candidate):
+    """Find annotations that would hide a name of the model, or give several rows for
+    one record."""
+    model = candidate.model
+    endpoint_class = candidate.checked_class
+    annotations = _Annotations(model, endpoint_class)
+    for name, expression in annotations.given.items():
+        if hasattr(model, name) or _defines(endpoint_class, name):
+            sentence = f"has {name!r}, the name of an attribute. Choose another name."
+        elif annotations.wants_request(name):
+            if callable(expression):
+                continue
+            sentence = f"has {name!r}, which is neither an expression nor a function."
+        elif annotations.static[name] is not expression:
+            continue  # An aggregate gives one value for each record.
+        elif _repeats_rows(model, expression):
+            sentence = (
+                f"has {name!r}, which gives several values for one record. Use an "
+                "aggregate, such as Count, or a Subquery."
+            )
+        else:
+            continue
+        yield endpoint_class, "annotations", sentence
+
+
+def _repeats_rows(model, expression):
+    """Return whether an expression names a field behind a relation to many records."""
+    from django.contrib.admin.utils import lookup_spawns_duplicates
+
+    if isinstance(expression, F) and not isinstance(expression, OuterRef):
+        return lookup_spawns_duplicates(model._meta, expression.name)
+    if isinstance(expression, Q):
+        expressions = []
+        for child in expression.children:
+            is_pair = isinstance(child, tuple)
+            if is_pair and lookup_spawns_duplicates(model._meta, child[0]):
+                return True
+            expressions.append(child[1] if is_pair else child)
+    elif isinstance(expression, Subquery):
+        return False  # Its names are of another model.
+    else:
+        get_expressions = getattr(expression, "get_source_expressions", list)
+        expressions = get_expressions()
+    return any(_repeats_rows(model, inner) for inner in expressions)
+
+
+def _find_hidden_version(candidate):
+    """Find a version that clients do not see. They could not send it, and every change
+    would be accepted."""
+    endpoint_class = candidate.checked_class
+    name = endpoint_class.version_field
+    if name is not None:
+        columns = {field.name for field in candidate.model._meta.concrete_fields}
+        visible = _select_visible(candidate.model, endpoint_class)
+        if name not in columns.intersection(visible):
+            yield endpoint_class, "version_field", f"names {name!r}, no shown column."
+
+
+def _find_unknown_names(candidate):
+    """Find misspelt names in options that close something: the fields that they mean
+    would stay open.
+
+    What a base class names may be of another model: only the checks look at that.
+    """
+    rules = []
+    for model in candidate.models:
+        rules.append(_NameRules(model, candidate.checked_class))
+    labels = " or ".join(_label(model) for model in candidate.models)
+    for attribute in ("fields", "exclude", "readonly_fields", "immutable_fields"):
+        names = vars(candidate.checked_class).get(attribute) or ()
+        for name in names if names != "__all__" else ():
+            if not any(rule.accepts(attribute, name) for rule in rules):
+                advice = rules[0].suggest(name)
+                sentence = f"names {name!r}, which {labels} does not have. {advice}"
+                yield candidate.checked_class, attribute, sentence
+
+
+def _find_masks(candidate):
+    """Find methods and properties with the name of a field that is shown: they are to
+    mask it, but the raw value would be shown."""
+    fields = _model_fields(candidate.model)
+    for owner, name, value in candidate.own_names:
+        if name not in fields or hasattr(ModelEndpoint, name):
+            continue
+        is_helper = inspect.isfunction(value) and not _takes_one(value, "self")
+        if candidate.shows(name) and not is_helper and not _is_operation(value):
+            sentence = (
+                f"changes nothing: the field {name} itself is shown. Name it "
+                f"otherwise, put that name into fields, and {name} into exclude."
+            )
+            yield owner, name, sentence
+
+
+def _find_validators(candidate):
+    """Find methods that are to validate a field, as those of forms and serializers do:
+    any value would be stored."""
+    for owner, name, value in candidate.own_names:
+        prefix, _underscore, field_name = name.partition("_")
+        if prefix not in ("clean", "validate") or _is_operation(value):
+            continue
+        if field_name in _model_fields(candidate.model):
+            sentence = "is never asked. Write it into the model's clean()."
+            yield owner, name, sentence
+
+
+def _find_passwords(candidate):
+    """Find `password` in the fields of a user model: what clients send would be stored
+    as it is, not as a hash."""
+    is_named = candidate.names_in_fields("password")
+    if is_named and _is_user_model(candidate.model):
+        sentence = (
+            "names password, which would be stored and shown as it is. Write an "
+            "operation, or register a form, that calls set_password()."
+        )
+        yield candidate.checked_class, "fields", sentence
+
+
+def _find_hidden_filters(candidate):
+    """Find filters with the name of another parameter of `list`: they would filter
+    nothing."""
+    managers = []
+    for name, field in _model_fields(candidate.model).items():
+        if _is_tags_manager(field):
+            managers.append(name)
+    for name in candidate.checked_class.list_filter:
+        if name in _LIST_PARAMETERS:
+            sentence = (
+                f"names {name!r}, which is another parameter of list. Write "
+                f"'{name}__exact'."
+            )
+            yield candidate.checked_class, "list_filter", sentence
+        elif name in managers:
+            sentence = f"names {name!r}, but list takes tags anyway. Remove it."
+            yield candidate.checked_class, "list_filter", sentence
+
+
+def _find_impossible_tags(candidate):
+    """Find managers of tags whose rows cannot hold the pk of a record: every call would
+    fail."""
+    for name, field in _model_fields(candidate.model).items():
+        if not _is_tags_manager(field) or not candidate.shows(name):
+            continue
+        key_field = _Tags.find_key(field)
+        if not _can_hold(key_field, _root_key(candidate.model)):
+            sentence = (
+                f"keeps the pk in a column of type {type(key_field).__name__}, which "
+                "cannot hold it. Write TaggableManager(through=...), with a model such "
+                "as one that extends taggit's GenericUUIDTaggedItemBase."
+            )
+            yield candidate.model, name, sentence
+
+
+def _can_hold(field, pk):
+    """Return whether a field can hold the values of a primary key."""
+    if isinstance(field, _TEXT_FIELDS) or field.is_relation:
+        return True
+    kinds = set()
+    for key in (field, pk):
+        is_integer = key.get_internal_type().endswith(("IntegerField", "AutoField"))
+        kinds.add("integer" if is_integer else key.get_internal_type())
+    return len(kinds) == 1
+
+
+_MODEL_RULES = (
+    _find_old_exclude,
+    _find_reverse_relations,
+    _find_unknown_names,
+    _find_masks,
+    _find_validators,
+    _find_passwords,
+    _find_hidden_filters,
+    _find_impossible_tags,
+    _find_bad_annotations,
+    _find_hidden_version,
+)
 
 
 # --- The apps' endpoints.py -----------------------------------------------------------
@@ -6122,7 +6890,7 @@ def _resolve(
     if served is None:
         served = endpoint._paths.get((ModelEndpoint, app, name or model))
     if served is None:
-        raise _no_endpoint(app, name or model)
+        raise _missing(_("There is no such endpoint."), f"{app}/{name or model}")
     method = tags or operation or "create"
     resolved = endpoint._registry[served](app, served, method, pk, command)
     resolved._operation = resolved._find_operation()
@@ -6132,23 +6900,13 @@ def _resolve(
     return resolved
 
 
-def _no_endpoint(label, name):
-    """Return the AJAXError 404 for a path at which nothing is served."""
-    message = _("There is no such endpoint.")
-    config = apps.app_configs.get(label)
-    if settings.DEBUG and config:
-        module = _import_endpoints(config)
-        if module and _looks_exposed(getattr(module, name, None), module):
-            hint = f"{module.__name__}.{name} is not exposed: see the check ajax.W004."
-            return AJAXError(404, message, **_hint(hint))
-    return _missing(message, f"{label}/{name}")
-
-
 def _missing(message, sent, names=None):
     """Return the AJAXError 404 for a name that is not there; in DEBUG with what is."""
     if not settings.DEBUG:
         return AJAXError(404, message)
     if names is None:
+        if hint := _explain_unexposed(*sent.split("/")):
+            return AJAXError(404, message, hint=hint)
         names = {"/".join(pair) for pair in _discovery.functions}
         for _base, label, name in endpoint._paths:
             names.add(f"{label}/{name}")
@@ -6874,8 +7632,11 @@ urlpatterns = [
 def _check_copies():
     """Find a second copy of this file under another import name (E004).
 
-    What is registered with one copy is not served by the other.
+    What is registered with one copy is not served by the other. Look once all of the
+    project is imported; errors of its URLconf are for Django's own check to report.
     """
+    with contextlib.suppress(Exception):
+        importlib.import_module(settings.ROOT_URLCONF)
     for name, module in sorted(sys.modules.items()):
         model_endpoint_class = getattr(module, "ModelEndpoint", None)
         defined_in = getattr(model_endpoint_class, "__module__", None)
@@ -6903,28 +7664,61 @@ def _check_exposure():
 
     Their author may believe that pages can call them.
     """
-    hint = (
-        "To expose a function, name its first parameter request, and use "
-        "functools.wraps in its decorators. To expose an object, extend BaseEndpoint. "
+    to_hide = (
         "To hide it, begin its name with an underscore, or list the endpoints in "
         "__all__."
     )
     for module in _endpoints_modules():
-        if hasattr(module, "__all__"):
-            continue
         for name, value in vars(module).items():
-            is_private = name.startswith("_")
-            if not is_private and _looks_exposed(value, module):
-                yield "W004", f"{module.__name__}.{name} is not exposed.", hint
+            if _looks_exposed(name, value, module):
+                message = f"{module.__name__}.{name} is not exposed."
+                yield "W004", message, f"{_explain_exposure(value)} {to_hide}"
 
 
-def _looks_exposed(value, module):
+def _looks_exposed(name, value, module):
     """Whether a module's own function or object could be an endpoint, but is none."""
-    if getattr(value, "__module__", None) != module.__name__:
+    if name.startswith("_") or isinstance(value, type) or not callable(value):
         return False
-    if isinstance(value, type) or not _takes_one(value):
+    if hasattr(module, "__all__") or not _takes_one(value):
+        return False
+    is_own = getattr(value, "__module__", None) == module.__name__
+    if not is_own and (inspect.isroutine(value) or _is_imported(name, value, module)):
         return False
     return not _is_exposed(value, module)
+
+
+def _is_imported(name, value, module):
+    """Whether another module than this one has an object under the same name."""
+    for other in list(sys.modules.values()):
+        names = getattr(other, "__dict__", {})
+        if other is not module and names.get(name) is value:
+            return True
+    return False
+
+
+def _explain_unexposed(label, name):
+    """Return why a name in the endpoints.py of an app is no endpoint, None if there is
+    no such name."""
+    for module in _endpoints_modules():
+        if apps.get_containing_app_config(module.__name__).label == label:
+            value = getattr(module, name, None)
+            if _looks_exposed(name, value, module):
+                place = f"{module.__name__}.{name}"
+                return f"{place} is not exposed. {_explain_exposure(value)}"
+    return None
+
+
+def _explain_exposure(value):
+    """Return what has to be changed to expose a function or an object."""
+    if inspect.isfunction(inspect.unwrap(value)):
+        return (
+            "To expose it, name its first parameter request, and use functools.wraps "
+            "in its decorators."
+        )
+    return (
+        "To expose it, let its class extend ajax.BaseEndpoint, or call it in a "
+        "function that takes request."
+    )
 
 
 class _NameRules:
@@ -6934,6 +7728,11 @@ class _NameRules:
         self.model = model
         self.endpoint_class = endpoint_class
         self.field_names = {*_model_fields(model), *_pk_names(model)}
+        #: By the name of a column that is no field's name, the field's.
+        self.columns = {}
+        for field in model._meta.concrete_fields:
+            if field.attname not in self.field_names:
+                self.columns[field.attname] = field.name
 
     def accepts(self, attribute, name):
         """Whether a name may stand in a class attribute."""
@@ -6945,7 +7744,7 @@ class _NameRules:
     def suggest(self, name):
         """Return a hint about a name that is not accepted."""
         known_names = [*self.field_names, *_operations(self.endpoint_class)]
-        close_name = _find_close(str(name), known_names)
+        close_name = self.columns.get(name) or _find_close(str(name), known_names)
         if close_name and close_name != name:
             return f"Did you mean {close_name}?"
         return "Correct the name, or remove it."
@@ -6972,6 +7771,12 @@ class _NameRules:
         if name in self.field_names or name in self.endpoint_class.annotations:
             return True
         return self.is_extra(name)
+
+    def is_key(self, name):
+        """Whether a name can be a key of the record: of a column such as `author_id`,
+        the key is `author`."""
+        fields = self.endpoint_class.fields or ()
+        return self.is_shown(name) and (name not in self.columns or name in fields)
 
     def is_expandable(self, name):
         field, lookups = _end_of_path(self.model, name)
@@ -7010,9 +7815,9 @@ class _NameRules:
 #: The rule for the names in each class attribute.
 _NAME_RULES = {
     "fields": _NameRules.is_shown,
-    "exclude": _NameRules.is_shown,
-    "readonly_fields": _NameRules.is_shown,
-    "immutable_fields": _NameRules.is_shown,
+    "exclude": _NameRules.is_key,
+    "readonly_fields": _NameRules.is_key,
+    "immutable_fields": _NameRules.is_key,
     "expand": _NameRules.is_expandable,
     "ordering": _NameRules.is_order,
     "sortable_by": _NameRules.is_sortable,
@@ -7033,14 +7838,37 @@ def _check_names(model, endpoint_class):
         place = f"{endpoint_class.__name__}.{attribute}"
         if isinstance(names, int) or names == "__all__":
             continue
-        if isinstance(names, str):
-            message = f"{place} is the text {names!r} instead of a list of names."
-            yield "E002", message, f"Write {[names]}."
-            continue
         for name in names:
             if not rules.accepts(attribute, name):
                 message = f"{place} names {name!r}, which {model._meta.label} does not"
                 yield "E002", f"{message} have or offer.", rules.suggest(name)
+
+
+def _check_encoder_names(model, model_encoder):
+    """Find names in an encoder that its model does not have (E002).
+
+    A misspelt name in `exclude` would hide nothing.
+    """
+    if model_encoder._is_custom:
+        return  # It may show names of its own.
+    rules = _NameRules(model, endpoint.find(model))
+    relations = {field.name for field in model._meta.get_fields()}
+    class_name = type(model_encoder).__name__
+    for attribute in ("include", "exclude"):
+        for name in getattr(model_encoder, attribute, ()):
+            is_name = isinstance(name, str) and rules.is_key(name)
+            if not is_name and name not in relations:
+                message = f"The {class_name} of {_label(model)} names {name!r}, which"
+                yield "E002", f"{message} it does not have.", rules.suggest(name)
+
+
+def _check_authentication():
+    """Find a class in AJAX_AUTHENTICATION that cannot be used (E002)."""
+    try:
+        _find_authentication_class()
+    except (ImportError, ImproperlyConfigured) as error:
+        hint = "Correct the class, or the setting AJAX_AUTHENTICATION."
+        yield "E002", str(error), hint
 
 
 def _check_hidden_create(model, endpoint_class):
@@ -7048,8 +7876,7 @@ def _check_hidden_create(model, endpoint_class):
 
     Clients that mean to create a record would call it.
     """
-    operations = endpoint_class.operations
-    if operations and "create" not in operations:
+    if not endpoint_class._offers("create"):
         return
     for label, name in _find_paths(model, endpoint_class):
         is_function = (label, name) in _discovery.functions
@@ -7062,27 +7889,81 @@ def _check_hidden_create(model, endpoint_class):
 
 
 def _check_expansions(model, endpoint_class):
-    """Find models that a foreign key shows, though nothing says what they show (W001).
+    """Find models that a foreign key shows or refers to, though nothing says what may
+    be shown of them, and which records may be referred to (W001).
 
     Their authors may not know that all of their fields can be read.
     """
     plan = _Plan(model, endpoint_class, True)
-    for related_model in dict.fromkeys(plan.expansions.models):
-        has_endpoint_class = endpoint.find(related_model) is not ModelEndpoint
-        is_described = has_endpoint_class or encoder.find(related_model)
-        # By default, user models show only the pk and the username.
-        if not is_described and not _is_user_model(related_model):
-            message = (
-                f"{endpoint_class.__name__} shows all fields of "
-                f"{_label(related_model)}. No endpoint class or encoder says whether "
-                "it may."
-            )
-            hint = (
-                f"Register an endpoint class for {related_model.__name__} (with "
-                'fields = "__all__" to show all), or an encoder; or leave it out of '
-                "`expand`."
-            )
-            yield "W001", message, hint
+    shown_models = plan.expansions.models
+    referred_models = _find_referred_models(plan)
+    for related in dict.fromkeys([*shown_models, *referred_models]):
+        if not _is_described(related):
+            is_shown = related in shown_models
+            is_referred = related in referred_models
+            name = endpoint_class.__name__
+            yield "W001", *_describe_open(name, related, is_shown, is_referred)
+
+
+def _find_referred_models(plan):
+    """Return the models of which clients may write any pk, as far as nobody narrows
+    them for this endpoint."""
+    if _overrides(plan.endpoint_class, "get_field_queryset"):
+        return []
+    related_models = []
+    for part in plan.writable.values():
+        is_relation = isinstance(part, (_ForeignKey, _Members))
+        if is_relation and not part.field.get_limit_choices_to():
+            related_models.append(part.field.remote_field.model)
+    return related_models
+
+
+def _is_described(model):
+    """Return whether the project says what may be seen of a model. By default, user
+    models show only the pk and the username."""
+    if endpoint.has(model) or endpoint.is_closed(model):
+        return True
+    return encoder.find(model) is not None or _is_user_model(model)
+
+
+def _describe_open(name, related, is_shown, is_referred):
+    """Return the message and the hint about a model that nothing is said about."""
+    verbs = []
+    hint = f"Register an endpoint class for {related.__name__}"
+    if is_shown:
+        verbs.append(f"shows all fields of {_label(related)}")
+        hint += (
+            ' (with fields = "__all__" to show all), or an encoder; or leave it out of '
+            "`expand`"
+        )
+    if is_referred:
+        verbs.append(f"lets users refer to any {_label(related)}")
+        hint += "; or put what refers to it into readonly_fields"
+    message = f"{name} {' and '.join(verbs)}. No endpoint or encoder says who may."
+    return message, f"{hint}."
+
+
+def _check_form_replies(form_class, endpoint_class):
+    """Find models that the reply of a ModelForm shows, though nothing says what may be
+    shown of them (W001).
+
+    The record that it saves is shown as its model's endpoint shows it, or else with the
+    fields of the form.
+    """
+    options = getattr(form_class, "_meta", None)
+    if options is None:
+        return
+    model = options.model
+    model_fields = _model_fields(model)
+    shown_class = endpoint.find(model)
+    if not _is_described(model):
+        names = [name for name in form_class.base_fields if name in model_fields]
+        shown_class = type("_FormFields", (ModelEndpoint,), {"fields": names})
+    plan = _Plan(model, shown_class, True)
+    for related in dict.fromkeys(plan.expansions.models):
+        if not _is_described(related):
+            name = form_class.__name__
+            yield "W001", *_describe_open(name, related, True, False)
 
 
 def _may_hide(model):
@@ -7141,8 +8022,7 @@ def _check_totals(model, endpoint_class):
 
     By searching and filtering, clients learn about these records from `total`.
     """
-    operations = endpoint_class.operations
-    if operations and "list" not in operations:
+    if not endpoint_class._offers("list"):
         return
     has_list = _overrides(endpoint_class, "can_list")
     has_refusals = _overrides(endpoint_class, "can_get")
@@ -7156,17 +8036,41 @@ def _check_totals(model, endpoint_class):
         yield "W003", message, hint
 
 
-def _check_endpoint(model, endpoint_class):
-    """Run the checks of one model's endpoint class."""
-    name_errors = list(_check_names(model, endpoint_class))
-    yield from name_errors
+#: The checks of a model and its endpoint class. Those that make a plan, for which all
+#: names have to exist, come after the others.
+_ENDPOINT_CHECKS = (_check_hidden_create, _check_totals)
+_PLAN_CHECKS = (_check_sorting, _check_expansions, _check_visitors)
+
+
+def _check_registries():
+    """Return the messages about all that is registered."""
+    served_models = []
+    served_forms = []
+    for served, endpoint_class in endpoint._registry.items():
+        if issubclass(endpoint_class, FormEndpoint):
+            served_forms.append((served, endpoint_class))
+        else:
+            served_models.append((served, endpoint_class))
+    messages = _make_messages(_check_authentication())
+    for model, model_encoder in encoder._registry.items():
+        results = _check_encoder_names(model, model_encoder)
+        messages += _make_messages(results, type(model_encoder))
+    name_errors = _apply_checks([_check_names], served_models)
+    messages += name_errors + _apply_checks(_ENDPOINT_CHECKS, served_models)
     if not name_errors:
-        # The check of expansions makes a plan, for which all names have to exist.
-        yield from _check_hidden_create(model, endpoint_class)
-        yield from _check_totals(model, endpoint_class)
-        yield from _check_sorting(model, endpoint_class)
-        yield from _check_expansions(model, endpoint_class)
-        yield from _check_visitors(model, endpoint_class)
+        messages += _apply_checks(_PLAN_CHECKS, served_models)
+        messages += _apply_checks([_check_form_replies], served_forms)
+    return messages
+
+
+def _apply_checks(endpoint_checks, served):
+    """Return the messages of some checks about pairs of a model and its class."""
+    messages = []
+    for model, endpoint_class in served:
+        for check in endpoint_checks:
+            results = check(model, endpoint_class)
+            messages += _make_messages(results, endpoint_class)
+    return messages
 
 
 def _make_messages(results, endpoint_class=None):
@@ -7180,15 +8084,12 @@ def _make_messages(results, endpoint_class=None):
 
 def _run_checks(app_configs=None, **kwargs):
     """Return the messages of all checks, for Django's system check framework."""
-    messages = _make_messages(_check_copies())
-    import_errors = _make_messages(_check_imports())
-    if import_errors:
-        return messages + import_errors
-    messages += _make_messages(_check_exposure())
-    for model, endpoint_class in endpoint._registry.items():
-        if issubclass(endpoint_class, ModelEndpoint):
-            results = _check_endpoint(model, endpoint_class)
-            messages += _make_messages(results, endpoint_class)
+    messages = _make_messages(_check_imports())
+    is_imported = not messages
+    messages += _make_messages(_check_copies())
+    if is_imported:
+        messages += _make_messages(_check_exposure())
+        messages += _check_registries()
     return messages
 
 
