@@ -3252,6 +3252,517 @@ class _Draft:
             getattr(self.record, name).set(values)
 
 
+# --- Forms ----------------------------------------------------------------------------
+
+# A form reads texts, as a page sends them. It is made with the texts of all values.
+# Then its fields are known, also those that it makes itself. For each field, a _FormKey
+# puts into the form's data what a page would send for the field's widget.
+
+
+def _make_form_data(sent):
+    """Return what was sent as a form's data and files. Null is left out."""
+    data = MultiValueDict()
+    files = MultiValueDict()
+    for key, value in sent.items():
+        uploads = [item for item in _as_list(value) if isinstance(item, File)]
+        if uploads:
+            files.setlist(key, uploads)
+        texts = _make_texts(value)
+        if texts and value is not None:
+            data.setlist(key, texts)
+    return data, files
+
+
+def _make_texts(value):
+    """Return the texts of a value that was sent, or of a list of values. Files are not
+    among them."""
+    items = [item for item in _as_list(value) if not isinstance(item, File)]
+    dumped = iter(_dump_each([item for item in items if not isinstance(item, str)]))
+    return [item if isinstance(item, str) else next(dumped) for item in items]
+
+
+def _adapt_form(form, sent, data):
+    """Let each field of a form read what was sent, which the form has as `data`.
+
+    Raise TooManyFieldsSent for more values than a form may have.
+    """
+    columns = _find_written_columns(form)
+    is_readable = isinstance(form.data, MultiValueDict)
+    for name in form.fields:
+        form_key = _FormKey(form, name, columns.get(name))
+        if is_readable and form_key.is_as_sent(data):
+            form_key.read(sent)
+    limit = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
+    if sent and is_readable and limit is not None:
+        if sum(len(values) for _key, values in form.data.lists()) > limit:
+            raise core_exceptions.TooManyFieldsSent(_("It has too many values."))
+
+
+def _find_written_columns(form):
+    """Return by name the fields of its model that a ModelForm writes."""
+    if not isinstance(form, forms.BaseModelForm):
+        return {}
+    options = form._meta
+    columns = {}
+    for name, column in _model_fields(options.model).items():
+        is_left_out = options.fields is not None and name not in options.fields
+        if not is_left_out and name not in (options.exclude or ()):
+            columns[name] = column
+    return columns
+
+
+def _is_tag_field(field):
+    if not apps.is_installed("taggit"):
+        return False
+    from taggit.forms import TagField
+
+    return isinstance(field, TagField)
+
+
+def _is_array_field(field):
+    # By name: django.contrib.postgres cannot be imported without its driver.
+    return "SimpleArrayField" in {base.__name__ for base in type(field).__mro__}
+
+
+#: How Django's widgets read one value. How other widgets read is unknown.
+_SINGLE_READERS = {
+    widget_class.value_from_datadict
+    for widget_class in (
+        forms.Widget,
+        forms.CheckboxInput,
+        forms.Select,
+        forms.NullBooleanSelect,
+        forms.FileInput,
+        forms.ClearableFileInput,
+    )
+}
+
+#: The values of these are no texts, though Django extends CharField and ChoiceField.
+_NO_TEXT_FIELDS = (
+    forms.GenericIPAddressField,
+    forms.JSONField,
+    forms.ModelChoiceField,
+    forms.UUIDField,
+)
+
+
+def _reads_several(widget):
+    if isinstance(widget, forms.MultipleHiddenInput):
+        return True
+    return getattr(widget, "allow_multiple_selected", False)
+
+
+def _reads_one(widget):
+    is_single = type(widget).value_from_datadict in _SINGLE_READERS
+    return is_single and not _reads_several(widget)
+
+
+def _find_inputs(widget, key):
+    """Yield the key and the widget of each input that a widget consists of."""
+    if isinstance(widget, forms.MultiWidget):
+        parts = zip(widget.widgets_names, widget.widgets, strict=True)
+        for suffix, part in parts:
+            yield from _find_inputs(part, f"{key}{suffix}")
+    else:
+        yield key, widget
+
+
+def _take_one(sent):
+    """Return the one value that was sent; raise ValidationError for a list."""
+    value = _only_value(sent)
+    if isinstance(value, list):
+        raise ValidationError(_("This key takes one value."))
+    return value
+
+
+class _FormKey:
+    """Reads what was sent for one field of a form, and cleans it as the field does.
+
+    Its clean() replaces the field's, so that the form has its errors as the field's.
+    `column` is the field of the model that a ModelForm writes the value to, or None.
+    """
+
+    def __init__(self, form, name, column):
+        self.form = form
+        self.name = name
+        self.key = form.add_prefix(name)
+        self.field = form.fields[name]
+        self.column = column
+        #: What is wrong with the value that was sent.
+        self.error = None
+        #: Whether null was sent for a file, or for a nullable column.
+        self.is_cleared = False
+        self.is_null = False
+        #: The names of tags that were sent as a list.
+        self.tag_names = None
+        self.clean_field = self.field.clean
+        if isinstance(getattr(self.clean_field, "__self__", None), _FormKey):
+            # Several forms share the field, and an earlier one has replaced clean().
+            self.clean_field = self.clean_field.__self__.clean_field
+        self.field.clean = self.clean
+
+    def is_as_sent(self, data):
+        """Return whether the form still has what was sent as `data`, and reads it.
+
+        It may have put a value of its own in its place.
+        """
+        if self.field.disabled:
+            return False
+        return self.form.data.getlist(self.key) == data.getlist(self.key)
+
+    def refusal(self, value=""):
+        """Return the error for a value that the field cannot read, in its words."""
+        messages = self.field.error_messages
+        for code in ("invalid", "invalid_choice"):
+            if code in messages:
+                return ValidationError(messages[code], code, {"value": value})
+        return _invalid_value()
+
+    # Reading
+
+    def read(self, sent):
+        """Put what was sent into the form's data; keep the error of a bad value."""
+        try:
+            if isinstance(self.field.widget, forms.MultiWidget):
+                self.check_parts(sent)
+            elif self.key in sent:
+                self.put(self.read_texts(sent[self.key]))
+        except ValidationError as error:
+            self.error = error
+        except (TypeError, ValueError):
+            self.error = self.refusal()
+
+    def check_parts(self, sent):
+        """Raise ValidationError if one of several inputs was sent a list."""
+        for key, widget in _find_inputs(self.field.widget, self.key):
+            if key in sent and _reads_one(widget):
+                _take_one(sent[key])
+
+    def put(self, texts):
+        """Put texts into the form's data. An empty text that means the default is left
+        out."""
+        if texts is None:
+            return
+        if texts == [""] and self.has_default():
+            self.form.data.pop(self.key, None)
+        else:
+            self.form.data.setlist(self.key, texts)
+
+    def has_default(self):
+        """Return whether an empty text means the default, since the column can hold
+        neither it nor NULL."""
+        column = self.column
+        if column is None or column.null or not column.blank:
+            return False
+        takes_empty = (*_TEXT_FIELDS, models.BooleanField, models.BinaryField)
+        return not isinstance(column, takes_empty) and column.has_default()
+
+    def read_texts(self, sent):
+        """Return the texts that a page would send, None to keep those that were sent.
+
+        Raise ValidationError for a value of the wrong shape.
+        """
+        field = self.field
+        if self.says_null(sent):
+            return self.read_null()
+        if field.widget.needs_multipart_form:
+            return self.read_file(sent)
+        if any(isinstance(item, File) for item in _as_list(sent)):
+            raise self.refusal()
+        if isinstance(field, forms.JSONField):
+            return [self.read_json(sent)]
+        if _is_tag_field(field) and _reads_one(field.widget):
+            return [self.read_tags(sent)]
+        if _is_array_field(field) and isinstance(_only_value(sent), list):
+            return [self.read_items(sent)]
+        if _reads_several(field.widget):
+            return self.read_several(sent)
+        if _reads_one(field.widget):
+            return [self.read_text(_take_one(sent))]
+        return None
+
+    def says_null(self, sent):
+        if isinstance(sent, _FormValue):
+            return sent == ["null"] and not self.takes_text()
+        return sent is None
+
+    def takes_text(self):
+        """Return whether the text "null" may be a value, and not NULL."""
+        if self.column is not None:
+            return isinstance(self.column, _TEXT_FIELDS)
+        if isinstance(self.field, _NO_TEXT_FIELDS) or _is_tag_field(self.field):
+            return False
+        return isinstance(self.field, (forms.CharField, forms.ChoiceField))
+
+    def read_null(self):
+        """Return the texts for null: an empty input."""
+        field = self.field
+        if isinstance(field, forms.FileField):
+            if field.required:
+                raise ValidationError(field.error_messages["required"], "required")
+            self.is_cleared = True
+            return None
+        if _reads_several(field.widget):
+            return []
+        if not _reads_one(field.widget):
+            return None
+        column = self.column
+        if column is not None and not column.many_to_many:
+            takes_empty = (*_TEXT_FIELDS, models.BooleanField)
+            self.is_null = column.null
+            if not (column.null or field.required or isinstance(column, takes_empty)):
+                raise ValidationError(column.error_messages["null"], "null")
+        return [""]
+
+    def read_json(self, sent):
+        """Return the text of a JSON value; check one that a form sent as text."""
+        if not isinstance(sent, _FormValue):
+            return _dump(sent)
+        text = _take_one(sent)
+        try:
+            _parse_json(text or "null")
+        except ValueError:
+            raise self.refusal() from None
+        return text
+
+    def read_file(self, sent):
+        """Check what was sent for a file. A text, such as its URL, changes nothing."""
+        if _reads_one(self.field.widget):
+            sent = _take_one(sent)
+        for item in _as_list(sent):
+            if not isinstance(item, (File, str)):
+                raise self.refusal()
+
+    def read_tags(self, sent):
+        """Return the text that taggit parses into the names that were sent.
+
+        Raise ValidationError for names of which there is no such text: taggit cannot
+        quote a double quote.
+        """
+        from taggit.utils import edit_string_for_tags, parse_tags
+
+        value = _only_value(sent)
+        tags = _parse_list(value) if isinstance(value, str) else value
+        if tags is None:
+            return value
+        if not isinstance(tags, list):
+            raise self.refusal()
+        names = _read_names(tags)
+        records = [types.SimpleNamespace(name=name) for name in names]
+        for text in (edit_string_for_tags(records), ", ".join(names)):
+            if set(parse_tags(text)) == set(names):
+                self.tag_names = names
+                return text
+        raise ValidationError(_("Enter tags without double quotes."))
+
+    def read_items(self, sent):
+        """Return the list that was sent for an array, with texts in it."""
+        items = []
+        for item in sent:
+            is_list = isinstance(item, list)
+            items.append(self.read_items(item) if is_list else _as_text(item))
+        return items
+
+    def read_several(self, sent):
+        """Return the texts of several choices."""
+        if sent in ("", [""]):
+            return []
+        values = _read_several(sent) if isinstance(sent, list) else [sent]
+        if isinstance(self.field, forms.ModelMultipleChoiceField):
+            stored = self.form.initial.get(self.name)
+            kept = len(stored) if isinstance(stored, list) else 0
+            if len(values) > _MAX_MEMBERS + kept:
+                raise ValidationError(_("Select at most %s values.") % _MAX_MEMBERS)
+        return [self.read_text(value) for value in values]
+
+    def read_text(self, value):
+        """Return one value as the text that a page would send."""
+        field = self.field
+        is_choice_of_records = isinstance(field, forms.ModelChoiceField)
+        if is_choice_of_records and isinstance(value, dict):
+            value = self.read_key(value)
+        if isinstance(field, forms.BooleanField):
+            return self.read_boolean(value)
+        if isinstance(value, str):
+            return value
+        if isinstance(value, bool):
+            if isinstance(field, forms.ChoiceField) and not is_choice_of_records:
+                text = _dump(value)
+                return text if field.valid_value(text) else str(value)
+        elif isinstance(value, (int, float)):
+            return localize_input(value) if field.localize else _dump(value)
+        if type(field).__module__.startswith("django.forms."):
+            raise self.refusal(_dump(value)[:100])
+        return _dump(value)  # A field of the project's own may read JSON.
+
+    def read_key(self, record):
+        """Return the pk of a record that was read before, or what the form takes
+        instead of it."""
+        name = self.field.to_field_name or "pk"
+        if name in _pk_names(self.field.queryset.model):
+            name = "pk"
+        if name not in record:
+            raise self.refusal(_dump(record)[:100])
+        return record[name]
+
+    def read_boolean(self, value):
+        """Return the text for true or false; a checkbox may also have its own text."""
+        if value in ("", "unknown"):
+            return value
+        try:
+            return _dump(_read_boolean(models.BooleanField(), value, True))
+        except (ValidationError, ValueError):
+            has_three_states = isinstance(self.field, forms.NullBooleanField)
+            if isinstance(value, str) and not has_three_states:
+                return value
+            raise self.refusal() from None
+
+    # Cleaning
+
+    def clean(self, value, *initial):
+        """Clean a value as the field does; raise ValidationError also for one that
+        could not be read or stored."""
+        if self.error is not None:
+            raise self.error
+        if self.is_cleared:
+            value = False
+        try:
+            cleaned = _check_times(self.clean_field(value, *initial))
+            _check_storable(cleaned)
+            if self.is_null and cleaned in self.field.empty_values:
+                return None
+            return self.check_column(cleaned)
+        except (ArithmeticError, RecursionError, TypeError, ValueError):
+            # What Django's fields let through: numbers beyond a column, odd base64.
+            raise self.refusal() from None
+
+    def check_column(self, value):
+        """Return a clean value as the column takes it; raise ValidationError for one
+        that the column cannot hold."""
+        column = self.column
+        if _is_tag_field(self.field) and isinstance(value, list):
+            return self.check_tags(value)
+        if isinstance(column, models.BinaryField) and isinstance(value, str):
+            if value == "" and column.null:
+                return None
+            return b64decode(value.encode(), validate=True)
+        if isinstance(column, models.DecimalField) and value is not None:
+            _check_digits(column, value)
+        return value
+
+    def check_tags(self, names):
+        """Return the names of tags; raise ValidationError for too many, or a bad one.
+
+        Tags that the record has already may stay.
+        """
+        stored = self.form.initial.get(self.name)
+        kept = set()
+        if isinstance(stored, list):
+            kept = {getattr(tag, "name", None) for tag in stored}
+        added = [name for name in names if name not in kept]
+        if len(added) > _MAX_TAGS:
+            raise ValidationError(_("Enter at most %s tags.") % _MAX_TAGS)
+        if _is_tags_manager(self.column):
+            tag_field = self.column.remote_field.model._meta.get_field("name")
+            for name in added:
+                tag_field.clean(name, None)
+        if self.tag_names is not None and set(self.tag_names) == set(names):
+            return self.tag_names  # taggit sorts what it parses.
+        return names
+
+
+def _as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def _parse_list(text):
+    """Return the list that a JSON text holds, None if it is another text."""
+    if text.lstrip().startswith("["):
+        with contextlib.suppress(ValueError):
+            return _parse_json(text)
+    return None
+
+
+def _read_names(tags):
+    """Return the names in a list of tags, in its order, without blanks and doubles."""
+    names = []
+    for tag in tags:
+        name = tag.get("name") if isinstance(tag, dict) else tag
+        if not isinstance(name, str):
+            raise _invalid_value()
+        names.append(name.strip())
+    return [name for name in dict.fromkeys(names) if name]
+
+
+#: The significant digits of a decimal that SQLite gives back.
+_SQLITE_DIGITS = 15
+
+
+def _check_digits(column, value):
+    """Raise ValidationError for a decimal that SQLite would not give back."""
+    connection = connections[router.db_for_write(column.model)]
+    digits = value.normalize().as_tuple().digits
+    if connection.vendor == "sqlite" and len(digits) > _SQLITE_DIGITS:
+        message = DecimalValidator.messages["max_digits"]
+        raise ValidationError(message, "max_digits", {"max": _SQLITE_DIGITS})
+
+
+def _check_times(value):
+    """Return date-times, in lists too, as USE_TZ wants them; check those of ranges."""
+    if isinstance(value, datetime.datetime):
+        return _read_datetime(value)
+    if isinstance(value, list):
+        return [_check_times(item) for item in value]
+    if hasattr(value, "lower_inc"):
+        _check_times(value.lower)
+        _check_times(value.upper)
+    return value
+
+
+def _lock_instance(form):
+    """Lock the row of a ModelForm's saved instance, and read the instance again.
+
+    Return whether there is one; raise AJAXError 404 if its row is gone.
+    """
+    if not isinstance(form, forms.BaseModelForm) or form.instance._state.adding:
+        return False
+    instance = form.instance
+    model = instance._meta.model
+    using = router.db_for_write(model, instance=instance)
+    rows = models.QuerySet(model, using=using).select_for_update()
+    # The instance may be of another database than the one of the transaction.
+    with transaction.atomic(using, savepoint=False):
+        try:
+            instance.refresh_from_db(using, from_queryset=rows)
+        except model.DoesNotExist:
+            raise _record_not_found(model, instance.pk) from None
+    return True
+
+
+def _errors_as_sent(form, errors):
+    """Return errors by the keys under which a form's fields are sent."""
+    errors_by_key = {}
+    for name, messages in errors.items():
+        key = form.add_prefix(name) if name in form.fields else name
+        errors_by_key[key] = list(messages)
+    return errors_by_key
+
+
+def _plain_cleaned_data(form):
+    """Return a form's cleaned data as plain data, with all records in it as pks."""
+    plain = {}
+    for name, value in form.cleaned_data.items():
+        if isinstance(form.fields.get(name), forms.JSONField):
+            plain[name] = _load(_dump(value))
+        else:
+            plain[name] = _to_plain(value, _plain_pks)
+    return plain
+
+
+def _plain_pks(records):
+    return [_to_plain(record.pk) for record in records]
+
+
 # --- Operations -----------------------------------------------------------------------
 
 
@@ -3874,512 +4385,6 @@ class FormEndpoint(_ServedEndpoint):
         _adapt_form(form, {} if "data" in own_kwargs else sent, data)
         _get_access(request).form_names = list(form.fields)
         return form
-
-
-def _lock_instance(form):
-    """Lock the row of a ModelForm's saved instance, and read the instance again.
-
-    Return whether there is one; raise AJAXError 404 if its row is gone.
-    """
-    if not isinstance(form, forms.BaseModelForm) or form.instance._state.adding:
-        return False
-    instance = form.instance
-    model = instance._meta.model
-    using = router.db_for_write(model, instance=instance)
-    rows = models.QuerySet(model, using=using).select_for_update()
-    # The instance may be of another database than the one of the transaction.
-    with transaction.atomic(using, savepoint=False):
-        try:
-            instance.refresh_from_db(using, from_queryset=rows)
-        except model.DoesNotExist:
-            raise _record_not_found(model, instance.pk) from None
-    return True
-
-
-def _errors_as_sent(form, errors):
-    """Return errors by the keys under which a form's fields are sent."""
-    errors_by_key = {}
-    for name, messages in errors.items():
-        key = form.add_prefix(name) if name in form.fields else name
-        errors_by_key[key] = list(messages)
-    return errors_by_key
-
-
-def _plain_cleaned_data(form):
-    """Return a form's cleaned data as plain data, with all records in it as pks."""
-    plain = {}
-    for name, value in form.cleaned_data.items():
-        if isinstance(form.fields.get(name), forms.JSONField):
-            plain[name] = _load(_dump(value))
-        else:
-            plain[name] = _to_plain(value, _plain_pks)
-    return plain
-
-
-def _plain_pks(records):
-    return [_to_plain(record.pk) for record in records]
-
-
-# --- Reading by a form ----------------------------------------------------------------
-
-# A form reads texts, as a page sends them. It is made with the texts of all values.
-# Then its fields are known, those that it makes itself too. Each field puts into the
-# form's data what a page would send for its widget.
-
-
-def _make_form_data(sent):
-    """Return what was sent as a form's data and files. Null is left out."""
-    data = MultiValueDict()
-    files = MultiValueDict()
-    for key, value in sent.items():
-        uploads = [item for item in _as_list(value) if isinstance(item, File)]
-        if uploads:
-            files.setlist(key, uploads)
-        texts = _make_texts(value)
-        if texts and value is not None:
-            data.setlist(key, texts)
-    return data, files
-
-
-def _make_texts(value):
-    """Return the texts of a value that was sent, or of a list of values. Files are not
-    among them."""
-    items = [item for item in _as_list(value) if not isinstance(item, File)]
-    dumped = iter(_dump_each([item for item in items if not isinstance(item, str)]))
-    return [item if isinstance(item, str) else next(dumped) for item in items]
-
-
-def _adapt_form(form, sent, data):
-    """Let each field of a form read what was sent, which the form has as `data`.
-
-    Raise TooManyFieldsSent for more values than a form may have.
-    """
-    columns = _find_written_columns(form)
-    is_readable = isinstance(form.data, MultiValueDict)
-    for name in form.fields:
-        form_key = _FormKey(form, name, columns.get(name))
-        if is_readable and form_key.is_as_sent(data):
-            form_key.read(sent)
-    limit = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
-    if sent and is_readable and limit is not None:
-        if sum(len(values) for _key, values in form.data.lists()) > limit:
-            raise core_exceptions.TooManyFieldsSent(_("It has too many values."))
-
-
-def _find_written_columns(form):
-    """Return by name the fields of its model that a ModelForm writes."""
-    if not isinstance(form, forms.BaseModelForm):
-        return {}
-    options = form._meta
-    columns = {}
-    for name, column in _model_fields(options.model).items():
-        is_left_out = options.fields is not None and name not in options.fields
-        if not is_left_out and name not in (options.exclude or ()):
-            columns[name] = column
-    return columns
-
-
-def _is_tag_field(field):
-    if not apps.is_installed("taggit"):
-        return False
-    from taggit.forms import TagField
-
-    return isinstance(field, TagField)
-
-
-def _is_array_field(field):
-    # By name: django.contrib.postgres cannot be imported without its driver.
-    return "SimpleArrayField" in {base.__name__ for base in type(field).__mro__}
-
-
-#: How Django's widgets read one value. How another widget reads is for it to say.
-_SINGLE_READERS = {
-    widget_class.value_from_datadict
-    for widget_class in (
-        forms.Widget,
-        forms.CheckboxInput,
-        forms.Select,
-        forms.NullBooleanSelect,
-        forms.FileInput,
-        forms.ClearableFileInput,
-    )
-}
-
-
-#: The values of these are no texts, though Django extends CharField and ChoiceField.
-_NO_TEXT_FIELDS = (
-    forms.GenericIPAddressField,
-    forms.JSONField,
-    forms.ModelChoiceField,
-    forms.UUIDField,
-)
-
-
-def _reads_several(widget):
-    if isinstance(widget, forms.MultipleHiddenInput):
-        return True
-    return getattr(widget, "allow_multiple_selected", False)
-
-
-def _reads_one(widget):
-    is_single = type(widget).value_from_datadict in _SINGLE_READERS
-    return is_single and not _reads_several(widget)
-
-
-def _find_inputs(widget, key):
-    """Yield the key and the widget of each input that a widget consists of."""
-    if isinstance(widget, forms.MultiWidget):
-        parts = zip(widget.widgets_names, widget.widgets, strict=True)
-        for suffix, part in parts:
-            yield from _find_inputs(part, f"{key}{suffix}")
-    else:
-        yield key, widget
-
-
-def _take_one(sent):
-    """Return the one value that was sent; raise ValidationError for a list."""
-    value = _only_value(sent)
-    if isinstance(value, list):
-        raise ValidationError(_("This key takes one value."))
-    return value
-
-
-class _FormKey:
-    """One field of a form: it reads what was sent under its key, and cleans it.
-
-    `column` is the field of the model that a ModelForm writes it to, or None. It takes
-    the place of the field's clean(), so that `error` is an error of this field.
-    """
-
-    def __init__(self, form, name, column):
-        self.form = form
-        self.name = name
-        self.key = form.add_prefix(name)
-        self.field = form.fields[name]
-        self.column = column
-        self.error = None
-        #: Whether null was sent: for a file, and for a nullable column.
-        self.is_cleared = False
-        self.is_null = False
-        #: The names of tags that were sent as a list.
-        self.tag_names = None
-        self.clean_field = self.field.clean
-        if isinstance(getattr(self.clean_field, "__self__", None), _FormKey):
-            # Forms may share a field, which an earlier form has replaced this of.
-            self.clean_field = self.clean_field.__self__.clean_field
-        self.field.clean = self.clean
-
-    def is_as_sent(self, data):
-        """Return whether the form has what was sent: it may have put its own value in
-        the place."""
-        if self.field.disabled:
-            return False
-        return self.form.data.getlist(self.key) == data.getlist(self.key)
-
-    def refusal(self, value=""):
-        """Return the error for a value that the field cannot read, in its own words."""
-        messages = self.field.error_messages
-        for code in ("invalid", "invalid_choice"):
-            if code in messages:
-                return ValidationError(messages[code], code, {"value": value})
-        return _invalid_value()
-
-    # Reading
-
-    def read(self, sent):
-        """Put what was sent into the form's data; keep the error of a bad value."""
-        try:
-            if isinstance(self.field.widget, forms.MultiWidget):
-                self.check_parts(sent)
-            elif self.key in sent:
-                self.put(self.read_texts(sent[self.key]))
-        except ValidationError as error:
-            self.error = error
-
-    def check_parts(self, sent):
-        """Raise ValidationError if one of several inputs was sent a list."""
-        for key, widget in _find_inputs(self.field.widget, self.key):
-            if key in sent and _reads_one(widget):
-                _take_one(sent[key])
-
-    def put(self, texts):
-        """Put texts into the form's data. Nothing is put for an empty text that means
-        the default."""
-        if texts is None:
-            return
-        if texts == [""] and self.has_default():
-            self.form.data.pop(self.key, None)
-        else:
-            self.form.data.setlist(self.key, texts)
-
-    def has_default(self):
-        """Return whether an empty text means the default: it is no value of the column,
-        and nor is NULL."""
-        column = self.column
-        if column is None or column.null or not column.blank:
-            return False
-        takes_empty = (*_TEXT_FIELDS, models.BooleanField, models.BinaryField)
-        return not isinstance(column, takes_empty) and column.has_default()
-
-    def read_texts(self, sent):
-        """Return the texts that a page would send, None if those that were sent stay.
-
-        Raise ValidationError for what is of another shape.
-        """
-        field = self.field
-        if self.says_null(sent):
-            return self.read_null()
-        if field.widget.needs_multipart_form:
-            return self.read_file(sent)
-        if any(isinstance(item, File) for item in _as_list(sent)):
-            raise self.refusal()
-        if isinstance(field, forms.JSONField):
-            return [self.read_json(sent)]
-        if _is_tag_field(field):
-            return [self.read_tags(sent)]
-        if _is_array_field(field) and isinstance(_only_value(sent), list):
-            return [self.read_items(sent)]
-        if _reads_several(field.widget):
-            return self.read_several(sent)
-        if _reads_one(field.widget):
-            return [self.read_text(_take_one(sent))]
-        return None
-
-    def says_null(self, sent):
-        if isinstance(sent, _FormValue):
-            return sent == ["null"] and not self.takes_text()
-        return sent is None
-
-    def takes_text(self):
-        """Return whether the text "null" may be a value, and not NULL."""
-        if self.column is not None:
-            return isinstance(self.column, _TEXT_FIELDS)
-        if isinstance(self.field, _NO_TEXT_FIELDS) or _is_tag_field(self.field):
-            return False
-        return isinstance(self.field, (forms.CharField, forms.ChoiceField))
-
-    def read_null(self):
-        """Return the texts for null: an empty input."""
-        field = self.field
-        if isinstance(field, forms.FileField):
-            if field.required:
-                raise ValidationError(field.error_messages["required"], "required")
-            self.is_cleared = True
-            return None
-        if _reads_several(field.widget):
-            return []
-        if not _reads_one(field.widget):
-            return None
-        column = self.column
-        if column is not None and not column.many_to_many:
-            takes_empty = (*_TEXT_FIELDS, models.BooleanField)
-            self.is_null = column.null
-            if not (column.null or field.required or isinstance(column, takes_empty)):
-                raise ValidationError(column.error_messages["null"], "null")
-        return [""]
-
-    def read_json(self, sent):
-        """Return the text of a JSON value; check one that a form sent as text."""
-        if not isinstance(sent, _FormValue):
-            return _dump(sent)
-        text = _take_one(sent)
-        try:
-            _parse_json(text or "null")
-        except ValueError:
-            raise self.refusal() from None
-        return text
-
-    def read_file(self, sent):
-        """Check what was sent for a file. A text, such as its URL, changes nothing."""
-        if _reads_one(self.field.widget):
-            sent = _take_one(sent)
-        for item in _as_list(sent):
-            if not isinstance(item, (File, str)):
-                raise self.refusal()
-
-    def read_tags(self, sent):
-        """Return the text that the field parses: the one that was sent, or of a list.
-
-        taggit has no text for each name: it cannot quote a double quote.
-        """
-        from taggit.utils import edit_string_for_tags, parse_tags
-
-        value = _only_value(sent)
-        tags = _parse_list(value) if isinstance(value, str) else value
-        if tags is None:
-            return value
-        if not isinstance(tags, list):
-            raise self.refusal()
-        names = _read_names(tags)
-        records = [types.SimpleNamespace(name=name) for name in names]
-        for text in (edit_string_for_tags(records), ", ".join(names)):
-            if set(parse_tags(text)) == set(names):
-                self.tag_names = names
-                return text
-        raise ValidationError(_("Enter tags without double quotes."))
-
-    def read_items(self, sent):
-        """Return the list that was sent for an array, with texts in it."""
-        items = []
-        for item in sent:
-            is_list = isinstance(item, list)
-            items.append(self.read_items(item) if is_list else _as_text(item))
-        return items
-
-    def read_several(self, sent):
-        """Return the texts of several choices."""
-        if isinstance(sent, (_FormValue, list)):
-            sent = _read_several(sent)
-        values = [] if sent == "" else _as_list(sent)
-        if isinstance(self.field, forms.ModelMultipleChoiceField):
-            stored = self.form.initial.get(self.name)
-            kept = len(stored) if isinstance(stored, list) else 0
-            if len(values) > _MAX_MEMBERS + kept:
-                raise ValidationError(_("Select at most %s values.") % _MAX_MEMBERS)
-        return [self.read_text(value) for value in values]
-
-    def read_text(self, value):
-        """Return one value as the text that a page would send."""
-        field = self.field
-        is_choice_of_records = isinstance(field, forms.ModelChoiceField)
-        if is_choice_of_records and isinstance(value, dict):
-            value = self.read_key(value)
-        if isinstance(field, forms.BooleanField):
-            return self.read_boolean(value)
-        if isinstance(value, str):
-            return value
-        if isinstance(value, bool):
-            if isinstance(field, forms.ChoiceField) and not is_choice_of_records:
-                text = _dump(value)
-                return text if field.valid_value(text) else str(value)
-        elif isinstance(value, (int, float)):
-            return localize_input(value) if field.localize else _dump(value)
-        if type(field).__module__.startswith("django.forms."):
-            raise self.refusal(_dump(value)[:100])
-        return _dump(value)  # A field of the project's own may read JSON.
-
-    def read_key(self, record):
-        """Return the key of a record that was read before: its pk, or what the form
-        takes in its place."""
-        name = self.field.to_field_name or "pk"
-        if name in _pk_names(self.field.queryset.model):
-            name = "pk"
-        if name not in record:
-            raise self.refusal(_dump(record)[:100])
-        return record[name]
-
-    def read_boolean(self, value):
-        """Return the text for true or false; a checkbox may also have its own text."""
-        if value in ("", "unknown"):
-            return value
-        try:
-            return _dump(_read_boolean(models.BooleanField(), value, True))
-        except ValidationError:
-            has_three_states = isinstance(self.field, forms.NullBooleanField)
-            if isinstance(value, str) and not has_three_states:
-                return value
-            raise self.refusal() from None
-
-    # Cleaning
-
-    def clean(self, value, *initial):
-        """Clean as the field does; raise ValidationError also for what could not be
-        read, or could not be stored."""
-        if self.error is not None:
-            raise self.error
-        if self.is_cleared:
-            value = False
-        try:
-            cleaned = _check_times(self.clean_field(value, *initial))
-            _check_storable(cleaned)
-            if self.is_null and cleaned in self.field.empty_values:
-                return None
-            return self.check_column(cleaned)
-        except (ArithmeticError, RecursionError, TypeError, ValueError):
-            # What Django's fields let through: numbers beyond a column, odd base64.
-            raise self.refusal() from None
-
-    def check_column(self, value):
-        """Return a clean value as the column takes it; raise ValidationError for one
-        that the column does not hold."""
-        column = self.column
-        if _is_tag_field(self.field) and isinstance(value, list):
-            return self.check_tags(value)
-        if isinstance(column, models.BinaryField) and isinstance(value, str):
-            if value == "" and column.null:
-                return None
-            return b64decode(value.encode(), validate=True)
-        if isinstance(column, models.DecimalField) and value is not None:
-            _check_digits(column, value)
-        return value
-
-    def check_tags(self, names):
-        """Return the names of tags; raise ValidationError for too many, or a bad one.
-
-        Tags that the record has already may stay.
-        """
-        stored = self.form.initial.get(self.name)
-        kept = set()
-        if isinstance(stored, list):
-            kept = {getattr(tag, "name", None) for tag in stored}
-        added = [name for name in names if name not in kept]
-        if len(added) > _MAX_TAGS:
-            raise ValidationError(_("Enter at most %s tags.") % _MAX_TAGS)
-        if self.column is not None:
-            tag_field = self.column.remote_field.model._meta.get_field("name")
-            for name in added:
-                tag_field.clean(name, None)
-        if self.tag_names is not None and set(self.tag_names) == set(names):
-            return self.tag_names  # taggit sorts what it parses.
-        return names
-
-
-def _as_list(value):
-    return value if isinstance(value, list) else [value]
-
-
-def _parse_list(text):
-    """Return the list that a JSON text holds, None if it is another text."""
-    if text.lstrip().startswith("["):
-        with contextlib.suppress(ValueError):
-            return _parse_json(text)
-    return None
-
-
-def _read_names(tags):
-    """Return the names in a list of tags, in its order, without blanks and doubles."""
-    names = []
-    for tag in tags:
-        name = tag.get("name") if isinstance(tag, dict) else tag
-        if not isinstance(name, str):
-            raise _invalid_value()
-        names.append(name.strip())
-    return [name for name in dict.fromkeys(names) if name]
-
-
-#: The significant digits of a decimal that SQLite gives back.
-_SQLITE_DIGITS = 15
-
-
-def _check_digits(column, value):
-    """Raise ValidationError for a decimal that SQLite would not give back."""
-    connection = connections[router.db_for_write(column.model)]
-    digits = value.normalize().as_tuple().digits
-    if connection.vendor == "sqlite" and len(digits) > _SQLITE_DIGITS:
-        message = DecimalValidator.messages["max_digits"]
-        raise ValidationError(message, "max_digits", {"max": _SQLITE_DIGITS})
-
-
-def _check_times(value):
-    """Return date-times, in lists too, as USE_TZ wants them; check those of ranges."""
-    if isinstance(value, datetime.datetime):
-        return _read_datetime(value)
-    if isinstance(value, list):
-        return [_check_times(item) for item in value]
-    if hasattr(value, "lower_inc"):
-        _check_times(value.lower)
-        _check_times(value.upper)
-    return value
 
 
 # --- Registry -------------------------------------------------------------------------

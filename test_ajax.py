@@ -4402,6 +4402,7 @@ class Lists(AjaxTestCase):
 # --- Forms ----------------------------------------------------------------------------
 
 from django.contrib.auth.forms import SetPasswordForm
+from taggit.forms import TagField
 
 OfferForm = forms.modelform_factory(Offer, fields="__all__")
 SpecimenForm = forms.modelform_factory(Specimen, exclude=["url"])
@@ -4470,6 +4471,11 @@ def split_at_commas(text):
 
 
 AS_FORM = {"form": True}
+
+
+class JoiningInput(forms.TextInput):
+    def value_from_datadict(self, data, files, name):
+        return ",".join(data.getlist(name))
 
 
 class RepeatedFileInput(forms.ClearableFileInput):
@@ -4780,6 +4786,19 @@ class Forms(AjaxTestCase):
         ]:
             data = self.post("shop/oddform", {"tags": sent}, **form)["data"]
             self.assertEqual(data, {"tags": names})
+        # A widget that reads several values gets them, and a column may be any.
+        self.doCleanups()
+        several = TagField(required=False, widget=JoiningInput)
+        self.serve_form(tags=several)
+        data = self.post("shop/oddform", {"tags": ["b", "a"]})["data"]
+        self.assertEqual(data, {"tags": ["a", "b"]})
+        attributes = {"note": TagField(), "__module__": __name__}
+        attributes["Meta"] = type("Meta", (), {"model": Parcel, "fields": ["note"]})
+        parcel = {"instance": Parcel(sender=self.user)}
+        form = type("NoteForm", (forms.ModelForm,), attributes)
+        self.serve(form, get_form_kwargs=lambda *arguments: parcel)
+        data = self.post("shop/noteform", {"note": ["b", "a"]})["data"]
+        self.assertEqual(data["note"], "['b', 'a']")
         with self.modify_settings(INSTALLED_APPS={"remove": "taggit"}):
             sent = {"email": "a@example.com", "text": "Hi"}
             self.assertEqual(self.post("shop/contactform", sent)["data"], sent)
@@ -4883,6 +4902,14 @@ class Forms(AjaxTestCase):
         self.register_encoder(Parcel, ajax.IncludeEncoder(["secret"]))
         data = self.post("shop/parcelform", sent)["data"]
         self.assertEqual({*data}, {"pk", "secret"})
+
+    def test_a_record_whose_child_has_an_endpoint_is_shown_as_its_pk(self):
+        registered = ajax.endpoint._registry[Track]
+        ajax.endpoint.unregister(Track)
+        self.addCleanup(ajax.endpoint.register, Track, registered)
+        self.serve(forms.modelform_factory(Track, fields=["title"]))
+        data = self.post("shop/trackform", {"title": "A"})["data"]
+        self.assertEqual(data, {"pk": Track.objects.get().pk})
 
     def test_records_that_save_returns_are_shown_wherever_they_are(self):
         parcel = Parcel.objects.create(sender=self.user, label="L", count=2**31 - 1)
