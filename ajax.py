@@ -574,9 +574,9 @@ def _plain_column_value(value):
     A field may have a class of its own for its values, as those of phone numbers do. Of
     such a value clients get the text.
     """
-    if isinstance(value, (list, tuple, set)):
+    if type(value) is list:
         return [_plain_column_value(item) for item in value]
-    if isinstance(value, dict):
+    if type(value) is dict:
         return {str(key): _plain_column_value(item) for key, item in value.items()}
     for base in type(value).__mro__:
         if base in _CONVERSIONS:
