@@ -79,7 +79,7 @@ from django.core import exceptions as core_exceptions
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.files import File
 from django.core.signals import got_request_exception
-from django.core.validators import DecimalValidator
+from django.core.validators import DecimalValidator, RegexValidator
 from django.db import connections, models, router, transaction
 from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models.expressions import RawSQL
@@ -3416,7 +3416,7 @@ class _FormKey:
         for code in ("invalid", "invalid_choice"):
             if code in messages:
                 return ValidationError(messages[code], code, {"value": value})
-        return _invalid_value()
+        return ValidationError(RegexValidator.message)
 
     # Reading
 
@@ -3547,13 +3547,23 @@ class _FormKey:
             return value
         if not isinstance(tags, list):
             raise self.refusal()
-        names = _read_names(tags)
+        names = self.read_names(tags)
         records = [types.SimpleNamespace(name=name) for name in names]
         for text in (edit_string_for_tags(records), ", ".join(names)):
             if set(parse_tags(text)) == set(names):
                 self.tag_names = names
                 return text
         raise ValidationError(_("Enter tags without double quotes."))
+
+    def read_names(self, tags):
+        """Return the names in a list of tags, stripped, in order, each of them once."""
+        names = []
+        for tag in tags:
+            name = tag.get("name") if isinstance(tag, dict) else tag
+            if not isinstance(name, str):
+                raise self.refusal()
+            names.append(name.strip())
+        return [name for name in dict.fromkeys(names) if name]
 
     def read_items(self, sent):
         """Return the list that was sent for an array, with texts in it."""
@@ -3681,17 +3691,6 @@ def _parse_list(text):
         with contextlib.suppress(ValueError):
             return _parse_json(text)
     return None
-
-
-def _read_names(tags):
-    """Return the names in a list of tags, in its order, without blanks and doubles."""
-    names = []
-    for tag in tags:
-        name = tag.get("name") if isinstance(tag, dict) else tag
-        if not isinstance(name, str):
-            raise _invalid_value()
-        names.append(name.strip())
-    return [name for name in dict.fromkeys(names) if name]
 
 
 #: The significant digits of a decimal that SQLite gives back.

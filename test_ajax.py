@@ -5024,9 +5024,9 @@ class Forms(AjaxTestCase):
                 False,
                 too_many,
             ),
-            (5, {}, False, ["This value cannot be read."]),
-            ([5], {}, False, ["This value cannot be read."]),
-            ({"name": "a"}, {}, False, ["This value cannot be read."]),
+            (5, {}, False, ["Enter a valid value."]),
+            ([5], {}, False, ["Enter a valid value."]),
+            ({"name": "a"}, {}, False, ["Enter a valid value."]),
         ]:
             for path_ in ["parcelform"] if is_of_model else ["parcelform", "oddform"]:
                 with self.subTest(path_, sent=str(sent)[:20]):
@@ -5272,7 +5272,7 @@ class Forms(AjaxTestCase):
             file=forms.FileField(required=False),
         )
         upload = SimpleUploadedFile("a.txt", b"a")
-        unreadable = "This value cannot be read."
+        unreadable = "Enter a valid value."
         no_choice = "Select a valid choice. {} is not one of the available choices."
         for key, sent, form, message in [
             ("text", True, {}, unreadable),
