@@ -3477,6 +3477,8 @@ class _FormKey:
             return [self.read_items(sent)]
         if _reads_several(field.widget):
             return self.read_several(sent)
+        if isinstance(field, forms.BooleanField) and _reads_one(field.widget):
+            return [self.read_boolean(_take_one(sent), isinstance(sent, _FormValue))]
         if _reads_one(field.widget):
             return [self.read_text(_take_one(sent))]
         return None
@@ -3518,7 +3520,7 @@ class _FormKey:
         """Return the text of a JSON value; check one that a form sent as text."""
         if not isinstance(sent, _FormValue):
             return _dump(sent)
-        text = _take_one(sent)
+        text = _take_one(sent).strip()
         try:
             _parse_json(text or "null")
         except ValueError:
@@ -3591,10 +3593,8 @@ class _FormKey:
         is_choice_of_records = isinstance(field, forms.ModelChoiceField)
         if is_choice_of_records and isinstance(value, dict):
             value = self.read_key(value)
-        if isinstance(field, forms.BooleanField):
-            return self.read_boolean(value)
         if isinstance(value, str):
-            return value
+            return value if self.takes_text() or is_choice_of_records else value.strip()
         if isinstance(value, bool):
             if isinstance(field, forms.ChoiceField) and not is_choice_of_records:
                 text = _dump(value)
@@ -3615,15 +3615,17 @@ class _FormKey:
             raise self.refusal(_dump(record)[:100])
         return record[name]
 
-    def read_boolean(self, value):
-        """Return the text for true or false; a checkbox may also have its own text."""
-        if value in ("", "unknown"):
-            return value
+    def read_boolean(self, value, is_form):
+        """Return the text for true or false. In a form, a checkbox may have another."""
+        has_three_states = isinstance(self.field, forms.NullBooleanField)
+        if isinstance(value, str):
+            value = value.strip()
+            if value == "" or (has_three_states and value == "unknown"):
+                return value
         try:
             return _dump(_read_boolean(models.BooleanField(), value, True))
         except (ValidationError, ValueError):
-            has_three_states = isinstance(self.field, forms.NullBooleanField)
-            if isinstance(value, str) and not has_three_states:
+            if is_form and not has_three_states:
                 return value
             raise self.refusal() from None
 

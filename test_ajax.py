@@ -5252,11 +5252,40 @@ class Forms(AjaxTestCase):
             data = self.post("shop/oddform", values)["data"]
             self.assertIs(data["choice"], sent)
             self.assertEqual(data["lower"], json.dumps(sent))
-        # A checkbox may have a text of its own.
-        data = self.post("shop/oddform", {"tick": "yes", "state": "unknown"})["data"]
-        self.assertEqual((data["tick"], data["state"]), (True, None))
-        for key, sent in [("state", "maybe"), ("state", 7), ("tick", {}), ("tick", 2)]:
+        # In a form, a checkbox may have a text of its own.
+        sent = {"tick": "yes", "state": "unknown", "hidden": " "}
+        data = self.post("shop/oddform", sent, form=True)["data"]
+        kept = {"tick": True, "state": None, "hidden": False}
+        self.assertEqual(data, data | kept)
+        odd = [("state", "maybe"), ("state", 7), ("tick", {}), ("tick", 2)]
+        for key, sent in [*odd, ("tick", "yes"), ("tick", "unknown")]:
             self.assertEqual([*self.errors("shop/oddform", {key: sent})], [key])
+
+    def test_text_is_stripped_unless_the_spaces_may_be_meant(self):
+        chars = [(" a", "A")]
+        self.serve_form(
+            raw=forms.CharField(strip=False, required=False),
+            text=forms.CharField(required=False),
+            number=forms.FloatField(required=False),
+            lasts=forms.DurationField(required=False),
+            json=forms.JSONField(required=False),
+            choice=forms.ChoiceField(choices=chars, required=False),
+            tick=forms.BooleanField(required=False),
+        )
+        rows = [
+            (" a", {"raw": " a", "text": "a", "choice": " a"}),
+            (" 1 ", {"number": 1.0, "lasts": "P0DT00H00M01S", "tick": True}),
+            (" \n", {"number": None, "lasts": None, "tick": False, "text": ""}),
+        ]
+        for text, clean in rows:
+            for form in ({}, AS_FORM):
+                with self.subTest(text, form=form):
+                    sent = dict.fromkeys(clean, text)
+                    data = self.post("shop/oddform", sent, **form)["data"]
+                    self.assertEqual(data, data | clean)
+        for text, clean in [(" ", None), (" [1] ", [1])]:
+            data = self.post("shop/oddform", {"json": text}, form=True)["data"]
+            self.assertEqual(data["json"], clean)
 
     def test_what_a_field_cannot_read_is_told_in_djangos_words(self):
         class JSONTextField(forms.CharField):
