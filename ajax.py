@@ -41,7 +41,6 @@ The file uses a few words in one sense only:
 Read down for definitions, up to follow a request.
 """
 
-import binascii
 import collections
 import contextlib
 import contextvars
@@ -65,7 +64,7 @@ import traceback
 import types
 import typing
 import uuid
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -110,6 +109,7 @@ from django.utils.choices import flatten_choices
 from django.utils.datastructures import MultiValueDict
 from django.utils.dateparse import parse_datetime
 from django.utils.duration import duration_iso_string
+from django.utils.formats import localize_input
 from django.utils.functional import Promise, cached_property
 from django.utils.html import escape
 from django.utils.log import log_response
@@ -541,7 +541,7 @@ _CONVERSIONS = {
     bool: bool,
     str: str.__str__,
     int: _plain_integer,
-    _JSONInteger: int,
+    _JSONInteger: _JSONInteger,
     float: _plain_float,
     enum.Enum: _plain_enum,
     datetime.datetime: _plain_datetime,
@@ -935,6 +935,8 @@ class _Access:
         self.permissions = {}
         #: By model, why an expansion shows only pks: for the site's developer.
         self.reasons = {}
+        #: The names of a form's fields, if the request calls a form.
+        self.form_names = None
 
     def find_endpoint(self, model):
         """Return the endpoint of a model for the request."""
@@ -2613,11 +2615,29 @@ def _encode_records(records, chosen_encoder=None, html_escape=False, request=Non
     encoded = {}
     for model, same in records_by_model.items():
         has_user = request is not None
-        plan = make_plan(model, None, has_user, html_escape, chosen_encoder)
+        plan = _plan_for_form(model, request)
+        if plan is None:
+            plan = make_plan(model, None, has_user, html_escape, chosen_encoder)
         texts = plan.encode(plan.reader.adopt(same, request))
         for record, text in zip(same, texts, strict=True):
             encoded[id(record)] = _load(text)
     return [encoded[id(record)] for record in records]
+
+
+def _plan_for_form(model, request):
+    """Return the plan for a record that a form saved, None if the usual one says what
+    is shown.
+
+    Of a model that neither an endpoint nor an encoder describes, only the pk and the
+    form's own fields are shown.
+    """
+    if request is None or endpoint.has(model) or encoder.find(model):
+        return None
+    form_names = _get_access(request).form_names
+    if form_names is None or _is_user_model(model):
+        return None
+    form_encoder = IncludeEncoder(form_names)
+    return _Plan(model, has_user=True, chosen_encoder=form_encoder, levels=0)
 
 
 class DefaultEncoder:
@@ -4475,16 +4495,20 @@ def _find_losses(record, skipped_names, using):
     """Return by field name the messages for values that could not be read back."""
     losses = {}
     for field in record._meta.concrete_fields:
-        value = vars(record).get(field.attname)
-        if value is None or field.name in skipped_names:
-            continue
+        if field.name not in skipped_names:
+            try:
+                _check_loss(field, vars(record).get(field.attname), using)
+            except ValidationError as error:
+                losses[field.name] = error.messages
+    return losses
+
+
+def _check_loss(field, value, using):
+    """Raise ValidationError for a value that could not be read back as it is."""
+    if value is not None:
         for field_class, check in _LOSS_CHECKS.items():
             if isinstance(field, field_class):
-                try:
-                    check(field, value, connections[using])
-                except ValidationError as error:
-                    losses[field.name] = error.messages
-    return losses
+                check(field, value, connections[using])
 
 
 def _check_decimal(field, value, connection):
@@ -4837,6 +4861,501 @@ class _Draft:
             part.save(self.record, values)
 
 
+# --- Forms ----------------------------------------------------------------------------
+
+# A form reads texts, as a page sends them. It is made with the texts of all values.
+# Then its fields are known, also those that it makes itself. For each field, a _FormKey
+# puts into the form's data what a page would send for the field's widget.
+
+
+def _make_form_data(sent):
+    """Return what was sent as a form's data and files. Null is left out."""
+    data = MultiValueDict()
+    files = MultiValueDict()
+    for key, value in sent.items():
+        uploads = [item for item in _as_list(value) if isinstance(item, File)]
+        if uploads:
+            files.setlist(key, uploads)
+        texts = _make_texts(value)
+        if texts and value is not None:
+            data.setlist(key, texts)
+    return data, files
+
+
+def _make_texts(value):
+    """Return the texts of a value that was sent, or of a list of values. Files are not
+    among them."""
+    items = [item for item in _as_list(value) if not isinstance(item, File)]
+    dumped = iter(_dump_each([item for item in items if not isinstance(item, str)]))
+    return [item if isinstance(item, str) else next(dumped) for item in items]
+
+
+def _adapt_form(form, sent, data):
+    """Let each field of a form read what was sent, which the form has as `data`.
+
+    Raise TooManyFieldsSent for more values than a form may have.
+    """
+    columns = _find_written_columns(form)
+    is_readable = isinstance(form.data, MultiValueDict)
+    for name in form.fields:
+        form_key = _FormKey(form, name, columns.get(name))
+        if is_readable and form_key.is_as_sent(data):
+            form_key.read(sent)
+    limit = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
+    if sent and is_readable and limit is not None:
+        if sum(len(values) for _key, values in form.data.lists()) > limit:
+            raise core_exceptions.TooManyFieldsSent(_("It has too many values."))
+
+
+def _find_written_columns(form):
+    """Return by name the fields of its model that a ModelForm writes."""
+    if not isinstance(form, forms.BaseModelForm):
+        return {}
+    options = form._meta
+    columns = {}
+    for name, column in _model_fields(options.model).items():
+        is_left_out = options.fields is not None and name not in options.fields
+        if not is_left_out and name not in (options.exclude or ()):
+            columns[name] = column
+    return columns
+
+
+def _is_tag_field(field):
+    if not apps.is_installed("taggit"):
+        return False
+    from taggit.forms import TagField
+
+    return isinstance(field, TagField)
+
+
+def _is_array_field(field):
+    # By name: django.contrib.postgres cannot be imported without its driver.
+    return "SimpleArrayField" in {base.__name__ for base in type(field).__mro__}
+
+
+#: How Django's widgets read one value. How other widgets read is unknown.
+_SINGLE_READERS = {
+    widget_class.value_from_datadict
+    for widget_class in (
+        forms.Widget,
+        forms.CheckboxInput,
+        forms.Select,
+        forms.NullBooleanSelect,
+        forms.FileInput,
+        forms.ClearableFileInput,
+    )
+}
+
+#: The values of these are no texts, though Django extends CharField and ChoiceField.
+_NO_TEXT_FIELDS = (
+    forms.GenericIPAddressField,
+    forms.JSONField,
+    forms.ModelChoiceField,
+    forms.UUIDField,
+)
+
+
+def _reads_several(widget):
+    if isinstance(widget, forms.MultipleHiddenInput):
+        return True
+    return getattr(widget, "allow_multiple_selected", False)
+
+
+def _reads_one(widget):
+    is_single = type(widget).value_from_datadict in _SINGLE_READERS
+    return is_single and not _reads_several(widget)
+
+
+def _find_inputs(widget, key):
+    """Yield the key and the widget of each input that a widget consists of."""
+    if isinstance(widget, forms.MultiWidget):
+        parts = zip(widget.widgets_names, widget.widgets, strict=True)
+        for suffix, part in parts:
+            yield from _find_inputs(part, f"{key}{suffix}")
+    else:
+        yield key, widget
+
+
+def _take_one(sent):
+    """Return the one value that was sent; raise ValidationError for a list."""
+    value = _only_value(sent)
+    if isinstance(value, list):
+        raise ValidationError(_("This key takes one value."))
+    return value
+
+
+class _FormKey:
+    """Reads what was sent for one field of a form, and cleans it as the field does.
+
+    Its clean() replaces the field's, so that the form has its errors as the field's.
+    `column` is the field of the model that a ModelForm writes the value to, or None.
+    """
+
+    def __init__(self, form, name, column):
+        self.form = form
+        self.name = name
+        self.key = form.add_prefix(name)
+        self.field = form.fields[name]
+        self.column = column
+        #: What is wrong with the value that was sent.
+        self.error = None
+        #: Whether null was sent for a file, or for a nullable column.
+        self.is_cleared = False
+        self.is_null = False
+        #: The names of tags that were sent as a list.
+        self.tag_names = None
+        self.clean_field = self.field.clean
+        if isinstance(getattr(self.clean_field, "__self__", None), _FormKey):
+            # Several forms share the field, and an earlier one has replaced clean().
+            self.clean_field = self.clean_field.__self__.clean_field
+        self.field.clean = self.clean
+
+    def is_as_sent(self, data):
+        """Return whether the form still has what was sent as `data`, and reads it.
+
+        It may have put a value of its own in its place.
+        """
+        if self.field.disabled:
+            return False
+        return self.form.data.getlist(self.key) == data.getlist(self.key)
+
+    def refusal(self, value=""):
+        """Return the error for a value that the field cannot read, in its words."""
+        messages = self.field.error_messages
+        for code in ("invalid", "invalid_choice"):
+            if code in messages:
+                return ValidationError(messages[code], code, {"value": value})
+        return ValidationError(RegexValidator.message)
+
+    # Reading
+
+    def read(self, sent):
+        """Put what was sent into the form's data; keep the error of a bad value."""
+        try:
+            if isinstance(self.field.widget, forms.MultiWidget):
+                self.check_parts(sent)
+            elif self.key in sent:
+                self.put(self.read_texts(sent[self.key]))
+        except ValidationError as error:
+            self.error = error
+        except (TypeError, ValueError):
+            self.error = self.refusal()
+
+    def check_parts(self, sent):
+        """Raise ValidationError if one of several inputs was sent a list."""
+        for key, widget in _find_inputs(self.field.widget, self.key):
+            if key in sent and _reads_one(widget):
+                _take_one(sent[key])
+
+    def put(self, texts):
+        """Put texts into the form's data. An empty text that means the default is left
+        out."""
+        if texts is None:
+            return
+        if texts == [""] and self.has_default():
+            self.form.data.pop(self.key, None)
+        else:
+            self.form.data.setlist(self.key, texts)
+
+    def has_default(self):
+        """Return whether an empty text means the default, since the column can hold
+        neither it nor NULL."""
+        column = self.column
+        if column is None or column.null or not column.blank:
+            return False
+        takes_empty = (*_TEXT_FIELDS, models.BooleanField, models.BinaryField)
+        return not isinstance(column, takes_empty) and column.has_default()
+
+    def read_texts(self, sent):
+        """Return the texts that a page would send, None to keep those that were sent.
+
+        Raise ValidationError for a value of the wrong shape.
+        """
+        field = self.field
+        if self.says_null(sent):
+            return self.read_null()
+        if field.widget.needs_multipart_form:
+            return self.read_file(sent)
+        if any(isinstance(item, File) for item in _as_list(sent)):
+            raise self.refusal()
+        if isinstance(field, forms.JSONField):
+            return [self.read_json(sent)]
+        if _is_tag_field(field) and _reads_one(field.widget):
+            return [self.read_tags(sent)]
+        if _is_array_field(field) and isinstance(_only_value(sent), list):
+            return [self.read_items(sent)]
+        if _reads_several(field.widget):
+            return self.read_several(sent)
+        if isinstance(field, forms.BooleanField) and _reads_one(field.widget):
+            return [self.read_boolean(_take_one(sent), isinstance(sent, _FormValue))]
+        if _reads_one(field.widget):
+            return [self.read_text(_take_one(sent))]
+        return None
+
+    def says_null(self, sent):
+        if isinstance(sent, _FormValue):
+            return sent == ["null"] and not self.takes_text()
+        return sent is None
+
+    def takes_text(self):
+        """Return whether the text "null" may be a value, and not NULL."""
+        if self.column is not None:
+            return isinstance(self.column, _TEXT_FIELDS)
+        if isinstance(self.field, _NO_TEXT_FIELDS) or _is_tag_field(self.field):
+            return False
+        return isinstance(self.field, (forms.CharField, forms.ChoiceField))
+
+    def read_null(self):
+        """Return the texts for null: an empty input."""
+        field = self.field
+        if isinstance(field, forms.FileField):
+            if field.required:
+                raise ValidationError(field.error_messages["required"], "required")
+            self.is_cleared = True
+            return None
+        if _reads_several(field.widget):
+            return []
+        if not _reads_one(field.widget):
+            return None
+        column = self.column
+        if column is not None and not column.many_to_many:
+            takes_empty = (*_TEXT_FIELDS, models.BooleanField)
+            self.is_null = column.null
+            if not (column.null or field.required or isinstance(column, takes_empty)):
+                raise ValidationError(column.error_messages["null"], "null")
+        return [""]
+
+    def read_json(self, sent):
+        """Return the text of a JSON value; check one that a form sent as text."""
+        if not isinstance(sent, _FormValue):
+            return _dump(sent)
+        text = _take_one(sent).strip()
+        try:
+            _parse_json(text or "null")
+        except ValueError:
+            raise self.refusal() from None
+        return text
+
+    def read_file(self, sent):
+        """Check what was sent for a file. A text, such as its URL, changes nothing."""
+        if _reads_one(self.field.widget):
+            sent = _take_one(sent)
+        for item in _as_list(sent):
+            if not isinstance(item, (File, str)):
+                raise self.refusal()
+
+    def read_tags(self, sent):
+        """Return the text that taggit parses into the names that were sent.
+
+        Raise ValidationError for names of which there is no such text: taggit cannot
+        quote a double quote.
+        """
+        from taggit.utils import edit_string_for_tags, parse_tags
+
+        value = _only_value(sent)
+        tags = _parse_list(value) if isinstance(value, str) else value
+        if tags is None:
+            return value
+        if not isinstance(tags, list):
+            raise self.refusal()
+        names = self.read_names(tags)
+        records = [types.SimpleNamespace(name=name) for name in names]
+        for text in (edit_string_for_tags(records), ", ".join(names)):
+            if set(parse_tags(text)) == set(names):
+                self.tag_names = names
+                return text
+        raise ValidationError(_("Enter tags without double quotes."))
+
+    def read_names(self, tags):
+        """Return the names in a list of tags, stripped, in order, each of them once."""
+        names = []
+        for tag in tags:
+            name = tag.get("name") if isinstance(tag, dict) else tag
+            if not isinstance(name, str):
+                raise self.refusal()
+            names.append(name.strip())
+        return [name for name in dict.fromkeys(names) if name]
+
+    def read_items(self, sent):
+        """Return the list that was sent for an array, with texts in it."""
+        items = []
+        for item in sent:
+            is_list = isinstance(item, list)
+            items.append(self.read_items(item) if is_list else _as_text(item))
+        return items
+
+    def read_several(self, sent):
+        """Return the texts of several choices."""
+        if sent in ("", [""]):
+            return []
+        values = _read_several(sent) if isinstance(sent, list) else [sent]
+        if isinstance(self.field, forms.ModelMultipleChoiceField):
+            stored = self.form.initial.get(self.name)
+            kept = len(stored) if isinstance(stored, list) else 0
+            if len(values) > _MAX_MEMBERS + kept:
+                raise ValidationError(_("Select at most %s values.") % _MAX_MEMBERS)
+        return [self.read_text(value) for value in values]
+
+    def read_text(self, value):
+        """Return one value as the text that a page would send."""
+        field = self.field
+        is_choice_of_records = isinstance(field, forms.ModelChoiceField)
+        if is_choice_of_records and isinstance(value, dict):
+            value = self.read_key(value)
+        if isinstance(value, str):
+            return value if self.takes_text() or is_choice_of_records else value.strip()
+        if isinstance(value, bool):
+            if isinstance(field, forms.ChoiceField) and not is_choice_of_records:
+                text = _dump(value)
+                return text if field.valid_value(text) else str(value)
+        elif isinstance(value, (int, float)):
+            return localize_input(value) if field.localize else _dump(value)
+        if type(field).__module__.startswith("django.forms."):
+            raise self.refusal(_dump(value)[:100])
+        return _dump(value)  # A field of the project's own may read JSON.
+
+    def read_key(self, record):
+        """Return the pk of a record that was read before, or what the form takes
+        instead of it."""
+        name = self.field.to_field_name or "pk"
+        if name in _pk_names(self.field.queryset.model):
+            name = "pk"
+        if name not in record:
+            raise self.refusal(_dump(record)[:100])
+        return record[name]
+
+    def read_boolean(self, value, is_form):
+        """Return the text for true or false. In a form, a checkbox may have another."""
+        has_three_states = isinstance(self.field, forms.NullBooleanField)
+        if isinstance(value, str):
+            value = value.strip()
+            if value == "" or (has_three_states and value == "unknown"):
+                return value
+        try:
+            return _dump(_read_boolean(models.BooleanField(), value, True))
+        except (ValidationError, ValueError):
+            if is_form and not has_three_states:
+                return value
+            raise self.refusal() from None
+
+    # Cleaning
+
+    def clean(self, value, *initial):
+        """Clean a value as the field does; raise ValidationError also for one that
+        could not be read or stored."""
+        if self.error is not None:
+            raise self.error
+        if self.is_cleared:
+            value = False
+        try:
+            cleaned = _check_times(self.clean_field(value, *initial))
+            _check_storable(cleaned)
+            _check_form_integer(self.field, cleaned)
+            if self.is_null and cleaned in self.field.empty_values:
+                return None
+            return self.check_column(cleaned)
+        except (*_UNREADABLE, RecursionError):
+            # What Django's fields let through: numbers beyond a column, odd base64.
+            raise self.refusal() from None
+
+    def check_column(self, value):
+        """Return a clean value as the column takes it; raise ValidationError for one
+        that the column cannot hold."""
+        column = self.column
+        if _is_tag_field(self.field) and isinstance(value, list):
+            return self.check_tags(value)
+        if isinstance(column, models.BinaryField) and isinstance(value, str):
+            if value == "" and column.null:
+                return None
+            return b64decode(value.encode(), validate=True)
+        if column is not None:
+            _check_loss(column, value, router.db_for_write(column.model))
+        return value
+
+    def check_tags(self, names):
+        """Return the names of tags; raise ValidationError for too many, or a bad one.
+
+        Tags that the record has already may stay.
+        """
+        stored = self.form.initial.get(self.name)
+        kept = set()
+        if isinstance(stored, list):
+            kept = {getattr(tag, "name", None) for tag in stored}
+        added = [name for name in names if name not in kept]
+        if len(added) > _MAX_TAGS:
+            raise ValidationError(_("Enter at most %s tags.") % _MAX_TAGS)
+        if _is_tags_manager(self.column):
+            tag_field = self.column.remote_field.model._meta.get_field("name")
+            for name in added:
+                tag_field.clean(name, None)
+        if self.tag_names is not None and set(self.tag_names) == set(names):
+            return self.tag_names  # taggit sorts what it parses.
+        return names
+
+
+def _as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def _check_times(value):
+    """Return date-times, in lists too, as USE_TZ wants them; check those of ranges."""
+    if isinstance(value, datetime.datetime):
+        return _read_datetime(value)
+    if isinstance(value, list):
+        return [_check_times(item) for item in value]
+    if hasattr(value, "lower_inc"):
+        _check_times(value.lower)
+        _check_times(value.upper)
+    return value
+
+
+def _lock_instance(form):
+    """Lock the row of a ModelForm's saved instance, and read the instance again.
+
+    Return whether there is one; raise AJAXError 404 if its row is gone.
+    """
+    if not isinstance(form, forms.BaseModelForm) or form.instance._state.adding:
+        return False
+    instance = form.instance
+    model = instance._meta.model
+    using = router.db_for_write(model, instance=instance)
+    rows = models.QuerySet(model, using=using).select_for_update()
+    # The instance may be of another database than the one of the transaction.
+    with transaction.atomic(using, savepoint=False):
+        try:
+            instance.refresh_from_db(using, from_queryset=rows)
+        except model.DoesNotExist:
+            raise _record_not_found(model, instance.pk) from None
+    return True
+
+
+def _errors_as_sent(form, errors):
+    """Return errors by the keys under which a form's fields are sent."""
+    errors_by_key = {}
+    for name, messages in errors.items():
+        key = form.add_prefix(name) if name in form.fields else name
+        errors_by_key[key] = list(messages)
+    return errors_by_key
+
+
+def _plain_cleaned_data(form):
+    """Return a form's cleaned data as plain data, with all records in it as pks."""
+    plain = {}
+    for name, value in form.cleaned_data.items():
+        if isinstance(form.fields.get(name), forms.JSONField):
+            plain[name] = _load(_dump(value))
+        elif isinstance(value, (models.Model, Iterable)):
+            plain[name] = _to_plain(value, _plain_pks)
+        else:
+            # A field may have a class of its own for its values.
+            plain[name] = _plain_column_value(value)
+    return plain
+
+
+def _plain_pks(records):
+    return [_plain_pk(record) for record in records]
+
+
 # --- Operations -----------------------------------------------------------------------
 
 
@@ -5028,6 +5547,11 @@ def _has_login_middleware(middleware):
             if issubclass(middleware_class, LoginRequiredMiddleware):
                 return True
     return False
+
+
+def _record_not_found(model, pk):
+    message = _('%(model)s with id of "%(pk)s" not found.')
+    return AJAXError(404, message % {"model": model.__name__, "pk": pk})
 
 
 class _ServedEndpoint(BaseEndpoint):
@@ -5444,8 +5968,7 @@ class ModelEndpoint(_ServedEndpoint):
         return record
 
     def _not_found(self):
-        message = _('%(model)s with id of "%(pk)s" not found.')
-        return AJAXError(404, message % {"model": self.model.__name__, "pk": self.pk})
+        return _record_not_found(self.model, self.pk)
 
     def _show_record(self, pk):
         """Return a record as `get` shows it, only its pk if `get` would not."""
@@ -5518,32 +6041,38 @@ class FormEndpoint(_ServedEndpoint):
     """Serves a Django form: validates what is sent, saves it, returns the result."""
 
     def get_form_kwargs(self, request) -> dict[str, Any]:
-        """Return further keyword arguments for the form, such as `instance`."""
+        """Return further keyword arguments for the form, such as `instance`.
+
+        It is called again once the row of a saved instance is locked.
+        """
         return {}
 
     def create(self, request):
         """Return what `form.save()` returned, else the cleaned data, records as pks."""
         form = self._make_form(request)
-        if not _is_valid(form):
-            raise _invalid(form.errors)
+        if _lock_instance(form):
+            form = self._make_form(request)
+            if form.instance._state.adding:
+                # It is not this user's to edit any more: nothing new is created.
+                raise AJAXError(404, _MESSAGES[404])
+        if not form.is_valid():
+            raise _invalid(_errors_as_sent(form, form.errors))
         uploads = contextlib.nullcontext()
         if hasattr(form, "instance"):
             _insert_first(form.instance)
             uploads = _storing_uploads(request, form.instance)
-        if hasattr(form, "save"):
+        if not hasattr(form, "save"):
+            return _plain_cleaned_data(form)
+        try:
             with uploads:
                 return form.save()
-        for name, value in form.cleaned_data.items():
-            field = form.fields.get(name)
-            if isinstance(field, forms.ModelChoiceField):
-                form.cleaned_data[name] = field.prepare_value(value)
-            elif not isinstance(value, (models.Model, Iterable)):
-                # A field may have a class of its own for its values.
-                form.cleaned_data[name] = _plain_column_value(value)
-        return form.cleaned_data
+        except ValidationError as error:
+            errors = _errors_as_sent(form, _errors_by_field(error))
+            raise ValidationError(errors) from error
 
     def _run(self, request):
         """Return what `create` does; a ModelForm is one transaction up to the reply."""
+        _get_access(request).form_names = list(self.model.base_fields)
         options = getattr(self.model, "_meta", None)
         if options is None:
             return super()._run(request)
@@ -5551,94 +6080,14 @@ class FormEndpoint(_ServedEndpoint):
             return _success_response(super()._run(request), request)
 
     def _make_form(self, request):
-        """Return the form with what was sent."""
-        kwargs = {
-            "data": _make_form_data(self.model, request),
-            "files": _make_form_files(request),
-            **self.get_form_kwargs(request),
-        }
-        form = self.model(**kwargs)
-        for field in form.fields.values():
-            field.clean = partial(_clean_storable, field.clean, field)
+        """Return the form with what was sent, as its fields read it."""
+        sent = _read_keys(request)
+        data, files = _make_form_data(sent)
+        own_kwargs = self.get_form_kwargs(request)
+        form = self.model(**{"data": data.copy(), "files": files, **own_kwargs})
+        _adapt_form(form, {} if "data" in own_kwargs else sent, data)
+        _get_access(request).form_names = list(form.fields)
         return form
-
-
-def _is_valid(form):
-    """Return whether a form is valid; raise ValidationError for base64 that is none."""
-    try:
-        return form.is_valid()
-    except (binascii.Error, UnicodeEncodeError):
-        # Django 5.2 raises them for a BinaryField.
-        raise _invalid_value() from None
-
-
-def _clean_storable(clean, field, value, *initial):
-    """Clean a value as its form field does; raise ValidationError also if no database
-    could store it."""
-    try:
-        if isinstance(field, forms.JSONField) and isinstance(value, str):
-            _parse_json(value or "null")
-        cleaned = _check_times(clean(value, *initial))
-        _check_storable(cleaned)
-        _check_form_integer(field, cleaned)
-        return cleaned
-    except (*_UNREADABLE, RecursionError):
-        # What Django's fields let through: numbers beyond a column, odd base64.
-        raise _invalid_value() from None
-
-
-def _check_times(value):
-    """Return date-times, in lists too, as USE_TZ wants them; check those of ranges."""
-    if isinstance(value, datetime.datetime):
-        return _read_datetime(value)
-    if isinstance(value, list):
-        return [_check_times(item) for item in value]
-    if hasattr(value, "lower_inc"):
-        _check_times(value.lower)
-        _check_times(value.upper)
-    return value
-
-
-def _make_form_data(form_class, request):
-    """Return a form's data: JSON values become the texts that a browser would send.
-
-    Raise TooManyFieldsSent for more values than a form may have.
-    """
-    data = MultiValueDict()
-    for key, value in _read_keys(request).items():
-        is_json_field = isinstance(form_class.base_fields.get(key), forms.JSONField)
-        if is_json_field and not isinstance(value, _FormValue):
-            data[key] = _dump(value)
-        elif value is not None:
-            data.setlist(key, _make_texts(value))
-    limit = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
-    if limit is not None and sum(map(len, dict(data.lists()).values())) > limit:
-        raise core_exceptions.TooManyFieldsSent(_("It has too many values."))
-    several = (forms.MultipleChoiceField, forms.ModelMultipleChoiceField)
-    for name, field in form_class.base_fields.items():
-        if isinstance(field, several) and data.getlist(name) == [""]:
-            data.setlist(name, [])  # So a page says that nothing is chosen.
-    return data
-
-
-def _make_form_files(request):
-    """Return a form's files, by their keys without []."""
-    files = MultiValueDict()
-    for key, value in request.FILES.lists():
-        for file in value:
-            files.appendlist(key.removesuffix("[]"), file)
-    return files
-
-
-def _make_texts(value):
-    """Return the texts that a form would send for a value; files are not among them."""
-    texts = []
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, str):
-            texts.append(item)
-        elif not isinstance(item, File):
-            texts.append(_dump(item))
-    return texts
 
 
 # --- Registry -------------------------------------------------------------------------
@@ -7050,7 +7499,7 @@ def _describe_value(field, is_sent):
     schema = {}
     if kind.types:
         schema["type"] = list(kind.types)
-    if _takes_large_integers(typed_field):
+    if _takes_large_integers(typed_field) or _has_own_values(typed_field):
         schema["type"] = list(_KINDS["BigIntegerField"].types)
     value_format = _find_format(field, kind, is_sent)
     if value_format:
@@ -7063,6 +7512,12 @@ def _describe_value(field, is_sent):
     if isinstance(field, models.TextField) or isinstance(widget, forms.Textarea):
         schema["x-ajax"] = {"multiline": True}
     return schema
+
+
+def _has_own_values(field):
+    """Return whether an integer field of the project's shows its values as text."""
+    is_own = not type(field).__module__.startswith("django.")
+    return is_own and isinstance(field, models.IntegerField)
 
 
 def _model_path(model):

@@ -4893,7 +4893,7 @@ class Invoice(models.Model):
     topics = TaggableManager(blank=True)
 
 
-class Parcel(models.Model):
+class Shipment(models.Model):
     """Its pk is none that the rows of a plain TaggableManager can hold."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -5291,7 +5291,7 @@ class Refusals(AjaxTestCase):
                 self.assertEqual(invoice["search"], "a")
 
     def test_tags_whose_rows_cannot_hold_the_pk(self):
-        for model in (Parcel, Coupon, Voucher):
+        for model in (Shipment, Coupon, Voucher):
             with self.subTest(model.__name__):
                 message = "labels keeps the pk in a column of type IntegerField, which"
                 text = self.refuse(f"{model.__name__}.{message}", model)
@@ -6418,6 +6418,74 @@ class Races(TransactionTestCase):
                 status, data = self.post_while(write, f"{path_}/update", mine)
                 self.assertEqual((status, data), (200, data | others | mine))
 
+    def serve_column(self, name, model, get_instance):
+        """Serve a ModelForm of one column of a record; return its path."""
+        meta = type("Meta", (), {"model": model, "fields": [name]})
+        number = len(ajax.endpoint._registry)
+        bases = (forms.ModelForm,)
+        form = type(f"Form{number}", bases, {"Meta": meta, "__module__": __name__})
+        kwargs = {
+            "get_form_kwargs": lambda self, *args: {"instance": get_instance(*args)}
+        }
+        self.serve(form, **kwargs)
+        return f"form{number}"
+
+    def test_a_model_form_keeps_changes_that_were_committed_before_its_lock(self):
+        live = LiveTrack.objects.create(title="One", venue="Hall")
+        article = Article.objects.filter(pk=self.article.pk)
+        for name, model, get_instance, others in [
+            ("title", Article, lambda request: article.get(), {"body": "Other"}),
+            ("title", Article, lambda request: article.defer("body")[0], {"price": 2}),
+            # These are the same instance the second time; one is of two tables.
+            ("venue", LiveTrack, lambda request: live, {"title": "Other"}),
+            ("first_name", User, lambda request: request.user, {"last_name": "Other"}),
+        ]:
+            path_ = self.serve_column(name, model, get_instance)
+            write = functools.partial(model.objects.update, **others)
+            for is_atomic in (False, True):
+                sent = {name: f"Mine {is_atomic}"}
+                model.objects.update(**dict.fromkeys(others, 1))
+                with self.subTest(model, is_atomic=is_atomic):
+                    with atomic_requests(is_atomic):
+                        status, data = self.post_while(write, path_, sent)
+                    self.assertEqual(status, 200, data)
+                    stored = model.objects.filter(**sent).values(*others)
+                    self.assertEqual([*stored], [others])
+
+    def test_a_model_form_of_a_record_that_is_gone_meanwhile_is_a_404(self):
+        rows = Article.objects.filter(pk=self.article.pk)
+        mine = rows.filter(author=self.user)
+        move = functools.partial(rows.update, author=self.other)
+        for write, get_instance in [
+            (rows.delete, lambda request: self.article),
+            (rows.delete, lambda request: get_object_or_404(rows)),
+            (move, lambda request: get_object_or_404(mine)),
+        ]:
+            self.article.save()
+            path_ = self.serve_column("title", Article, get_instance)
+            status, data = self.post_while(write, path_, {"title": "Mine"})
+            self.assertEqual(status, 404, data)
+            self.assertFalse(Article.objects.filter(title="Mine").exists())
+
+    def test_model_forms_of_one_record_wait_for_each_other_and_lose_nothing(self):
+        def work(number):
+            for turn in range(1, self.ROUNDS + 1):
+                self.done(paths[number], {self.COLUMNS[number]: turn})
+
+        specimen = Specimen.objects.create()
+        rows = Specimen.objects.filter(pk=specimen.pk)
+        paths = []
+        for name in self.COLUMNS:
+            path_ = self.serve_column(name, Specimen, lambda request: rows.get())
+            paths.append(path_)
+        for is_atomic in (False, True):
+            rows.update(**dict.fromkeys(self.COLUMNS, 0))
+            with self.subTest(is_atomic), atomic_requests(is_atomic):
+                [*self.pool.map(work, range(self.THREADS))]
+            specimen.refresh_from_db()
+            counts = {int(getattr(specimen, name)) for name in self.COLUMNS}
+            self.assertEqual(counts, {self.ROUNDS})
+
     @unittest.skipUnless(connection.vendor == "sqlite", "Wants a copy that is behind.")
     def test_a_write_uses_the_database_for_writes_of_the_router(self):
         router = mock.Mock(spec=["db_for_read", "db_for_write"])
@@ -7412,6 +7480,7 @@ class Lists(AjaxTestCase):
 # --- Forms ----------------------------------------------------------------------------
 
 from django.contrib.auth.forms import SetPasswordForm
+from taggit.forms import TagField
 
 OfferForm = forms.modelform_factory(Offer, fields="__all__")
 SpecimenForm = forms.modelform_factory(Specimen, exclude=["url"])
@@ -7456,6 +7525,59 @@ class StallForm(forms.ModelForm):
 
 
 ajax.endpoint.register(StallForm, FormsEndpoint)
+
+
+class Parcel(models.Model):
+    """Neither an endpoint nor an encoder describes it."""
+
+    sender = models.ForeignKey(User, models.CASCADE, related_name="+")
+    depot = models.ForeignKey(Stall, models.CASCADE, null=True, blank=True)
+    label = models.CharField(max_length=20, blank=True)
+    note = models.TextField(null=True, blank=True)
+    weight = models.DecimalField(max_digits=17, decimal_places=2, null=True, blank=True)
+    count = models.IntegerField(default=5, blank=True)
+    data = models.JSONField(default=dict, blank=True)
+    seal = models.BinaryField(editable=True, null=True, blank=True)
+    secret = models.CharField(max_length=20, default="hidden")
+    password = models.CharField(max_length=20, blank=True)
+    stops = models.ManyToManyField(Country, blank=True)
+    tags = TaggableManager(blank=True)
+
+
+def split_at_commas(text):
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+AS_FORM = {"form": True}
+
+
+class JoiningInput(forms.TextInput):
+    def value_from_datadict(self, data, files, name):
+        return ",".join(data.getlist(name))
+
+
+class RepeatedFileInput(forms.ClearableFileInput):
+    allow_multiple_selected = True
+
+
+SHARED_FIELD = forms.IntegerField(required=False)
+
+
+class TwicePostedForm(forms.Form):
+    """One whose fields are made in `__init__`, where it also chooses a value itself."""
+
+    prefix = "p"
+    shared = forms.IntegerField(required=False)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        choices = [("am", "a"), ("pm", "p")]
+        self.fields["hours"] = forms.MultipleChoiceField(choices=choices)
+        self.fields["json"] = forms.JSONField(required=False)
+        self.fields["shared"] = SHARED_FIELD
+        self.data = self.data.copy()
+        self.data["p-owner"] = "ann"
+        self.fields["owner"] = forms.CharField()
 
 
 class Forms(AjaxTestCase):
@@ -7603,6 +7725,721 @@ class Forms(AjaxTestCase):
         self.assertRegex(data["file"], r"^/media/specimens/a.*\.txt$")
         with Specimen.objects.get(pk=data["pk"]).file.open() as file:
             self.assertEqual(file.read(), b"words")
+
+    def serve_form(self, attributes=(), **fields):
+        """Serve a form of these fields as shop/oddform until the test ends."""
+        form = type("OddForm", (forms.Form,), {"__module__": __name__, **fields})
+        self.serve(form, **dict(attributes))
+        return form
+
+    def serve_parcels(self, *names, **attributes):
+        """Serve a ModelForm of these fields as shop/parcelform until the test ends."""
+        self.serve(forms.modelform_factory(Parcel, fields=names), **attributes)
+
+    def serve_parcel(self, parcel, *names):
+        """Let shop/parcelform edit one parcel."""
+        self.doCleanups()
+        self.serve_parcels(
+            *names,
+            get_form_kwargs=lambda self, request: {
+                "instance": Parcel.objects.get(pk=parcel.pk)
+            },
+        )
+
+    def test_a_list_or_a_repeated_key_for_one_value_is_a_400(self):
+        at = forms.SplitDateTimeField(required=False)
+        self.serve_form(at=at, photo=forms.FileField(required=False))
+        day, pk = "2024-05-06", self.article.pk
+        upload = SimpleUploadedFile("a.txt", b"a")
+        message = ["This key takes one value."]
+        for path_, key, sent, form in [
+            ("pollform", "day", [day], {}),
+            ("pollform", "day", [], {}),
+            ("pollform", "day", [day, day], AS_FORM),
+            ("pollform", "day[]", [day], AS_FORM),
+            ("pollform", "seats", [1, 2], {}),
+            ("pollform", "sure", ["on", "on"], AS_FORM),
+            ("pollform", "article", [pk, pk], AS_FORM),
+            ("pollform", "article", [pk], {}),
+            ("contactform", "text", ["a", "b"], AS_FORM),
+            ("oddform", "at_0", [day, day], AS_FORM),
+            ("oddform", "photo", [upload, upload], AS_FORM),
+        ]:
+            with self.subTest(path_, key=key, sent=sent):
+                data = self.poll | {"email": "a@example.com", "text": "Hi", key: sent}
+                if key == "day[]":
+                    del data["day"]
+                name = re.sub(r"_0|\[\]", "", key)
+                self.assertEqual(
+                    self.errors(f"shop/{path_}", data, **form), {name: message}
+                )
+
+    def test_several_choices_are_a_list_however_it_is_sent(self):
+        ann, bob = self.user.pk, self.other.pk
+        for key, sent, form, clean in [
+            ("hours", ["pm", "am"], {}, ["pm", "am"]),
+            ("hours", "am", {}, ["am"]),
+            ("hours", ["am", "pm"], AS_FORM, ["am", "pm"]),
+            ("hours", "am", AS_FORM, ["am"]),
+            ("hours[]", ["am"], AS_FORM, ["am"]),
+            ("hours", '["am", "pm"]', AS_FORM, ["am", "pm"]),
+            ("guests", [ann, {"pk": bob, "username": "bob"}], {}, [ann, bob]),
+            ("guests", f"[{ann}, {bob}]", AS_FORM, [ann, bob]),
+            ("guests[]", [ann, bob], AS_FORM, [ann, bob]),
+            ("guests", "", AS_FORM, []),
+            ("guests[]", "", AS_FORM, []),
+            ("guests", "null", AS_FORM, []),
+            ("guests", "", {}, []),
+            ("guests", [], {}, []),
+            ("guests", None, {}, []),
+        ]:
+            with self.subTest(key, sent=sent, form=form):
+                data = self.poll | {key: sent}
+                if key == "hours[]":
+                    del data["hours"]
+                cleaned = self.post("shop/pollform", data, **form)["data"]
+                self.assertCountEqual(cleaned[key.removesuffix("[]")], clean)
+        # MultipleHiddenInput reads a list, and a widget of the project's what it likes.
+        hidden = forms.CharField(widget=forms.MultipleHiddenInput, required=False)
+        day = forms.DateField(widget=forms.SelectDateWidget, required=False)
+        self.serve_form(hidden=hidden, day=day)
+        sent = {"hidden": ["a", "b"], "day": None, "day_year": 2024, "day_month": 5}
+        cleaned = self.post("shop/oddform", sent | {"day_day": [6]})["data"]
+        self.assertEqual(cleaned, {"hidden": "['a', 'b']", "day": "2024-05-06"})
+        cleaned = self.post("shop/oddform", {"day": ["2024-05-06"]})["data"]
+        self.assertEqual(cleaned, {"hidden": "", "day": "2024-05-06"})
+
+    def test_more_members_than_a_relation_may_have_are_a_400(self):
+        codes = [
+            "".join(pair) for pair in itertools.product("abcdefghijklmn", repeat=2)
+        ]
+        Country.objects.bulk_create(Country(code=code, name=code) for code in codes)
+        parcel = Parcel.objects.create(sender=self.user)
+        parcel.stops.set(codes[:3])
+        limits = mock.patch.object(ajax, "_MAX_MEMBERS", 5)
+        for served, count, status in [(None, 5, 200), (None, 6, 400), (parcel, 8, 200)]:
+            with self.subTest(count), limits:
+                self.doCleanups()
+                if served:
+                    self.serve_parcel(served, "sender", "stops")
+                else:
+                    self.serve_parcels("sender", "stops")
+                sent = {"sender": self.user.pk, "stops": codes[:count]}
+                reply = self.post("shop/parcelform", sent, status)
+                self.assertEqual([*reply.get("errors", [])], ["stops"][: status == 400])
+
+    def test_tags_are_read_as_a_model_reads_them(self):
+        self.serve_parcels("sender", "tags")
+        plain = {"tags": {"pk": 1, "name": "z"}}
+        for key, sent, form, names in [
+            ("tags", ["web design", "css"], {}, ["web design", "css"]),
+            ("tags", [" b ", "", "a", "b"], {}, ["b", "a"]),
+            ("tags", [plain["tags"], "a,b"], {}, ["z", "a,b"]),
+            ("tags", '["css", "web design"]', {}, ["css", "web design"]),
+            ("tags", '["css", "web design"]', AS_FORM, ["css", "web design"]),
+            ("tags", "b, web design", {}, ["b", "web design"]),
+            ("tags", "b a", AS_FORM, ["a", "b"]),
+            ("tags", '"a, b" c', AS_FORM, ["a, b", "c"]),
+            ("tags[]", ["web design", "css"], AS_FORM, ["web design", "css"]),
+            ("tags", ["web design", "css"], AS_FORM, ["web design", "css"]),
+            ("tags[]", "", AS_FORM, []),
+            ("tags", [], {}, []),
+            ("tags", "", AS_FORM, []),
+            ("tags", "null", AS_FORM, []),
+            ("tags", None, {}, []),
+            ("tags", "[a", AS_FORM, ["[a"]),
+        ]:
+            with self.subTest(key, sent=sent, form=form):
+                sent = {"sender": self.user.pk, key: sent}
+                data = self.post("shop/parcelform", sent, **form)["data"]
+                tags = [tag["name"] for tag in data["tags"]]
+                self.assertEqual(tags, names)
+
+    def test_tags_in_a_form_of_no_model(self):
+        self.serve_form(tags=TaggableManager().formfield())
+        for sent, form, names in [
+            (["web design", "css"], {}, ["web design", "css"]),
+            ("web design, css", AS_FORM, ["css", "web design"]),
+            (["x" * 101], {}, ["x" * 101]),
+        ]:
+            data = self.post("shop/oddform", {"tags": sent}, **form)["data"]
+            self.assertEqual(data, {"tags": names})
+        # A widget that reads several values gets them, and a column may be any.
+        self.doCleanups()
+        several = TagField(required=False, widget=JoiningInput)
+        self.serve_form(tags=several)
+        data = self.post("shop/oddform", {"tags": ["b", "a"]})["data"]
+        self.assertEqual(data, {"tags": ["a", "b"]})
+        attributes = {"note": TagField(), "__module__": __name__}
+        attributes["Meta"] = type("Meta", (), {"model": Parcel, "fields": ["note"]})
+        parcel = {"instance": Parcel(sender=self.user)}
+        form = type("NoteForm", (forms.ModelForm,), attributes)
+        self.serve(form, get_form_kwargs=lambda *arguments: parcel)
+        data = self.post("shop/noteform", {"note": ["b", "a"]})["data"]
+        self.assertEqual(data["note"], "['b', 'a']")
+        with self.modify_settings(INSTALLED_APPS={"remove": "taggit"}):
+            sent = {"email": "a@example.com", "text": "Hi"}
+            self.assertEqual(self.post("shop/contactform", sent)["data"], sent)
+
+    @unittest.skipUnless(connection.vendor == "postgresql", "arrays")
+    def test_an_array_takes_a_list(self):
+        from django.contrib.postgres.forms import SimpleArrayField
+
+        numbers = SimpleArrayField(forms.IntegerField(), required=False)
+        texts = SimpleArrayField(forms.CharField(), required=False)
+        pairs = SimpleArrayField(SimpleArrayField(forms.CharField()), required=False)
+        self.serve_form(numbers=numbers, texts=texts, pairs=pairs)
+        for key, sent, form, stored in [
+            ("numbers", [1, "2"], {}, [1, 2]),
+            ("numbers", "1,2", {}, [1, 2]),
+            ("numbers", 1, {}, [1]),
+            ("numbers[]", ["1", "2"], AS_FORM, [1, 2]),
+            ("numbers", ["1", "2"], AS_FORM, [1, 2]),
+            ("texts", ["a,b", "c"], {}, ["a,b", "c"]),
+            ("texts", [], {}, []),
+            ("texts", None, {}, []),
+            ("pairs", [["a,b", "c"], ["d", "e"]], {}, [["a,b", "c"], ["d", "e"]]),
+        ]:
+            with self.subTest(key, sent=sent):
+                data = self.post("shop/oddform", {key: sent}, **form)["data"]
+                self.assertEqual(data[key.removesuffix("[]")], stored)
+        for key, sent in [("numbers", ["x"]), ("numbers", [True]), ("texts", [{}])]:
+            self.assertEqual([*self.errors("shop/oddform", {key: sent})], [key])
+
+    def test_tags_that_cannot_be_stored_are_a_400(self):
+        tag_field = TaggableManager().formfield(required=False)
+        self.serve_form(tags=tag_field)
+        self.serve_parcels("sender", "tags")
+        many = [str(number) for number in range(101)]
+        quoted = ["Enter tags without double quotes."]
+        too_many = ["Enter at most 100 tags."]
+        too_long = ["Ensure this value has at most 100 characters (it has 101)."]
+        for sent, form, is_of_model, messages in [
+            (['a "b"', "c"], {}, False, quoted),
+            (many, {}, False, too_many),
+            (" ".join(many), AS_FORM, False, too_many),
+            (["x" * 101], {}, True, too_long),
+            ("x" * 101, AS_FORM, True, too_long),
+            ("a " * 25_000 + "b c", AS_FORM, True, None),
+            (
+                " ".join(str(number) for number in range(10_000)),
+                AS_FORM,
+                False,
+                too_many,
+            ),
+            (5, {}, False, ["Enter a valid value."]),
+            ([5], {}, False, ["Enter a valid value."]),
+            ({"name": "a"}, {}, False, ["Enter a valid value."]),
+        ]:
+            for path_ in ["parcelform"] if is_of_model else ["parcelform", "oddform"]:
+                with self.subTest(path_, sent=str(sent)[:20]):
+                    data = {"sender": self.user.pk, "tags": sent}
+                    status = 200 if messages is None else 400
+                    reply = self.post(f"shop/{path_}", data, status, **form)
+                    errors = {"tags": messages} if messages else None
+                    self.assertEqual(reply.get("errors"), errors)
+
+    def test_tags_that_a_record_has_may_stay_beyond_the_limit(self):
+        parcel = Parcel.objects.create(sender=self.user)
+        names = [f"n{number:03}" for number in range(150)]
+        parcel.tags.add(*names)
+        self.serve_parcel(parcel, "tags")
+        data = self.post("shop/parcelform", {"tags": ", ".join(names)})["data"]
+        self.assertEqual(len(data["tags"]), 150)
+        self.errors("shop/parcelform", {"tags": [f"new{n}" for n in range(101)]})
+        self.assertEqual(parcel.tags.count(), 150)
+
+    def test_a_project_that_parses_tags_in_its_own_way_keeps_them(self):
+        self.serve_parcels("sender", "tags")
+        splitter = f"{__name__}.split_at_commas"
+        with self.settings(TAGGIT_TAGS_FROM_STRING=splitter):
+            for tags in (["web design", "css"], ['a "b"']):
+                sent = {"sender": self.user.pk, "tags": tags}
+                data = self.post("shop/parcelform", sent)["data"]
+                self.assertEqual([tag["name"] for tag in data["tags"]], tags)
+            self.errors("shop/parcelform", {"sender": self.user.pk, "tags": ["a,b"]})
+
+    def test_a_record_that_nothing_describes_shows_its_pk_and_the_forms_fields(self):
+        depot = Stall.objects.create(code="a")
+        names = ["depot", "label", "sender", "password", "stops", "tags"]
+        self.serve_parcels(*names)
+        sent = {"sender": self.user.pk, "depot": "a", "label": "L", "password": "pw"}
+        data = self.post("shop/parcelform", sent | {"tags": ["x"]})["data"]
+        parcel = Parcel.objects.get()
+        [tag] = data.pop("tags")
+        self.assertEqual(tag["name"], "x")
+        shown = {"pk": parcel.pk, "sender": self.user.pk, "depot": depot.pk}
+        self.assertEqual(data, shown | {"label": "L", "stops": []})
+        self.assertEqual([*data], ["pk", "sender", "depot", "label", "stops"])
+        # An endpoint or an encoder says what is shown.
+        self.serve(Parcel, fields=["label", "secret"])
+        data = self.post("shop/parcelform", sent)["data"]
+        self.assertEqual({*data}, {"pk", "label", "secret"})
+        self.doCleanups()
+        self.serve_parcels("sender", "label")
+        self.register_encoder(Parcel, ajax.IncludeEncoder(["secret"]))
+        data = self.post("shop/parcelform", sent)["data"]
+        self.assertEqual({*data}, {"pk", "secret"})
+
+    def test_a_record_whose_child_has_an_endpoint_is_shown_as_its_pk(self):
+        registered = ajax.endpoint._registry[Track]
+        ajax.endpoint.unregister(Track)
+        self.addCleanup(ajax.endpoint.register, Track, registered)
+        self.serve(forms.modelform_factory(Track, fields=["title"]))
+        data = self.post("shop/trackform", {"title": "A"})["data"]
+        self.assertEqual(data, {"pk": Track.objects.get().pk})
+
+    def test_records_that_save_returns_are_shown_wherever_they_are(self):
+        parcel = Parcel.objects.create(sender=self.user, label="L", count=2**31 - 1)
+        bob = {"pk": self.other.pk, "username": "bob"}
+        news = {"pk": self.news.pk, "title": "News", "parent": None}
+        small = {"pk": parcel.pk, "sender": self.user.pk, "label": "L"}
+        save = mock.Mock()
+        names = ("label", "sender", "username", "email")
+        fields = {name: forms.CharField(required=False) for name in names}
+        self.serve_form(**fields, save=save)
+        for saved, shown in [
+            (self.news, news),
+            (self.other, bob),
+            (parcel, small),
+            ([parcel, self.other], [small, bob]),
+            (Parcel.objects.all(), [small]),
+            ({"one": parcel, "all": [[parcel]]}, {"one": small, "all": [[small]]}),
+            (None, None),
+            ("text", "text"),
+        ]:
+            for result in (saved, ajax.EnvelopedResponse(saved, {"total": 1})):
+                with self.subTest(str(saved), kind=type(result)):
+                    save.return_value = result
+                    self.assertEqual(self.post("shop/oddform")["data"], shown)
+
+    def test_a_saved_response_or_error_is_passed_on(self):
+        self.serve_form(save=lambda self: HttpResponse("<b>", status=201))
+        response = self.client.post("/ajax/shop/oddform.json")
+        self.assertEqual((response.status_code, response.content), (201, b"<b>"))
+        self.doCleanups()
+        self.serve_form(save=lambda self: ajax.AJAXError(418, "No."))
+        self.post("shop/oddform", status=418)
+        self.doCleanups()
+        # An endpoint may not make the form at all.
+        create = {"create": lambda self, request: Parcel(pk=7, sender=request.user)}
+        self.serve_form(create, sender=forms.CharField())
+        data = self.post("shop/oddform")["data"]
+        self.assertEqual(data, {"pk": 7, "sender": self.user.pk})
+
+    def test_records_in_the_cleaned_data_are_pks_wherever_they_come_from(self):
+        class RecordField(forms.Field):
+            def clean(self, value):
+                return User.objects.get(username=value)
+
+        def clean(form):
+            form.cleaned_data["one"] = Country.objects.get()
+            form.cleaned_data["all"] = User.objects.order_by("pk")
+            form.cleaned_data["deep"] = {"in": [(Article.objects.get(),)]}
+
+        Country.objects.create(code="fr", name="France")
+        by_name = forms.ModelChoiceField(Country.objects, to_field_name="name")
+        self.serve_form(who=RecordField(), land=by_name, clean=clean)
+        data = self.post("shop/oddform", {"who": "bob", "land": "France"})["data"]
+        everybody = [self.user.pk, self.other.pk]
+        expected = {"who": self.other.pk, "land": "fr", "one": "fr", "all": everybody}
+        self.assertEqual(data, expected | {"deep": {"in": [[self.article.pk]]}})
+
+    def test_a_jsonfields_value_is_given_as_it_is(self):
+        value = {"big": 2**60, "float": 1.5, "text": "", "list": [2**53]}
+        for sent in (value, [], "", "text", 2**60, True):
+            with self.subTest(sent=sent):
+                data = self.post("shop/pollform", self.poll | {"json": sent})["data"]
+                self.assertEqual(data["json"], sent)
+
+    def test_a_record_that_was_read_is_taken_as_its_key(self):
+        Country.objects.create(code="fr", name="France")
+        by_name = forms.ModelChoiceField(Country.objects, to_field_name="name")
+        self.serve_form(land=by_name, to_pk=forms.ModelChoiceField(Country.objects))
+        france = self.shown(Country(pk="fr"))
+        data = self.post("shop/oddform", {"land": france, "to_pk": france})["data"]
+        self.assertEqual(data, {"land": "fr", "to_pk": "fr"})
+        refusal = "Select a valid choice. That choice is not one of the available"
+        for key, sent in [("land", {"pk": "fr"}), ("to_pk", {}), ("to_pk", {"pk": {}})]:
+            with self.subTest(key, sent=sent):
+                data = {"land": france, "to_pk": france, key: sent}
+                errors = self.errors("shop/oddform", data)
+                self.assertEqual(errors, {key: [f"{refusal} choices."]})
+
+    def test_null_is_an_empty_value_and_null_in_a_column(self):
+        rows = [
+            ("seats", None),
+            ("sure", False),
+            ("json", None),
+            ("moment", None),
+            ("article", None),
+            ("plan", None),
+        ]
+        for key, clean in rows:
+            for sent, form in [(None, {}), ("null", AS_FORM)]:
+                with self.subTest(key, form=form):
+                    data = self.poll | {key: sent}
+                    data = self.post("shop/pollform", data, **form)["data"]
+                    is_clear = key == "plan" and data[key] is False
+                    self.assertTrue(is_clear or data[key] == clean, data)
+        for sent, form in [(None, {}), ("null", AS_FORM)]:
+            required = ["This field is required."]
+            errors = self.errors("shop/pollform", self.poll | {"day": sent}, **form)
+            self.assertEqual(errors, {"day": required})
+        texts = {
+            "text": forms.CharField(required=False),
+            "land": forms.ModelChoiceField(Country.objects, required=False),
+            "choice": forms.ChoiceField(choices=[("null", "N")], required=False),
+            "uuid": forms.UUIDField(required=False),
+        }
+        self.serve_form(**texts)
+        sent = dict.fromkeys(texts, "null")
+        data = self.post("shop/oddform", sent, form=True)["data"]
+        self.assertEqual(data, sent | {"uuid": None, "land": None})
+
+    def test_null_and_the_empty_text_in_the_columns_of_a_model_form(self):
+        names = ["label", "note", "weight", "count", "data", "seal", "depot"]
+        null = ["This field cannot be null."]
+        stored = {"note": "N", "weight": Decimal(1), "count": 7, "data": {"a": 1}}
+        stored |= {"label": "L", "seal": b"a", "depot": Stall.objects.create(code="a")}
+        for key, null_value, empty_value in [
+            ("label", "", ""),
+            ("note", None, ""),
+            ("weight", None, None),
+            ("seal", None, None),
+            ("depot", None, None),
+            ("count", null, 7),
+            ("data", null, {"a": 1}),
+        ]:
+            for sent, form, value in [
+                (None, {}, null_value),
+                ("null", AS_FORM, null_value),
+                ("", AS_FORM, empty_value),
+            ]:
+                if sent == "null" and key in ("label", "note"):
+                    value = "null"
+                parcel = Parcel.objects.create(sender=self.user, **stored)
+                self.serve_parcel(parcel, *names)
+                with self.subTest(key, sent=sent, form=form):
+                    if value is null:
+                        errors = self.errors("shop/parcelform", {key: sent}, **form)
+                        self.assertEqual(errors, {key: null})
+                    else:
+                        self.post("shop/parcelform", {key: sent}, **form)
+                        parcel.refresh_from_db()
+                        self.assertEqual(getattr(parcel, key), value)
+
+    def test_booleans_take_the_same_texts_as_a_model(self):
+        state = forms.NullBooleanField(required=False)
+        hidden = forms.BooleanField(widget=forms.HiddenInput, required=False)
+        tick = forms.BooleanField(required=False)
+        to_bool = {"True": True, "False": False}.get
+        yes_no = [("", "?"), (True, "Yes"), (False, "No")]
+        lower = [("true", "Yes"), ("false", "No")]
+        choice = forms.TypedChoiceField(choices=yes_no, coerce=to_bool, required=False)
+        lower = forms.ChoiceField(choices=lower, required=False)
+        self.serve_form(
+            tick=tick, state=state, hidden=hidden, choice=choice, lower=lower
+        )
+        true = [True, 1, "true", "TRUE", "on", "On", "1", "t"]
+        false = [False, 0, "false", "False", "off", "OFF", "0", "f"]
+        for sent in [*true, *false]:
+            for form in ({}, AS_FORM) if isinstance(sent, str) else ({},):
+                with self.subTest(sent=sent, form=form):
+                    values = dict.fromkeys(("tick", "state", "hidden"), sent)
+                    data = self.post("shop/oddform", values, **form)["data"]
+                    expected = dict.fromkeys(values, sent in true)
+                    self.assertEqual(data, data | expected)
+        for sent in (True, False):
+            values = {"choice": sent, "lower": sent}
+            data = self.post("shop/oddform", values)["data"]
+            self.assertIs(data["choice"], sent)
+            self.assertEqual(data["lower"], json.dumps(sent))
+        # In a form, a checkbox may have a text of its own.
+        sent = {"tick": "yes", "state": "unknown", "hidden": " "}
+        data = self.post("shop/oddform", sent, form=True)["data"]
+        kept = {"tick": True, "state": None, "hidden": False}
+        self.assertEqual(data, data | kept)
+        odd = [("state", "maybe"), ("state", 7), ("tick", {}), ("tick", 2)]
+        for key, sent in [*odd, ("tick", "yes"), ("tick", "unknown")]:
+            self.assertEqual([*self.errors("shop/oddform", {key: sent})], [key])
+
+    def test_text_is_stripped_unless_the_spaces_may_be_meant(self):
+        chars = [(" a", "A")]
+        self.serve_form(
+            raw=forms.CharField(strip=False, required=False),
+            text=forms.CharField(required=False),
+            number=forms.FloatField(required=False),
+            lasts=forms.DurationField(required=False),
+            json=forms.JSONField(required=False),
+            choice=forms.ChoiceField(choices=chars, required=False),
+            tick=forms.BooleanField(required=False),
+        )
+        rows = [
+            (" a", {"raw": " a", "text": "a", "choice": " a"}),
+            (" 1 ", {"number": 1.0, "lasts": "P0DT00H00M01S", "tick": True}),
+            (" \n", {"number": None, "lasts": None, "tick": False, "text": ""}),
+        ]
+        for text, clean in rows:
+            for form in ({}, AS_FORM):
+                with self.subTest(text, form=form):
+                    sent = dict.fromkeys(clean, text)
+                    data = self.post("shop/oddform", sent, **form)["data"]
+                    self.assertEqual(data, data | clean)
+        for text, clean in [(" ", None), (" [1] ", [1])]:
+            data = self.post("shop/oddform", {"json": text}, form=True)["data"]
+            self.assertEqual(data["json"], clean)
+
+    def test_what_a_field_cannot_read_is_told_in_djangos_words(self):
+        class JSONTextField(forms.CharField):
+            """One of the project's."""
+
+        self.serve_form(
+            text=forms.CharField(required=False),
+            own=JSONTextField(required=False),
+            number=forms.IntegerField(required=False),
+            date=forms.DateTimeField(required=False),
+            json=forms.JSONField(required=False),
+            choice=forms.ChoiceField(choices=[("a", "A")], required=False),
+            file=forms.FileField(required=False),
+        )
+        upload = SimpleUploadedFile("a.txt", b"a")
+        unreadable = "Enter a valid value."
+        no_choice = "Select a valid choice. {} is not one of the available choices."
+        for key, sent, form, message in [
+            ("text", True, {}, unreadable),
+            ("text", {"a": 1}, {}, unreadable),
+            ("text", upload, AS_FORM, unreadable),
+            ("number", True, {}, "Enter a whole number."),
+            ("number", {}, {}, "Enter a whole number."),
+            ("number", upload, AS_FORM, "Enter a whole number."),
+            ("date", "0001-01-01T00:00Z", {}, "Enter a valid date/time."),
+            ("json", "{", AS_FORM, "Enter a valid JSON."),
+            ("json", '{"a": 1, "a": 2}', AS_FORM, "Enter a valid JSON."),
+            ("choice", {"a": 1}, {}, no_choice.format('{"a":1}')),
+            ("choice", True, {}, no_choice.format("True")),
+            ("file", {}, {}, "No file was submitted. Check the encoding type on the"),
+            ("file", 5, {}, "No file was submitted. Check the encoding type on the"),
+        ]:
+            with self.subTest(key, sent=str(sent)[:20]):
+                [text] = self.errors("shop/oddform", {key: sent}, **form)[key]
+                self.assertTrue(text.startswith(message), text)
+        # A field of the project's own may read JSON.
+        data = self.post("shop/oddform", {"own": {"a": 1}, "text": 1.5})["data"]
+        self.assertEqual((data["own"], data["text"]), ('{"a":1}', "1.5"))
+
+    def test_numbers_are_sent_as_a_localized_field_reads_them(self):
+        number = forms.DecimalField(localize=True)
+        self.serve_form(number=number, plain=forms.DecimalField())
+        german = {"LANGUAGE_CODE": "de", "USE_THOUSAND_SEPARATOR": True}
+        with self.settings(**german), translation.override("de"):
+            for sent in (1.125, 1125, 1234567.5, -0.001):
+                values = {"number": sent, "plain": sent}
+                data = self.post("shop/oddform", values)["data"]
+                self.assertEqual([float(data[key]) for key in values], [sent, sent])
+            data = self.post("shop/oddform", {"number": "1.125,5", "plain": "1"})
+            self.assertEqual(data["data"]["number"], "1125.5")
+
+    def test_binary_is_base64(self):
+        self.serve_parcels("sender", "seal")
+        for sent, form, stored in [
+            ("aGk=", {}, b"hi"),
+            ("aGk=", AS_FORM, b"hi"),
+            ("", {}, None),
+            ("aGk", {}, "seal"),
+            ("a!Gk=", {}, "seal"),
+            ("\u00e9", AS_FORM, "seal"),
+            (True, {}, "seal"),
+        ]:
+            with self.subTest(sent=sent, form=form):
+                data = {"sender": self.user.pk, "seal": sent}
+                status = 400 if isinstance(stored, str) else 200
+                reply = self.post("shop/parcelform", data, status, **form)
+                if status == 400:
+                    self.assertEqual([*reply["errors"]], ["seal"])
+                else:
+                    seal = Parcel.objects.get(pk=reply["data"]["pk"]).seal
+                    self.assertEqual(seal and bytes(seal), stored)
+
+    def test_decimals_that_could_not_be_read_back_are_a_400(self):
+        self.serve_parcels("sender", "weight")
+        is_sqlite = connection.vendor == "sqlite"
+        for sent, fits in [
+            ("1234567890123.45", True),
+            ("123456789012345.00", True),
+            ("100000000000000", True),
+            ("99999999999999.99", not is_sqlite),
+            ("999999999999999.9", not is_sqlite),
+        ]:
+            for form in ({}, AS_FORM):
+                with self.subTest(sent, form=form):
+                    data = {"sender": self.user.pk, "weight": sent}
+                    if fits:
+                        pk = self.post("shop/parcelform", data, **form)["data"]["pk"]
+                        weight = Parcel.objects.get(pk=pk).weight
+                        self.assertEqual(weight, Decimal(sent))
+                    else:
+                        errors = self.errors("shop/parcelform", data, **form)
+                        message = (
+                            "Ensure that there are no more than 15 digits in total."
+                        )
+                        self.assertEqual(errors, {"weight": [message]})
+
+    def test_prefixed_forms_and_fields_made_in_init_are_read_and_named_as_sent(self):
+        self.serve(TwicePostedForm)
+        for sent, form in [
+            ({"p-hours": ["am"], "p-json": {"a": [1]}}, {}),
+            ({"p-hours[]": ["am"], "p-json": '{"a": [1]}'}, AS_FORM),
+        ]:
+            data = self.post("shop/twicepostedform", sent, **form)["data"]
+            expected = {"hours": ["am"], "json": {"a": [1]}, "owner": "ann"}
+            self.assertEqual(data, expected | {"shared": None})
+        required = {"p-hours": ["This field is required."]}
+        none = {"p-hours": [""]}
+        for sent, form in [({"hours": ["am"]}, {}), (none, {}), (none, AS_FORM)]:
+            errors = self.errors("shop/twicepostedform", sent, **form)
+            self.assertEqual(errors, required)
+        errors = self.errors(
+            "shop/twicepostedform", {"p-hours": ["x"], "p-shared": [1]}
+        )
+        self.assertEqual({*errors}, {"p-hours", "p-shared"})
+        # The value that the form chose stays, whatever is sent in its place.
+        for owner in ("bob", ["bob"], None):
+            sent = {"p-hours": ["am"], "p-owner": owner}
+            data = self.post("shop/twicepostedform", sent)["data"]
+            self.assertEqual(data["owner"], "ann")
+
+    def test_a_field_that_forms_share_is_cleaned_once(self):
+        self.serve(TwicePostedForm)
+        sent = {"p-hours": ["am"], "p-shared": 3}
+        with mock.patch.object(SHARED_FIELD, "to_python", return_value=4) as cleaned:
+            for _turn in range(3):
+                data = self.post("shop/twicepostedform", sent)["data"]
+                self.assertEqual(data["shared"], 4)
+        self.assertEqual(cleaned.call_count, 3)
+
+    def test_errors_that_save_raises_are_named_as_sent(self):
+        for error, errors in [
+            (ValidationError({"text": "Bad.", "x": "Odd."}), {"text", "x"}),
+            (ValidationError("All bad."), {"__all__"}),
+        ]:
+            for prefix in ("", "p"):
+                save = mock.Mock(side_effect=error)
+                self.doCleanups()
+                text = forms.CharField(required=False)
+                self.serve_form(text=text, save=save, prefix=prefix)
+                found = self.errors("shop/oddform")
+                names = {
+                    f"p-{name}" if prefix and name == "text" else name
+                    for name in errors
+                }
+                self.assertEqual({*found}, names)
+
+    def test_get_form_kwargs_may_give_initial_prefix_data_and_files(self):
+        def get_form_kwargs(self, request):
+            return {key: value for key, value in kwargs.items() if value is not None}
+
+        self.serve_form({"get_form_kwargs": get_form_kwargs}, file=forms.FileField(),
+            text=forms.CharField(required=False, disabled=True),
+            tags=forms.MultipleChoiceField(choices=[("a", "A")], required=False),
+        )  # fmt: skip
+
+        def upload():
+            return SimpleUploadedFile("a.txt", b"a")
+
+        sent = {"text": ["x"], "file": upload(), "tags": "a"}
+        kwargs = {"initial": {"text": "T"}}
+        data = self.post("shop/oddform", sent, form=True)["data"]
+        self.assertEqual(data, {"file": "a.txt", "text": "T", "tags": ["a"]})
+        kwargs = {"prefix": "p"}
+        sent = {"p-file": upload(), "p-tags": ["b"]}
+        errors = self.errors("shop/oddform", sent, form=True)
+        self.assertEqual({*errors}, {"p-tags"})
+        kwargs = {"data": {"tags": ["a"]}, "files": {"file": upload()}}
+        data = self.post("shop/oddform", {"tags": 5, "file": 5})["data"]
+        self.assertEqual(data, {"file": "a.txt", "text": "", "tags": ["a"]})
+        # A form that is given no data is not valid.
+        kwargs = {"data": http.QueryDict("tags=b"), "files": {"file": upload()}}
+        self.assertEqual({*self.errors("shop/oddform", {"tags": ["a"]})}, {"tags"})
+
+    def test_a_form_may_replace_its_data(self):
+        def __init__(form, data, **kwargs):
+            forms.Form.__init__(form, {"day": "2024-05-06"}, **kwargs)
+
+        self.serve_form(day=forms.DateField(), __init__=__init__)
+        data = self.post("shop/oddform", {"day": ["x"] * 2000})["data"]
+        self.assertEqual(data, {"day": "2024-05-06"})
+
+    def test_files_are_read_by_key_and_null_clears_one(self):
+        file = forms.FileField(required=False)
+        field = forms.FileField(widget=RepeatedFileInput, required=False)
+        own = forms.Field(widget=forms.FileInput, required=False)
+        field.clean = lambda value, initial=None: [item.name for item in value]
+        base = {"file": file, "own": own, "needed": forms.FileField()}
+        self.serve_form(**base, several=field)
+
+        def upload(name="a.txt"):
+            return SimpleUploadedFile(name, b"a")
+
+        for key, sent, clean in [
+            ("file", upload(), "a.txt"),
+            ("own", upload(), "a.txt"),
+            ("file", "/media/a.txt", None),
+            ("file", "", None),
+            ("file", "null", False),
+            ("own", "null", None),
+            ("several[]", [upload(), upload("b.txt")], ["a.txt", "b.txt"]),
+            ("several", [upload(), upload("b.txt")], ["a.txt", "b.txt"]),
+            ("several[]", [upload()], ["a.txt"]),
+        ]:
+            with self.subTest(key, sent=str(sent)):
+                sent = {key: sent, "needed": upload()}
+                data = self.post("shop/oddform", sent, form=True)["data"]
+                self.assertEqual(data[key.removesuffix("[]")], clean)
+        required = {"needed": ["This field is required."]}
+        self.assertEqual(self.errors("shop/oddform", {"needed": None}), required)
+
+    def test_null_clears_the_file_of_an_instance(self):
+        specimen = Specimen.objects.create(file=SimpleUploadedFile("a.txt", b"a"))
+        kwargs = {"get_form_kwargs": lambda *_: {"instance": Specimen.objects.get()}}
+        ajax.endpoint.unregister(SpecimenForm)
+        self.addCleanup(ajax.endpoint.register, SpecimenForm, FormsEndpoint)
+        self.serve(forms.modelform_factory(Specimen, fields=["file", "char"]), **kwargs)
+        for sent, form in [({}, {}), ({"file": "x"}, {}), ({"file": None}, {})]:
+            self.post("shop/specimenform", sent, **form)
+            specimen.refresh_from_db()
+            self.assertEqual(bool(specimen.file), sent != {"file": None})
+
+    def test_an_instance_that_is_gone_is_a_404(self):
+        parcel = Parcel.objects.create(sender=self.user)
+        Parcel.objects.filter(pk=parcel.pk).delete()
+        gone = Parcel(pk=parcel.pk, sender=self.user)
+        gone._state.adding = False
+        self.serve_parcels("label", get_form_kwargs=lambda *_: {"instance": gone})
+        reply = self.post("shop/parcelform", {"label": "L"}, status=404)
+        message = f'Parcel with id of "{parcel.pk}" not found.'
+        self.assertEqual(reply["data"]["message"], message)
+        self.assertFalse(Parcel.objects.exists())
+        # It was there, but the second time it is not the user's any more.
+        self.doCleanups()
+        stored = Parcel.objects.create(sender=self.user)
+        answers = iter([{"instance": stored}, {}])
+        self.serve_parcels("label", get_form_kwargs=lambda *_: next(answers))
+        self.post("shop/parcelform", {"label": "L"}, status=404)
+        self.assertEqual(Parcel.objects.get().label, "")
+
+    def test_a_model_form_of_a_new_instance_is_not_locked(self):
+        calls = []
+
+        def get_form_kwargs(self, request):
+            calls.append(request)
+            return {"instance": Parcel(sender=request.user, count=3)}
+
+        self.serve_parcels("label", get_form_kwargs=get_form_kwargs)
+        data = self.post("shop/parcelform", {"label": "L"})["data"]
+        parcel = Parcel.objects.get()
+        self.assertEqual(data, {"pk": parcel.pk, "label": "L"})
+        self.assertEqual((parcel.sender, parcel.count, len(calls)), (self.user, 3, 1))
 
 
 # --- Encoding -------------------------------------------------------------------------
