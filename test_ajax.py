@@ -6706,6 +6706,28 @@ class Page(BrowserTestCase):
                 self.assertIsInstance(rest, str)
                 self.assert_refused(400)
 
+    def test_of_a_submission_the_pressed_button_is_sent(self):
+        self.answer(lambda request: dict(request.data.lists()))
+        self.show(
+            "<form id=f><input name=title value=a><input name=tick type=checkbox>"
+            "<button name=do value=save>Save</button><button>Plain</button></form>"
+            "<button form=f name=do value=drop>Drop</button>"
+        )
+        script = """
+            const [event] = await new Promise(resolve => {
+              form.onsubmit = event => { event.preventDefault(); resolve([event]); };
+              if (args[0] === null) form.requestSubmit();
+              else document.querySelectorAll("button")[args[0]].click();
+            });
+            return ajax("shop/ask", event);
+        """
+        sent = {"title": ["a"], "tick": ["false"]}
+        for number, pressed in ((0, ["save"]), (1, None), (2, ["drop"]), (None, None)):
+            with self.subTest(number):
+                expected = sent | ({"do": pressed} if pressed else {})
+                self.assertEqual(self.run_in_page(script, number), expected)
+        self.assertEqual(self.run_in_page("return ajax('shop/ask', form)"), sent)
+
 
 # --- OpenAPI --------------------------------------------------------------------------
 
