@@ -8757,8 +8757,8 @@ _CLIENT = r"""/** Call the endpoints of ajax.py from a page.
  *     import ajax from "/ajax/client.js";
  *     const post = await ajax("blog/post/1/update", {title: "Hello again"});
  *
- * The data is an object, which may hold files, a <form>, a FormData or a URLSearchParams. The third
- * argument may hold a signal. A call that fails throws an AJAXError.
+ * The data is an object, which may hold files, a FormData, a URLSearchParams, a <form>, or the event
+ * of its submission. The third argument may hold a signal. A call that fails throws an AJAXError.
  */
 const COOKIE_NAME = "csrftoken";
 const HEADER_NAME = "X-CSRFToken";
@@ -8882,6 +8882,9 @@ function findToken() {
 /** Turn data into the body of a request. */
 function encode(data) {
   if (data instanceof HTMLFormElement) return encode(readForm(data));
+  if (data instanceof Event && data.type === "submit") {
+    return encode(readForm(data.target, data.submitter));
+  }
   const isForm = data instanceof FormData || data instanceof URLSearchParams;
   if (!isForm) return encodeJSON(data);
   const body = data instanceof FormData ? new FormData() : new URLSearchParams();
@@ -8896,7 +8899,7 @@ function getInputs(form) {
 }
 
 /** Read a form, with what browsers leave out: unticked boxes and lists without a choice. */
-function readForm(form) {
+function readForm(form, button) {
   const body = new FormData(form);
   const inputs = getInputs(form).filter(input => !input.matches(":disabled"));
   for (const {name, type, value} of inputs) {
@@ -8906,6 +8909,7 @@ function readForm(form) {
     const isBoolean = type === "checkbox" && isAlone && /^(on|true)$/i.test(value);
     body.append(name, isBoolean ? "false" : "");
   }
+  if (button?.name) body.append(button.name, button.value);
   return body;
 }
 

@@ -1377,6 +1377,13 @@ class Requests(AjaxTestCase):
         reply = self.send("shop/specimen", urlencode({self.JSON: "{}"}), self.FORM)[1]
         self.assertEqual([*reply["errors"]], ["application/json"])
 
+    def test_a_forms_key_with_and_without_brackets_is_one(self):
+        path = f"shop/specimen/{Specimen.objects.create().pk}/update"
+        pks = [self.user.pk, self.other.pk]
+        sent = urlencode(dict(zip(("keepers", "keepers[]"), pks, strict=True)))
+        _status, reply = self.send(path, sent, self.FORM)
+        self.assertEqual(reply["data"]["keepers"], pks)
+
     def test_a_json_part_counts_as_the_other_texts_of_a_form_do(self):
         sent = as_json_part({"words": "x" * 20})
         for limit, status in ((60, 200), (30, 413)):
@@ -12045,6 +12052,28 @@ class Page(BrowserTestCase):
                 self.assertIsInstance(rest, str)
                 self.assert_refused(400)
 
+    def test_of_a_submission_the_pressed_button_is_sent(self):
+        self.answer(lambda request: dict(request.data.lists()))
+        self.show(
+            "<form id=f><input name=title value=a><input name=tick type=checkbox>"
+            "<button name=do value=save>Save</button><button>Plain</button></form>"
+            "<button form=f name=do value=drop>Drop</button>"
+        )
+        script = """
+            const [event] = await new Promise(resolve => {
+              form.onsubmit = event => { event.preventDefault(); resolve([event]); };
+              if (args[0] === null) form.requestSubmit();
+              else document.querySelectorAll("button")[args[0]].click();
+            });
+            return ajax("shop/ask", event);
+        """
+        sent = {"title": ["a"], "tick": ["false"]}
+        for number, pressed in ((0, ["save"]), (1, None), (2, ["drop"]), (None, None)):
+            with self.subTest(number):
+                expected = sent | ({"do": pressed} if pressed else {})
+                self.assertEqual(self.run_in_page(script, number), expected)
+        self.assertEqual(self.run_in_page("return ajax('shop/ask', form)"), sent)
+
 
 # --- OpenAPI --------------------------------------------------------------------------
 
@@ -12544,6 +12573,11 @@ class OpenAPI(AjaxTestCase):
         ):
             jsonschema.validate(sent, schema)
             self.post("shop/specimen/list", sent)
+        self.serve(Specimen, list_filter=["email", "file"])
+        taken, _kinds = self.body("/shop/specimen/list.json")
+        for name in ("email", "file"):  # Any text may be looked for.
+            self.assertNotIn("format", taken["properties"][name])
+            self.post("shop/specimen/list", {name: "no address"})
 
 
 # --- Explorer -------------------------------------------------------------------------
