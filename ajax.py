@@ -62,6 +62,7 @@ import sys
 import threading
 import traceback
 import types
+import typing
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
@@ -79,6 +80,7 @@ from django.core import checks
 from django.core import exceptions as core_exceptions
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.files import File
+from django.core.files.uploadedfile import UploadedFile
 from django.core.signals import got_request_exception
 from django.db import connections, models, router, transaction
 from django.db.models import Count, F, OuterRef, Q, Subquery
@@ -137,6 +139,7 @@ __all__ = [
     "login_required",
     "register",
     "urlpatterns",
+    "validated",
 ]
 
 app_name = "ajax"
@@ -573,9 +576,9 @@ def _plain_column_value(value):
     A field may have a class of its own for its values, as those of phone numbers do. Of
     such a value clients get the text.
     """
-    if isinstance(value, (list, tuple, set)):
+    if type(value) is list:
         return [_plain_column_value(item) for item in value]
-    if isinstance(value, dict):
+    if type(value) is dict:
         return {str(key): _plain_column_value(item) for key, item in value.items()}
     for base in type(value).__mro__:
         if base in _CONVERSIONS:
@@ -705,6 +708,7 @@ def _select_visible(model, endpoint_class):
     chosen = endpoint_class.fields
     if chosen is None or chosen == "__all__":
         names = [name for name in model_fields if name != "password"]
+        names.extend(endpoint_class.annotations)
     else:
         names = [name for name in model_fields if name in chosen]
         pk_names = _pk_names(model)
@@ -776,10 +780,9 @@ def _needs_instances(model):
         return True
     if model.from_db.__func__ is not models.Model.from_db.__func__:
         return True
-    if models.signals.pre_init.has_listeners(model):
-        return True
-    if models.signals.post_init.has_listeners(model):
-        return True
+    for signal in (models.signals.pre_init, models.signals.post_init):
+        if signal.has_listeners(model):
+            return True
     for field in model._meta.concrete_fields:
         descriptor = inspect.getattr_static(model, field.attname)
         if not type(descriptor).__module__.startswith("django."):
@@ -866,6 +869,17 @@ class _Access:
         if not self.is_authenticated(model) or endpoint.is_closed(model):
             return model._default_manager.none()
         return self.find_endpoint(model).get_queryset(self.request)
+
+    def find_visible(self, model, pks):
+        """Return by pk the records for which `get` would answer the user."""
+        model_endpoint = self.find_endpoint(model)
+        if not model_endpoint._offers("get"):
+            return {}
+        visible = {}
+        for record in self.get_queryset(model).filter(pk__in=pks):
+            if model_endpoint.can_get(model_endpoint.user, record):
+                visible[record.pk] = record
+        return visible
 
     def get_hint(self):
         """Return why expansions show only pks, as keywords of a reply."""
@@ -1309,7 +1323,8 @@ class _Members(_Part):
         through = field.remote_field.through
         self.rows = through._base_manager.values_list(self.source, target)
 
-    def encode(self, batch):
+    def find_members(self, batch):
+        """Return the list of the members' pks for each record."""
         pks = [self.clean(pk) for pk in batch.pks]
         rows = self.rows.using(batch.using)
         rows = rows.filter(**{f"{self.source}__in": set(pks) - {None}})
@@ -1318,7 +1333,10 @@ class _Members(_Part):
         complete_rows = {row for row in rows if None not in row}
         for pk, member in sorted(complete_rows):
             members[pk].append(member)
-        return _dump_column([members[pk] for pk in pks])
+        return [members[pk] for pk in pks]
+
+    def encode(self, batch):
+        return _dump_column(self.find_members(batch))
 
     def read(self, draft, sent):
         values = _read_several(sent)
@@ -1334,6 +1352,86 @@ class _Members(_Part):
             members = getattr(draft.stored, self.name).values_list("pk", flat=True)
         draft.find_related(self.field, pks.difference(members))
         draft.relations[self.name] = pks
+
+
+class _ExpandedMembers(_Members):
+    """A many-to-many relation that is shown as a list of whole records, by the plan
+    `related`. A record that the user may not see is its pk."""
+
+    def __init__(self, plan, field, related):
+        super().__init__(plan, field)
+        self.related = related
+
+    def encode(self, batch):
+        members = self.find_members(batch)
+        pks = set(itertools.chain.from_iterable(members))
+        texts = dict(zip(pks, _dump_column(list(pks)), strict=True))
+        if self.related.shows_whole(batch):
+            texts.update(self.related.reader.fetch(pks, batch))
+        column = []
+        for member_pks in members:
+            column.append(f"[{','.join(texts[pk] for pk in member_pks)}]")
+        return column
+
+    def describe(self):
+        schema = self.related.describe()
+        [pk_type, *_more] = _describe_field(self.field)["items"].get("type", ["string"])
+        schema["type"] = ["object", pk_type]
+        return _describe_list(schema)
+
+
+class _Children(_Part):
+    """The records whose foreign key refers to this one, as a list of whole records, by
+    the plan `related`. A OneToOneField gives one record, or null.
+
+    Records that the user may not see are left out.
+    """
+
+    def __init__(self, plan, name, relation, related):
+        super().__init__(plan, name)
+        self.relation = relation
+        self.related = related
+        #: The column that the foreign key refers to.
+        self.lookups = [relation.field.target_field.attname]
+
+    def encode(self, batch):
+        keys = batch.column(self.start)
+        texts = {key: [] for key in keys}
+        if self.related.shows_whole(batch):
+            children = self.related.reader.load_children(set(keys) - {None}, batch)
+            parents = children.column(self.related.parent_position)
+            encoded = self.related.encode(children)
+            for parent, text in zip(parents, encoded, strict=True):
+                texts[parent].append(text)
+        if self.relation.one_to_one:
+            return ["".join(texts[key]) or "null" for key in keys]
+        return [f"[{','.join(texts[key])}]" for key in keys]
+
+    def describe(self):
+        schema = self.related.describe()
+        if self.relation.one_to_one:
+            schema["type"] = ["object", "null"]
+            return schema
+        return _describe_list(schema)
+
+
+class _Annotation(_Part):
+    """A value that the endpoint's `annotations` add to the query."""
+
+    def __init__(self, plan, name):
+        super().__init__(plan, name)
+        self.lookups = [name]
+
+    def encode(self, batch):
+        return _dump_column(batch.column(self.start))
+
+    def describe(self):
+        field = self.plan.annotations.find_field(self.name)
+        if field is None:
+            return {}
+        schema = _describe_field(field)
+        _allow_null(schema)
+        return schema
 
 
 class _Tags(_Part):
@@ -1596,6 +1694,57 @@ class _Extra(_AnyRecord):
         return expanded
 
 
+# --- Annotations ----------------------------------------------------------------------
+
+
+class _Annotations:
+    """What an endpoint class adds to the queries of a model, by name.
+
+    Each aggregate gets a subquery of its own: in one query they would multiply each
+    other, and group all rows for one page.
+    """
+
+    def __init__(self, model, endpoint_class):
+        self.model = model
+        self.given = endpoint_class.annotations
+        #: Those that need no request.
+        self.static = {}
+        for name, expression in self.given.items():
+            if not self.wants_request(name):
+                self.static[name] = self.isolate(expression)
+
+    def wants_request(self, name):
+        """Return whether an annotation is a function of the request."""
+        return not hasattr(self.given[name], "resolve_expression")
+
+    def isolate(self, expression):
+        """Return an expression as it is, or an aggregate as a subquery."""
+        rows = self.model._base_manager.order_by()
+        resolved = rows.annotate(ajax_value=expression).query.annotations["ajax_value"]
+        if not resolved.contains_aggregate:
+            return expression
+        of_one = rows.filter(pk=OuterRef("pk")).values("pk")
+        of_one = of_one.annotate(ajax_value=expression).values("ajax_value")
+        return Subquery(of_one, output_field=resolved.output_field)
+
+    def add(self, queryset, request):
+        """Return a queryset with the annotations; without a request, with the static
+        ones."""
+        expressions = dict(self.static)
+        if request is not None:
+            for name in self.given:
+                if name not in expressions:
+                    expressions[name] = self.isolate(self.given[name](request))
+        return queryset.annotate(**expressions)
+
+    def find_field(self, name, request=None):
+        """Return the field that an annotation's values are of; None for a function of
+        the request, if there is no request."""
+        rows = self.add(self.model._base_manager.all(), request)
+        expression = rows.query.annotations.get(name)
+        return expression and expression.output_field
+
+
 # --- The plan: what a model looks like ------------------------------------------------
 
 
@@ -1626,14 +1775,20 @@ class _Plan:
         chosen_encoder=None,
         levels=None,
         outer=None,
+        parent_key=None,
     ):
         """Plan a model at the top of a reply, or inside the plan `outer` with `levels`
-        left. Without a user, hooks that want one cannot be asked."""
+        left. Without a user, hooks that want one cannot be asked.
+
+        `parent_key` is the foreign key by which the records are children of others.
+        """
         _autodiscover()
         self.model = model
         self.endpoint_class = endpoint_class or endpoint.find(model)
         self.encoder = chosen_encoder or encoder.find(model)
         self.has_user = has_user
+        self.parent_key = parent_key
+        self.annotations = _Annotations(model, self.endpoint_class)
         self._set_access()
         self._set_escaping(html_escape, outer)
         self._set_expansion(levels, outer)
@@ -1658,6 +1813,7 @@ class _Plan:
 
     def _set_expansion(self, levels, outer):
         """Work out what is expanded, below which models."""
+        self.outer = outer
         self.levels = levels
         if levels is None:
             self.levels = _levels(self.endpoint_class.expand)
@@ -1677,7 +1833,9 @@ class _Plan:
         self.parts = [_Column(self, "pk", self.model._meta.pk, "pk")]
         fields = _model_fields(self.model)
         for name in _select_shown(self.model, self.endpoint_class, self.encoder):
-            self.parts.append(self._make_part(name, fields.get(name)))
+            part = self._make_part(name, fields.get(name))
+            if part is not None:
+                self.parts.append(part)
         self.lookups = []
         self.joins = []
         self.managers = {}
@@ -1688,6 +1846,9 @@ class _Plan:
                 self.joins.extend(part.joins)
             elif isinstance(part, _Tags):
                 self.managers[part.name] = part
+        if self.parent_key is not None:
+            self.parent_position = len(self.lookups)
+            self.lookups.append(self.parent_key.attname)
         self.names = [part.name for part in self.parts]
         keys = [f"{_dump(name)}:%s" for name in self.names]
         self.template = "{" + ",".join(keys) + "}"
@@ -1699,14 +1860,17 @@ class _Plan:
         )
 
     def _make_part(self, name, field):
+        """Return the part for a name, None if its key is left out."""
         if field is None:
             return self._make_extra(name)
+        if field is self.parent_key:
+            return None
         if isinstance(field, models.ForeignKey):
             return self._make_key(field)
         if _is_tags_manager(field):
             return _Tags(self, field)
         if field.many_to_many:
-            return _Members(self, field)
+            return self._make_members(field)
         if isinstance(field, models.FileField):
             return _FileColumn(self, name, field)
         if isinstance(field, models.JSONField):
@@ -1715,10 +1879,41 @@ class _Plan:
 
     def _make_extra(self, name):
         """Return the part for a name that is no field with a column."""
+        if name in self.endpoint_class.annotations:
+            if self.annotations.wants_request(name) and not self.has_user:
+                return None
+            return _Annotation(self, name)
+        relation = _find_child_relation(self.model, name)
+        if relation is not None:
+            return self._make_children(name, relation)
         for field in self.model._meta.private_fields:
             if field.name == name and hasattr(field, "ct_field"):
                 return _GenericKey(self, name, field)
         return _Extra(self, name)
+
+    def _make_members(self, field):
+        """Return the part for a many-to-many relation: records if `expand` names it."""
+        related = field.remote_field.model
+        if isinstance(self.levels, dict):
+            plan = self.find_plan(field.name, related)
+            if plan is not None:
+                return _ExpandedMembers(self, field, plan)
+        return _Members(self, field)
+
+    def _make_children(self, name, relation):
+        """Return the part for the children of a record, None if they are left out.
+
+        At the top of a reply they are always there. Inside of other records they count
+        as a level; pks would tell of children that the user may not see.
+        """
+        related = relation.related_model
+        levels = self._find_levels(name, related)
+        if levels is None and self.outer is None and not self._is_shut(related):
+            levels = {} if isinstance(self.levels, dict) else 0
+        if levels is None:
+            return None
+        plan = self._make_related(related, levels, relation.field)
+        return _Children(self, name, relation, plan)
 
     def _make_key(self, field):
         """Return the part for a foreign key: a pk, or a record, joined or fetched."""
@@ -1743,7 +1938,8 @@ class _Plan:
         """
         if not field.db_constraint:
             return False
-        if _is_narrowed(related, endpoint.find(related)):
+        endpoint_class = endpoint.find(related)
+        if _is_narrowed(related, endpoint_class) or endpoint_class.annotations:
             return False
         return self.expansions.joins_left >= _count_tables(related)
 
@@ -1752,22 +1948,36 @@ class _Plan:
         levels = self._find_levels(name, related)
         if levels is None:
             return None
+        return self._make_related(related, levels)
+
+    def _make_related(self, related, levels, parent_key=None):
         self.expansions.models.append(related)
-        return _Plan(related, has_user=self.has_user, levels=levels, outer=self)
+        return _Plan(
+            related,
+            has_user=self.has_user,
+            levels=levels,
+            outer=self,
+            parent_key=parent_key,
+        )
+
+    def _is_shut(self, related):
+        """Return whether no records of a model are shown inside of these: the model is
+        closed, its hooks want a user and there is none, or there are too many."""
+        if endpoint.is_closed(related):
+            return True
+        if not self.has_user and _wants_user(endpoint.find(related)):
+            return True
+        return len(self.expansions.models) >= _MAX_EXPANSIONS
 
     def _find_levels(self, name, related):
         """Return how far a relation is expanded, None if only the pk is shown.
 
-        The pk is shown if no levels are left, if the model is closed, or if its hooks
-        want a user and there is none.
+        The pk is shown if no levels are left, if the model is expanded on the way here,
+        or if nobody may see its records.
         """
+        if self._is_shut(related):
+            return None
         endpoint_class = endpoint.find(related)
-        if endpoint.is_closed(related):
-            return None
-        if not self.has_user and _wants_user(endpoint_class):
-            return None
-        if len(self.expansions.models) >= _MAX_EXPANSIONS:
-            return None
         if isinstance(self.levels, dict):
             return self.levels.get(name)
         if self.levels < 1 or related._meta.concrete_model in self.ancestors:
@@ -1793,6 +2003,7 @@ class _Plan:
             *endpoint_class.readonly_fields,
             *endpoint_class.immutable_fields,
             *endpoint_class.exclude,
+            endpoint_class.version_field,
         }
         if part := self._make_writable_key(never):
             writable["pk"] = part
@@ -1899,6 +2110,18 @@ class _Plan:
         return names
 
 
+def _find_child_relation(model, name):
+    """Return the relation of the foreign keys to a model that an accessor is of, None
+    if the name is no such accessor."""
+    for relation in model._meta.related_objects:
+        is_key = relation.one_to_many or relation.one_to_one
+        if not is_key or relation.hidden or relation.parent_link:
+            continue
+        if relation.get_accessor_name() == name:
+            return relation
+    return None
+
+
 def _count_tables(model):
     """Return how many tables a join of a model takes: its own and its parents'."""
     return 1 + len(model._meta.all_parents)
@@ -1943,8 +2166,11 @@ class _Reader:
 
     @cached_property
     def _rows(self):
-        """The query for all rows; None if the project chooses or needs the records."""
+        """The query for all rows; None if the project chooses or needs the records, or
+        adds to the query."""
         if self.plan.is_narrowed or self.plan.needs_records:
+            return None
+        if self.plan.endpoint_class.annotations:
             return None
         return self.model._default_manager.values_list(*self.plan.lookups)
 
@@ -1986,7 +2212,10 @@ class _Reader:
         """Return the query for all records of an endpoint, ready to narrow and load."""
         if self._rows is not None:
             return self._rows
-        queryset = model_endpoint.get_queryset(model_endpoint.request)
+        request = model_endpoint.request
+        queryset = model_endpoint.get_queryset(request)
+        if self.plan.endpoint_class.annotations:
+            queryset = self.plan.annotations.add(queryset, request)
         if not self.plan.needs_records:
             return queryset.values_list(*self.plan.lookups)
         queryset = queryset.defer(None)
@@ -2061,6 +2290,14 @@ class _Reader:
         related = self.load_visible(queryset, model_endpoint)
         return dict(zip(related.pks, self.plan.encode(related), strict=True))
 
+    def load_children(self, keys, batch):
+        """Return the batch of the records whose parent key is one of these keys."""
+        model_endpoint = self.make_endpoint(batch.model_endpoint.request)
+        condition = {f"{self.plan.parent_key.name}__in": keys}
+        queryset = self.get_queryset(model_endpoint).filter(**condition)
+        queryset = _in_order(queryset, self.plan.endpoint_class.ordering)
+        return self.load_visible(queryset, model_endpoint)
+
     # Records that are there already
 
     def make_endpoint(self, request):
@@ -2080,7 +2317,25 @@ class _Reader:
                 self._convert_keys(records, part.field)
         models.prefetch_related_objects(records, *self.plan.joins)
         using = router.db_for_read(self.model, instance=records[0])
-        return self.make_batch(records, using, request)
+        batch = self.make_batch(records, using, request)
+        if self.plan.endpoint_class.annotations:
+            self._annotate(batch)
+        return batch
+
+    def _annotate(self, batch):
+        """Read the annotations of instances that the project made."""
+        parts = [part for part in self.plan.parts if isinstance(part, _Annotation)]
+        names = [part.name for part in parts]
+        rows = self.model._base_manager.using(batch.using)
+        rows = rows.filter(pk__in=set(batch.pks) - {None})
+        rows = self.plan.annotations.add(rows, batch.model_endpoint.request)
+        values_by_pk = {}
+        for pk, *values in rows.values_list("pk", *names):
+            values_by_pk[pk] = values
+        nothing = [None] * len(names)
+        rows = [values_by_pk.get(pk, nothing) for pk in batch.pks]
+        for part, column in zip(parts, zip(*rows, strict=True), strict=True):
+            batch.columns[part.start] = list(column)
 
     def _convert_keys(self, records, field):
         """Make the project's "5" the 5 that a prefetch finds the related record by."""
@@ -2391,6 +2646,12 @@ def _read_json_part(request):
     return data
 
 
+def _check_content_type(request):
+    """Raise AJAXError 415 for a body of a type that is not read here."""
+    if request.content_type not in _TYPES and request.body:
+        raise AJAXError(415, _("Send %s.") % ", ".join(_TYPES))
+
+
 class _FormValue(list):
     """The texts and files that a form has for one key; a key that ends with [] gets a
     plain list."""
@@ -2611,6 +2872,13 @@ def _read_pk(model, sent):
     return pk
 
 
+def _no_record(model, pk):
+    """Return the ValidationError for the pk of no record that may be referred to."""
+    message = _("%(model)s with pk %(pk)s does not exist.")
+    params = {"model": model._meta.verbose_name, "pk": pk}
+    return ValidationError(message, params=params)
+
+
 def _read_file(field, sent):
     """Return the upload, False to clear the file, or None to leave it as it is."""
     value = _only_value(sent)
@@ -2724,6 +2992,12 @@ class _ListOptions:
             makers["search"] = self.search
         return makers
 
+    @cached_property
+    def known_keys(self):
+        """All keys that may be sent."""
+        paging_keys = ["order_by", "items_per_page", "current_page"]
+        return [*self.condition_makers, *paging_keys]
+
     def read(self, sent):
         """Return the order and the conditions that were sent.
 
@@ -2733,6 +3007,8 @@ class _ListOptions:
         conditions = []
         errors = {}
         for key, value in sent.items():
+            if value in ("", [""]) and key in self.known_keys:
+                continue  # So a filter form sends a box that is left empty.
             try:
                 if key == "order_by":
                     order = self.read_order(value) or order
@@ -2752,9 +3028,7 @@ class _ListOptions:
         """Return the condition that a key and its value make."""
         if key in self.condition_makers:
             return self.condition_makers[key](value)
-        known_keys = [*self.condition_makers, "order_by"]
-        known_keys += ["items_per_page", "current_page"]
-        raise ValidationError(_unknown_key(key, known_keys))
+        raise ValidationError(_unknown_key(key, self.known_keys))
 
     def read_order(self, value):
         """Return the names to order by, of a list or a text with commas."""
@@ -2876,7 +3150,7 @@ class _ListOptions:
         for item in values:
             alternatives.append(self.match(entry.removesuffix("__in"), item))
         condition = Q.create(alternatives, connector=Q.OR)
-        rows = self.model._base_manager.filter(condition)
+        rows = self.find_rows().filter(condition)
         with contextlib.suppress(core_exceptions.EmptyResultSet):
             # Compile it now: an impossible value, such as a year 10000, raises here.
             _Statement(rows).compile(rows.db)
@@ -2884,9 +3158,28 @@ class _ListOptions:
             return Q(pk__in=rows.values("pk"))
         return condition
 
+    @cached_property
+    def annotations(self):
+        return self.model_endpoint._plan.annotations
+
+    def find_rows(self):
+        """Return all rows, with the annotations."""
+        rows = self.model._base_manager.all()
+        if self.annotations.given:
+            rows = self.annotations.add(rows, self.model_endpoint.request)
+        return rows
+
+    def find_end(self, entry):
+        """Return the field that an entry names, and the lookups after it."""
+        name, *lookups = entry.split("__")
+        if name in self.annotations.given:
+            request = self.model_endpoint.request
+            return self.annotations.find_field(name, request), lookups
+        return _end_of_path(self.model, entry)
+
     def match(self, entry, value):
         """Return the condition that an entry has one value."""
-        field, lookups = _end_of_path(self.model, entry)
+        field, lookups = self.find_end(entry)
         if lookups == ["isnull"]:
             return Q((entry, _read_value(models.BooleanField(), value)))
         if not lookups and self.is_null(field, value):
@@ -2916,7 +3209,7 @@ class _ListOptions:
         for name in self.model_endpoint._plan.managers:
             properties[name] = _describe_list(_TEXT)
         for entry in self.model_endpoint.list_filter:
-            field, lookups = _end_of_path(self.model, entry.removesuffix("__in"))
+            field, lookups = self.find_end(entry.removesuffix("__in"))
             properties[entry] = dict(_TEXT) if lookups else _describe_field(field)
         if self.model_endpoint.search_fields:
             properties["search"] = _TEXT
@@ -3043,6 +3336,458 @@ def _takes_request(function, *before):
     if names[position : position + 1] != ["request"]:
         return False
     return _takes_one(function, *before)
+
+
+# --- Checked parameters ---------------------------------------------------------------
+
+
+class _BadParameter(Exception):
+    """A parameter that cannot be read; the text says what it does, as a predicate."""
+
+
+class _Input:
+    """One kind of parameter: how what was sent is read, checked and described."""
+
+    #: The model of the records that are read.
+    model = None
+    validators = ()
+
+    def is_empty(self, sent):
+        """Return whether an empty text was sent, which means that nothing was."""
+        return _only_value(sent) == ""
+
+    def is_null(self, sent):
+        """Return whether null was sent; a form sends it as a text."""
+        return sent is None or (isinstance(sent, _FormValue) and sent == ["null"])
+
+    def read(self, sent, request):
+        """Return the value for the function; raise ValidationError for a bad one."""
+
+    def read_each(self, values, request):
+        """Return the value for each item of a list."""
+        return [self.read(value, request) for value in values]
+
+    def describe(self):
+        """Return the schema of what is sent."""
+
+    def validate(self, value):
+        for validator in self.validators:
+            validator(value)
+
+
+class _FieldInput(_Input):
+    """A plain value, which a model field reads as it reads its column."""
+
+    def __init__(self, field):
+        self.field = field
+
+    def read(self, sent, request):
+        value = self.field.clean(_read_value(self.field, sent), None)
+        self.validate(value)
+        return value
+
+    def describe(self):
+        return _describe_field(self.field, is_sent=True)
+
+
+class _TextInput(_FieldInput):
+    """A text. It is taken as it is: a password may begin with a space."""
+
+    def is_empty(self, sent):
+        return False
+
+    def is_null(self, sent):
+        return sent is None
+
+    def read(self, sent, request):
+        text = _as_text(_read_single(self.field, sent))
+        self.field.clean(text, None)
+        self.validate(text)
+        return text
+
+
+class _ChoiceInput(_Input):
+    """A member of an Enum, read by its value, or a value of a Literal."""
+
+    def __init__(self, members):
+        #: By value, what the function gets.
+        self.members = members
+        value_classes = {type(value) for value in members}
+        if value_classes == {str}:
+            input_class, field_class = _TextInput, models.CharField
+        elif value_classes == {int}:
+            input_class, field_class = _FieldInput, models.IntegerField
+        else:
+            raise _BadParameter(
+                "takes values that are neither all texts nor all integers"
+            )
+        choices = []
+        for value, member in members.items():
+            choices.append((value, getattr(member, "label", str(value))))
+        self.input = input_class(field_class(choices=choices, blank="" in members))
+
+    def is_empty(self, sent):
+        return _only_value(sent) == "" and "" not in self.members
+
+    def read(self, sent, request):
+        member = self.members[self.input.read(sent, request)]
+        self.validate(member)
+        return member
+
+    def describe(self):
+        return self.input.describe()
+
+
+class _JSONInput(_Input):
+    """Any JSON, as it is; a form sends it as a text."""
+
+    field = models.JSONField()
+
+    def is_empty(self, sent):
+        return isinstance(sent, _FormValue) and sent == [""]
+
+    def read(self, sent, request):
+        value = _read_value(self.field, sent)
+        self.validate(value)
+        return value
+
+    def describe(self):
+        return {}
+
+
+class _ObjectInput(_JSONInput):
+    """A JSON object."""
+
+    def read(self, sent, request):
+        value = super().read(sent, request)
+        if not isinstance(value, dict):
+            raise ValidationError(_("Send a JSON object."))
+        return value
+
+    def describe(self):
+        return {"type": "object"}
+
+
+class _FileInput(_Input):
+    """An uploaded file."""
+
+    def read(self, sent, request):
+        file = _only_value(sent)
+        if not isinstance(file, UploadedFile):
+            raise ValidationError(forms.FileField.default_error_messages["invalid"])
+        self.validate(file)
+        return file
+
+    def describe(self):
+        return {"type": ["string"], "format": "binary"}
+
+
+class _RecordInput(_Input):
+    """A record, sent as its pk: one for which `get` would answer the user."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def read(self, sent, request):
+        value = _only_value(sent)
+        if isinstance(value, list):
+            raise ValidationError(_("This key takes one value."))
+        [record] = self.read_each([value], request)
+        return record
+
+    def read_each(self, values, request):
+        pks = [_read_pk(self.model, value) for value in values]
+        visible = _get_access(request).find_visible(self.model, pks)
+        records = []
+        for pk in pks:
+            if pk not in visible:
+                raise _no_record(self.model, pk)
+            self.validate(visible[pk])
+            records.append(visible[pk])
+        return records
+
+    def describe(self):
+        schema = _describe_field(_root_key(self.model))
+        model_path = self.model._meta.label_lower.replace(".", "/")
+        return {**schema, "x-ajax": {"pk_of": model_path}}
+
+
+class _ListInput(_Input):
+    """A list, each item of which is read by the same input."""
+
+    def __init__(self, item_input):
+        self.item_input = item_input
+        self.model = item_input.model
+
+    def is_empty(self, sent):
+        return sent == ""
+
+    def read(self, sent, request):
+        values = _read_several(sent)
+        if len(values) > _MAX_MEMBERS:
+            raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
+        items = self.item_input.read_each(values, request)
+        self.validate(items)
+        return items
+
+    def describe(self):
+        return _describe_list(self.item_input.describe())
+
+
+#: The model fields that read plain values, by annotation.
+_FIELDS_BY_ANNOTATION = {
+    str: partial(models.CharField, blank=True),
+    int: models.IntegerField,
+    float: models.FloatField,
+    # int() of Decimal("1E+1000000") would not end.
+    decimal.Decimal: partial(models.DecimalField, max_digits=1000),
+    bool: models.BooleanField,
+    datetime.date: models.DateField,
+    datetime.datetime: models.DateTimeField,
+    datetime.time: models.TimeField,
+    datetime.timedelta: models.DurationField,
+    uuid.UUID: models.UUIDField,
+}
+
+
+def _make_input(annotation, extras):
+    """Return the input for an annotation; raise _BadParameter for an unknown one.
+
+    `extras` are the validators, and perhaps the model field, that Annotated adds.
+    """
+    fields = [extra for extra in extras if isinstance(extra, models.Field)]
+    validators = [extra for extra in extras if not isinstance(extra, models.Field)]
+    for validator in validators:
+        if isinstance(validator, type) or not callable(validator):
+            raise _BadParameter(
+                f"has {validator!r}, which is no validator and no field"
+            )
+    if fields:
+        made = _make_field_input(annotation, fields)
+    else:
+        made = _make_plain_input(annotation)
+    made.validators = validators
+    return made
+
+
+def _make_field_input(annotation, fields):
+    """Return the input for an annotation with a model field of the project's."""
+    is_plain = isinstance(annotation, type) and annotation in _FIELDS_BY_ANNOTATION
+    if len(fields) > 1 or not is_plain:
+        raise _BadParameter("takes one field at most, for one plain type")
+    input_class = _TextInput if annotation is str else _FieldInput
+    return input_class(fields[0])
+
+
+def _make_plain_input(annotation):
+    """Return the input for an annotation without validators or a field."""
+    origin = typing.get_origin(annotation)
+    if origin is list:
+        [item_annotation] = typing.get_args(annotation)
+        return _make_list_input(item_annotation)
+    if origin is typing.Literal:
+        values = typing.get_args(annotation)
+        return _ChoiceInput({value: value for value in values})
+    if annotation is Any:
+        return _JSONInput()
+    if annotation is dict:
+        return _ObjectInput()
+    if isinstance(annotation, type):
+        if annotation in _FIELDS_BY_ANNOTATION:
+            input_class = _TextInput if annotation is str else _FieldInput
+            return input_class(_FIELDS_BY_ANNOTATION[annotation]())
+        if issubclass(annotation, enum.Enum):
+            return _ChoiceInput({member.value: member for member in annotation})
+        if issubclass(annotation, UploadedFile):
+            return _FileInput()
+        if issubclass(annotation, models.Model):
+            return _RecordInput(annotation)
+    raise _BadParameter(f"is annotated with {annotation!r}, which ajax.py cannot read")
+
+
+def _make_list_input(annotation):
+    annotation, extras, is_nullable = _unwrap(annotation)
+    item_input = _make_input(annotation, extras)
+    if is_nullable or not isinstance(
+        item_input, (_FieldInput, _ChoiceInput, _RecordInput)
+    ):
+        raise _BadParameter("is a list of what is neither a plain value nor a record")
+    return _ListInput(item_input)
+
+
+def _unwrap(annotation):
+    """Take an annotation apart: return it without Annotated and None, what Annotated
+    adds, and whether it may be None."""
+    extras = []
+    is_nullable = False
+    while True:
+        origin = typing.get_origin(annotation)
+        if origin is typing.Annotated:
+            annotation, *more = typing.get_args(annotation)
+            extras.extend(more)
+        elif origin in (typing.Union, types.UnionType):
+            members = typing.get_args(annotation)
+            annotations = [member for member in members if member is not type(None)]
+            if len(annotations) != 1:
+                raise _BadParameter("is a union of several types")
+            [annotation] = annotations
+            is_nullable = True
+        else:
+            return annotation, extras, is_nullable
+
+
+class _Parameter:
+    """A parameter of a validated function."""
+
+    def __init__(self, parameter):
+        self.name = parameter.name
+        if parameter.annotation is parameter.empty:
+            raise _BadParameter("has no annotation")
+        annotation, extras, self.is_nullable = _unwrap(parameter.annotation)
+        self.input = _make_input(annotation, extras)
+        self.has_default = parameter.default is not parameter.empty
+
+    @property
+    def is_required(self):
+        return not (self.has_default or self.is_nullable)
+
+    def read_into(self, values, sent, request):
+        """Read the parameter's key, if it was sent, into the values for the function;
+        raise ValidationError for a bad or missing one."""
+        if self.name in sent and not self.input.is_empty(sent[self.name]):
+            values[self.name] = self.read(sent[self.name], request)
+        elif self.is_required:
+            raise ValidationError(forms.Field.default_error_messages["required"])
+        elif not self.has_default:
+            values[self.name] = None
+
+    def read(self, sent, request):
+        if self.input.is_null(sent):
+            if self.is_nullable:
+                return None
+            raise ValidationError(models.Field.default_error_messages["null"])
+        return self.input.read(sent, request)
+
+    def describe(self):
+        schema = self.input.describe()
+        if self.is_nullable:
+            _allow_null(schema)
+        return schema
+
+
+class _Parameters:
+    """The parameters that a validated function takes after `request`."""
+
+    def __init__(self, function):
+        self.function = function
+        self.takes_record = False
+        self.by_name = {}
+        try:
+            signature = inspect.signature(function, eval_str=True)
+        except NameError as error:
+            message = f"{_full_name(function)}: {error}, at the time of its definition."
+            raise ImproperlyConfigured(message) from None
+        parameters = list(signature.parameters.values())
+        self.is_method = bool(parameters) and parameters[0].name != "request"
+        if self.is_method:
+            del parameters[0]
+        if not parameters or parameters[0].name != "request":
+            raise ImproperlyConfigured(
+                f"{_full_name(function)} must take request first."
+            )
+        del parameters[0]
+        if self.is_method and parameters and parameters[0].name == "record":
+            self.takes_record = True
+            del parameters[0]
+        for parameter in parameters:
+            self.add(function, parameter)
+
+    def add(self, function, parameter):
+        """Add a parameter; raise ImproperlyConfigured for one that cannot be read."""
+        try:
+            if parameter.kind not in (
+                parameter.POSITIONAL_OR_KEYWORD,
+                parameter.KEYWORD_ONLY,
+            ):
+                raise _BadParameter("cannot be passed by its name")
+            if parameter.name.startswith("_"):
+                if parameter.default is parameter.empty:
+                    raise _BadParameter("is never read, so it must have a default")
+                return
+            self.by_name[parameter.name] = _Parameter(parameter)
+        except _BadParameter as error:
+            message = (
+                f"{_full_name(function)}: the parameter {parameter.name!r} {error}."
+            )
+            raise ImproperlyConfigured(message) from None
+
+    def read(self, request):
+        """Return by name the values that were sent; raise AJAXError 400 with an error
+        for each bad, missing or unknown key."""
+        _check_content_type(request)
+        sent = _read_keys(request)
+        values = {}
+        errors = _refuse_unknown(sent, self.by_name)
+        for name, parameter in self.by_name.items():
+            try:
+                parameter.read_into(values, sent, request)
+            except ValidationError as error:
+                errors[name] = error.messages
+        if errors:
+            raise _invalid(errors)
+        return values
+
+    def describe(self):
+        """Return the schemas of the parameters, and the names of those required."""
+        schemas = {}
+        required = []
+        for name, parameter in self.by_name.items():
+            schemas[name] = parameter.describe()
+            if parameter.is_required:
+                required.append(name)
+        return schemas, required
+
+    def find_unserved(self):
+        """Return the models of records that no endpoint serves."""
+        served = []
+        for parameter in self.by_name.values():
+            model = parameter.input.model
+            if model is not None and not endpoint.has(model):
+                served.append(model)
+        return served
+
+
+def _full_name(function):
+    if inspect.isfunction(function):
+        return f"{function.__module__}.{function.__qualname__}"
+    return repr(function)
+
+
+def validated(function: Callable) -> Callable:
+    """Let an endpoint take parameters after `request`, which are read from the body.
+
+    It decorates a function, the `__call__` of a BaseEndpoint, or an operation; other
+    decorators stand above it. Each parameter is read by its annotation and passed by
+    keyword. In an operation, a parameter `record` directly after `request` is the
+    record of the path: it is locked, and the operation is one transaction.
+
+    A bad body is answered with AJAXError 400, and the function does not run. Raise
+    ImproperlyConfigured for a parameter that cannot be read.
+    """
+    if hasattr(function, "__wrapped__") or not inspect.isfunction(function):
+        advice = "write @ajax.validated directly above the function."
+        raise ImproperlyConfigured(f"{_full_name(function)}: {advice}")
+    parameters = _Parameters(function)
+
+    @functools.wraps(function)
+    def validated_function(*arguments):
+        values = parameters.read(arguments[-1])
+        if parameters.takes_record:
+            arguments = (*arguments, arguments[0].record)
+        return function(*arguments, **values)
+
+    validated_function._parameters = parameters
+    return validated_function
 
 
 # --- Transactions ---------------------------------------------------------------------
@@ -3178,9 +3923,7 @@ class _Draft:
                 records[record.pk] = record
         for pk in pks:
             if pk not in records:
-                message = _("%(model)s with pk %(pk)s does not exist.")
-                params = {"model": related._meta.verbose_name, "pk": pk}
-                raise ValidationError(message, params=params)
+                raise _no_record(related, pk)
         return records
 
     @contextlib.contextmanager
@@ -3279,6 +4022,8 @@ class _Operation(NamedTuple):
     #: What openapi.json says that it does; else the docstring of the method says it.
     summary: str = ""
     is_custom: bool = False
+    #: Whether it is one transaction that locks the record.
+    locks_record: bool = False
 
 
 #: The operations of every model. To add one, write its method, a line here, and the
@@ -3332,7 +4077,14 @@ def _operations(endpoint_class):
             is_overridden = getattr(endpoint_class, name) is not value
             if is_overridden or not inspect.isfunction(value):
                 continue
-            if _takes_request(inspect.unwrap(value), "self"):
+            parameters = getattr(value, "_parameters", None)
+            if parameters is not None and parameters.takes_record:
+                operations[name] = _Operation(
+                    name, True, is_custom=True, locks_record=True
+                )
+            elif parameters is not None or _takes_request(
+                inspect.unwrap(value), "self"
+            ):
                 operations[name] = _Operation(name, None, is_custom=True)
     return operations
 
@@ -3380,6 +4132,11 @@ class _Function(BaseEndpoint):
             not getattr(mark, "login_required", True) for mark in marked
         )
         self._non_atomic_requests = getattr(view, "_non_atomic_requests", ())
+        called = view if inspect.isroutine(view) else type(view).__call__
+        self.parameters = getattr(called, "_parameters", None)
+        if self.parameters is not None and self.parameters.takes_record:
+            message = "only an operation of a ModelEndpoint has a record."
+            raise ImproperlyConfigured(f"{_full_name(called)}: {message}")
 
     @property
     def wants_login(self):
@@ -3457,8 +4214,7 @@ class _ServedEndpoint(BaseEndpoint):
         if not self.authenticate(request, self.application, self.method):
             extra = {} if self.user.is_authenticated else _login_url()
             raise self._refusal("authenticate", _("User is not authorized."), **extra)
-        if request.content_type not in _TYPES and request.body:
-            raise AJAXError(415, _("Send %s.") % ", ".join(_TYPES))
+        _check_content_type(request)
 
     def _run(self, request):
         """Return what the operation returns."""
@@ -3480,18 +4236,27 @@ class ModelEndpoint(_ServedEndpoint):
 
     # Options: what is shown and written
 
-    #: The names that clients see and may send; None and "__all__" are all model fields.
-    #: It may also name properties and methods, of the endpoint (whose methods get the
-    #: record) or of the model.
+    #: The names that clients see and may send; None and "__all__" are all model fields
+    #: and annotations. It may also name properties and methods, of the endpoint (whose
+    #: methods get the record) or of the model, and the accessors of foreign keys to the
+    #: model: children.
     fields: Any = None
     #: The names that clients neither see nor send.
     exclude: Any = ()
     #: The names that clients see and never write; `immutable_fields` is the old name.
     readonly_fields: Any = ()
     immutable_fields: Any = ()
+    #: By name, the expressions that are added to the query, or functions of the request
+    #: that return one. They are shown, sorted by and filtered on, never written.
+    annotations: Any = {}
     #: The foreign keys that are shown as whole records: True for all, a number of
-    #: levels, names such as "category__parent", or False for none.
+    #: levels, names such as "category__parent", or False for none. Names may also be of
+    #: many-to-many relations.
     expand: Any = True
+
+    #: A shown column that each save changes, such as an `auto_now` one. An update or
+    #: delete that sends another value than the stored one is answered with 409.
+    version_field: Any = None
 
     # Options: what `list` does
 
@@ -3555,11 +4320,12 @@ class ModelEndpoint(_ServedEndpoint):
             with draft.refusing_first():
                 self.prepare_record(request, modified, False)
                 self._permit("update", stored, modified=modified)
+            self._check_version(stored, draft.sent)
             draft.validate()
             is_changed = draft.is_changed()
             if is_changed or draft.relations:
                 self.record = modified
-                if is_changed:
+                if is_changed or self.version_field:
                     self.save_record(request, modified, False)
                 draft.save_relations()
                 ajax_updated.send(sender=self.model, instance=modified, request=request)
@@ -3570,6 +4336,8 @@ class ModelEndpoint(_ServedEndpoint):
         with _transaction(self._using):
             record = self._get_record(locked=True)
             self._permit("delete", record)
+            if self.version_field:
+                self._check_version(record, _read_keys(request))
             payload = {"pk": record.pk}
             self.delete_record(request, record)
             ajax_deleted.send(
@@ -3610,6 +4378,8 @@ class ModelEndpoint(_ServedEndpoint):
                 command(self._read_tag_names(request, part.field))
             else:
                 command(*self._read_tag_names(request, part.field))
+            if self.version_field:
+                self.save_record(request, record, False)
             return json.loads(part.encode_tags([record.pk], self._using)[0])
 
     # Hooks: which records there are, and how they are written
@@ -3722,6 +4492,10 @@ class ModelEndpoint(_ServedEndpoint):
     def _run(self, request):
         """Return what the operation returns; a custom one on a record wants can_get to
         allow it."""
+        if self._operation.locks_record:
+            with _transaction(self._using):
+                self._get_visible_record(locked=True)
+                return _success_response(super()._run(request), request)
         if self._operation.is_custom and self.pk is not None:
             self._get_visible_record()
         return super()._run(request)
@@ -3794,6 +4568,21 @@ class ModelEndpoint(_ServedEndpoint):
         batch = reader.drop_refused(reader.load_one(pk, self, self._using))
         texts = self._plan.encode(batch)
         return _load(texts[0]) if texts else {"pk": pk}
+
+    def _check_version(self, record, sent):
+        """Raise AJAXError 409 if the record was changed since the user read it, 400 for
+        a version that cannot be read."""
+        name = self.version_field
+        if name is None or name not in sent:
+            return
+        field = self.model._meta.get_field(name)
+        try:
+            version = _read_value(field, sent[name])
+        except ValidationError as error:
+            raise _invalid({name: error.messages}) from None
+        if version != getattr(record, field.attname):
+            message = _("Somebody else has changed this record.")
+            raise AJAXError(409, message, current=self._show_written(record.pk))
 
     # Lists and tags
 
@@ -4046,6 +4835,8 @@ def _check_served(served, endpoint_class, base):
     _refuse_names(endpoint_class)
     if base is ModelEndpoint:
         _refuse_reverse_relations(served, endpoint_class)
+        _refuse_annotations(served, endpoint_class)
+        _refuse_version_field(served, endpoint_class)
 
 
 #: Names of the old package and of ModelAdmin that nothing asks, and what to do instead.
@@ -4145,14 +4936,68 @@ def _find_own_names(checked_class):
 
 
 def _refuse_reverse_relations(model, endpoint_class):
-    """Raise ImproperlyConfigured if `fields` names what refers to the model."""
+    """Raise ImproperlyConfigured if `fields` names a relation to the model that has no
+    children to show: a many-to-many of another model, or a child of inheritance."""
     names = endpoint_class.fields or ()
     for relation in model._meta.related_objects if names else ():
         for name in (relation.name, relation.get_accessor_name()):
-            if name in names:
+            if name in names and _find_child_relation(model, name) is None:
                 message = f"{endpoint_class.__name__}.fields names {name}"
                 advice = "a reverse relation: name a method that lists it."
                 raise ImproperlyConfigured(f"{message}, {advice}")
+
+
+def _refuse_annotations(model, endpoint_class):
+    """Raise ImproperlyConfigured for annotations that would hide a name of the model,
+    or give several rows for one record."""
+    annotations = _Annotations(model, endpoint_class)
+    for name, expression in annotations.given.items():
+        place = f"{endpoint_class.__name__}.annotations[{name!r}]"
+        if hasattr(model, name) or _defines(endpoint_class, name):
+            message = f"{place} has the name of an attribute: choose another name."
+            raise ImproperlyConfigured(message)
+        if annotations.wants_request(name):
+            if not callable(expression):
+                message = f"{place} is neither an expression nor a function."
+                raise ImproperlyConfigured(message)
+            continue
+        if annotations.static[name] is expression and _repeats_rows(model, expression):
+            advice = "use an aggregate, such as Count, or a Subquery."
+            message = f"{place} gives several values for one record: {advice}"
+            raise ImproperlyConfigured(message)
+
+
+def _repeats_rows(model, expression):
+    """Return whether an expression names a field behind a relation to many records."""
+    from django.contrib.admin.utils import lookup_spawns_duplicates
+
+    if isinstance(expression, F) and not isinstance(expression, OuterRef):
+        return lookup_spawns_duplicates(model._meta, expression.name)
+    if isinstance(expression, Q):
+        expressions = []
+        for child in expression.children:
+            is_pair = isinstance(child, tuple)
+            if is_pair and lookup_spawns_duplicates(model._meta, child[0]):
+                return True
+            expressions.append(child[1] if is_pair else child)
+    elif isinstance(expression, Subquery):
+        return False  # Its names are of another model.
+    else:
+        get_expressions = getattr(expression, "get_source_expressions", list)
+        expressions = get_expressions()
+    return any(_repeats_rows(model, inner) for inner in expressions)
+
+
+def _refuse_version_field(model, endpoint_class):
+    """Raise ImproperlyConfigured for a version that clients do not see. They could not
+    send it, and every change would be accepted."""
+    name = endpoint_class.version_field
+    if name is not None:
+        columns = {field.name for field in model._meta.concrete_fields}
+        if name not in columns.intersection(_select_visible(model, endpoint_class)):
+            place = f"{endpoint_class.__name__}.version_field"
+            message = f"{place} names {name!r}, which is no column that is shown."
+            raise ImproperlyConfigured(message)
 
 
 def _label(served):
@@ -4223,6 +5068,7 @@ class _Discovery:
             for config in apps.get_app_configs():
                 module_name = f"{config.name}.endpoints"
                 self.functions.update(_import_functions(config))
+            self._check_served_models()
         except BaseException as error:
             self.error = (module_name, error)
             for registry, content in zip(registries, contents, strict=True):
@@ -4230,6 +5076,18 @@ class _Discovery:
             _make_plan.cache_clear()
             if not isinstance(error, Exception):
                 raise
+
+    def _check_served_models(self):
+        """Raise _UnservedModel for records of a model that no endpoint serves, but a
+        validated function takes or a record shows as its children."""
+        for function in self.functions.values():
+            _check_parameters(function.parameters)
+        for model, endpoint_class in endpoint._registry.items():
+            if issubclass(endpoint_class, ModelEndpoint):
+                for name in _operations(endpoint_class):
+                    method = getattr(endpoint_class, name)
+                    _check_parameters(getattr(method, "_parameters", None))
+                _check_children(model, endpoint_class)
 
     def _describe_error(self):
         """Return a sentence about the endpoints.py that failed, with file and line."""
@@ -4239,19 +5097,54 @@ class _Discovery:
         return f"{module_name} cannot be imported: {message} ({file}, line {line})."
 
 
+class _UnservedModel(ImproperlyConfigured):
+    """An endpoint has records of a model that no endpoint serves."""
+
+    def __init__(self, message, model, place):
+        """`place` is the function or class whose author is to look."""
+        super().__init__(f"{message}: register {_label(model)}.")
+        self.filename = inspect.getsourcefile(place)
+        self.lineno = inspect.getsourcelines(place)[1]
+
+
+def _check_parameters(parameters):
+    if parameters is not None:
+        for model in parameters.find_unserved():
+            function = parameters.function
+            message = f"{_full_name(function)} takes a {model.__name__}"
+            message += ", which no endpoint serves"
+            raise _UnservedModel(message, model, function)
+
+
+def _check_children(model, endpoint_class):
+    fields = endpoint_class.fields
+    for name in () if fields in (None, "__all__") else fields:
+        relation = _find_child_relation(model, name)
+        if relation is not None:
+            child = relation.related_model
+            child_class = endpoint.find(child)
+            operations = child_class.operations
+            offers_get = operations is None or "get" in operations
+            if not endpoint.has(child) or not offers_get:
+                message = f"{endpoint_class.__name__}.fields names {name}, records of "
+                message += f"{child.__name__}, for which no endpoint offers get"
+                raise _UnservedModel(message, child, endpoint_class)
+
+
 def _copy_contents(registry):
     return {name: dict(content) for name, content in vars(registry).items()}
 
 
 def _find_failed_line(error):
     """Return the file and the line of an endpoints.py at which an import failed."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, (SyntaxError, _UnservedModel)):
         return error.filename, error.lineno
     frames = traceback.extract_tb(error.__traceback__)
+    failed = frames[-1]
     for frame in frames:
         if frame.filename.endswith("endpoints.py"):
-            return frame.filename, frame.lineno
-    return frames[-1].filename, frames[-1].lineno
+            failed = frame
+    return failed.filename, failed.lineno
 
 
 def _import_endpoints(config):
@@ -4289,7 +5182,9 @@ def _is_exposed(value, module):
     function = inspect.unwrap(value) if callable(value) else value
     if not inspect.isfunction(function):
         return isinstance(function, BaseEndpoint) and callable(function)
-    return value.__module__ == module.__name__ and _takes_request(value)
+    if value.__module__ != module.__name__:
+        return False
+    return hasattr(value, "_parameters") or _takes_request(value)
 
 
 _discovery = _Discovery()
@@ -4686,7 +5581,16 @@ def _find_authentication(endpoint_class):
 def _describe_function(path, function):
     needs_login = getattr(function.view, "wants_login", function.wants_login)
     who = "Logged-in users." if needs_login else "Everybody."
-    return _describe_call(path, function.view.__doc__, who, _Shape(parameters={}))
+    shape = _make_custom_shape(function.parameters)
+    return _describe_call(path, function.view.__doc__, who, shape)
+
+
+def _make_custom_shape(parameters):
+    """Return the shape of a function or operation of the project's."""
+    if parameters is None:
+        return _Shape(parameters={})
+    schemas, required = parameters.describe()
+    return _Shape(schemas, required)
 
 
 def _describe_form(path, form_endpoint):
@@ -4720,7 +5624,11 @@ def _describe_operations(path, model_endpoint):
         if not model_endpoint._offers(name):
             continue
         doc = getattr(model_endpoint, name).__doc__
-        shape = shapes.get(name, _Shape(parameters={}))
+        if operation.is_custom:
+            method = getattr(type(model_endpoint), name)
+            shape = _make_custom_shape(getattr(method, "_parameters", None))
+        else:
+            shape = shapes[name]
         for call_path, hook in _find_call_paths(path, name, operation):
             who = _describe_who(model_endpoint, hook, operation.permission)
             yield _describe_call(call_path, doc, who, shape, operation.question)
@@ -4742,6 +5650,7 @@ def _make_shapes(model_endpoint):
     parameters, required = _describe_writable(plan)
     record = _refer_to_schema(model_endpoint.model)
     only_pk = _describe_object({"pk": {}})
+    version = _describe_version(model_endpoint)
     written = record
     if plan.may_hide:
         written = {"anyOf": [record, only_pk]}
@@ -4757,9 +5666,19 @@ def _make_shapes(model_endpoint):
         "create": _Shape(parameters, required, {"data": written}),
         "list": _Shape(list_parameters, reply=page),
         "get": _Shape(reply={"data": record}),
-        "update": _Shape(parameters, reply={"data": written}),
-        "delete": _Shape(reply={"data": only_pk}),
+        "update": _Shape({**parameters, **version}, reply={"data": written}),
+        "delete": _Shape(version or None, reply={"data": only_pk}),
     }
+
+
+def _describe_version(model_endpoint):
+    """Return by name the schema of the version that update and delete take."""
+    name = model_endpoint.version_field
+    if name is None:
+        return {}
+    schema = _describe_field(model_endpoint.model._meta.get_field(name))
+    schema["description"] = "Send the value that you read: 409 if it has changed."
+    return {name: schema}
 
 
 def _describe_writable(plan):
@@ -5003,8 +5922,12 @@ class _NameRules:
 
     def is_lookup(self, name):
         """Whether filter() takes a name. The database is not asked."""
+        annotations = _Annotations(self.model, self.endpoint_class)
+        if name.partition("__")[0] in annotations.given:
+            if annotations.wants_request(name.partition("__")[0]):
+                return True
         try:
-            self.model._base_manager.filter((name, None))
+            annotations.add(self.model._base_manager.all(), None).filter((name, None))
         except core_exceptions.FieldError:
             return False
         except (TypeError, ValueError, ValidationError):
@@ -5012,12 +5935,16 @@ class _NameRules:
         return bool(name)
 
     def is_shown(self, name):
-        return name in self.field_names or self.is_extra(name)
+        if name in self.field_names or name in self.endpoint_class.annotations:
+            return True
+        return self.is_extra(name)
 
     def is_expandable(self, name):
         field, lookups = _end_of_path(self.model, name)
         if isinstance(field, models.ForeignKey) and not lookups:
             return True
+        if not lookups and field is not None and field.many_to_many:
+            return not _is_tags_manager(field)
         return name not in self.field_names and self.is_extra(name)
 
     def is_order(self, name):
@@ -5033,6 +5960,9 @@ class _NameRules:
         return self.is_lookup(name.lstrip("^=@"))
 
     def is_filter(self, name):
+        first_name, *lookups = name.split("__")
+        if first_name in self.endpoint_class.annotations:
+            return self.is_lookup(name) and _LOOKUPS.issuperset(lookups)
         field, lookups = _end_of_path(self.model, name)
         return self.is_lookup(name) and _is_offered(field, lookups)
 
