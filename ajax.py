@@ -82,6 +82,7 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.files import File
 from django.core.files.uploadedfile import UploadedFile
 from django.core.signals import got_request_exception
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import connections, models, router, transaction
 from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models.expressions import RawSQL
@@ -1142,6 +1143,7 @@ class _Column(_Part):
 
     def read(self, draft, sent):
         value = _read_value(self.field, sent)
+        _check_integer(self.field, value)
         setattr(draft.record, self.field.attname, value)
 
 
@@ -1262,12 +1264,10 @@ class _ExpandedKey(_ForeignKey):
         return [text or pk for text, pk in zip(texts, pks, strict=True)]
 
     def describe(self):
-        schema = self.related.describe()
-        schema_types = ["object", *_describe_field(self.field).get("type", ["string"])]
-        if "null" not in schema_types:
-            schema_types.append("null")
-        schema["type"] = schema_types
-        return schema
+        # Wherever it is expanded, some users see only the pk.
+        pk_schema = {"type": ["string"], **_describe_field(self.field)}
+        _allow_null(pk_schema)
+        return {"anyOf": [_refer_to_schema(self.related.model), pk_schema]}
 
 
 class _JoinedKey(_ExpandedKey):
@@ -2798,6 +2798,9 @@ class _Kind(NamedTuple):
 #: here but in _CONVERSIONS, since functions return values of no field.
 _KINDS = {
     "ArrayField": _Kind(read=_read_array),
+    # The database counts these keys from 1: none gets so large that it becomes text.
+    "BigAutoField": _Kind(("integer",)),
+    "BigIntegerField": _Kind(("integer", "string")),
     "BinaryField": _Kind(("string",), "byte"),
     "BooleanField": _Kind(("boolean",), read=_read_boolean),
     "CharField": _Kind(("string",)),
@@ -2811,8 +2814,7 @@ _KINDS = {
     "FilePathField": _Kind(("string",), read=_read_file_path),
     "FloatField": _Kind(("number",)),
     "GenericIPAddressField": _Kind(("string",)),
-    # Also text: every integer column of SQLite's holds 64 bits.
-    "IntegerField": _Kind(("integer", "string")),
+    "IntegerField": _Kind(("integer",)),
     "JSONField": _Kind(read=_read_json),
     "TextField": _Kind(("string",)),
     "TimeField": _Kind(("string",), "time-local"),
@@ -2825,6 +2827,22 @@ def _find_kind(field):
         if base.__name__ in _KINDS:
             return _KINDS[base.__name__]
     return _Kind()
+
+
+def _check_integer(field, value):
+    """Raise ValidationError for an integer that JavaScript would round, unless the
+    field is for such ones. SQLite's integer columns all take them."""
+    is_small = _find_kind(field).types == ("integer",)
+    if is_small and not _takes_large_integers(field) and value is not None:
+        field.run_validators(value)
+        MaxValueValidator(_MAX_SAFE_INTEGER)(value)
+        MinValueValidator(-_MAX_SAFE_INTEGER)(value)
+
+
+def _takes_large_integers(form_field):
+    """Return whether a field of a form is that of a BigIntegerField."""
+    max_value = getattr(form_field, "max_value", None)
+    return isinstance(max_value, int) and max_value > _MAX_SAFE_INTEGER
 
 
 def _read_value(field, sent):
@@ -3207,20 +3225,20 @@ class _ListOptions:
         """Return the schemas of all that may be sent, by key."""
         properties = {}
         for name in self.model_endpoint._plan.managers:
-            properties[name] = _describe_list(_TEXT)
+            properties[name] = _or_several({"type": ["string"]})
         for entry in self.model_endpoint.list_filter:
             field, lookups = self.find_end(entry.removesuffix("__in"))
-            properties[entry] = dict(_TEXT) if lookups else _describe_field(field)
+            properties[entry] = _or_several(_describe_filter(field, lookups))
+            _add_help_text(properties[entry], field)
         if self.model_endpoint.search_fields:
             properties["search"] = _TEXT
         if self.model_endpoint.sortable_by:
             names = ", ".join(self.model_endpoint.sortable_by)
             description = f"{names}; a minus sign before a name reverses its order."
-            names = {"sortable_by": list(self.model_endpoint.sortable_by)}
             properties["order_by"] = {
-                **_TEXT,
+                **_or_several({"type": ["string"]}),
                 "description": description,
-                "x-ajax": names,
+                "x-ajax": {"sortable_by": list(self.model_endpoint.sortable_by)},
             }
         properties["items_per_page"] = _NUMBER
         properties["current_page"] = _NUMBER
@@ -4024,7 +4042,7 @@ class _Operation(NamedTuple):
     reads: bool = False
     #: What the explorer asks the user first.
     question: str = ""
-    #: What openapi.json says that it does; else the docstring of the method says it.
+    #: What openapi.json says that it does, of a model and its models.
     summary: str = ""
     is_custom: bool = False
     #: Whether it is one transaction that locks the record.
@@ -4034,35 +4052,44 @@ class _Operation(NamedTuple):
 #: The operations of every model. To add one, write its method, a line here, and the
 #: schemas of its request and reply in _make_shapes().
 _OPERATIONS = {
-    "create": _Operation("create", False, "can_create", "add"),
-    "list": _Operation("list", False, "can_list", reads=True),
-    "get": _Operation("get", True, reads=True),
-    "update": _Operation("update", True, "can_update", "change"),
+    "create": _Operation(
+        "create", False, "can_create", "add", summary="Create {model}."
+    ),
+    "list": _Operation("list", False, "can_list", reads=True, summary="List {models}."),
+    "get": _Operation("get", True, reads=True, summary="Get {model}."),
+    "update": _Operation(
+        "update", True, "can_update", "change", summary="Update {model}."
+    ),
     "delete": _Operation(
-        "delete", True, "can_delete", "delete", question="Delete this record?"
+        "delete",
+        True,
+        "can_delete",
+        "delete",
+        question="Delete this record?",
+        summary="Delete {model}.",
     ),
 }
 _CHANGE_TAGS = _Operation("tags", True, "can_update", "change")
 #: The commands of a TaggableManager.
 _COMMANDS = {
     "add": _CHANGE_TAGS._replace(
-        summary="Add tags to the record; return all its tags.",
+        summary="Add tags to {model}; return all its tags.",
     ),
     "remove": _CHANGE_TAGS._replace(
-        summary="Remove tags from the record; return the tags that are left.",
+        summary="Remove tags from {model}; return the tags that are left.",
     ),
     "set": _CHANGE_TAGS._replace(
-        summary="Replace the tags of the record; return them.",
+        summary="Replace the tags of {model}; return them.",
     ),
     "clear": _CHANGE_TAGS._replace(
         question="Take all tags away?",
-        summary="Remove all tags from the record.",
+        summary="Remove all tags from {model}.",
     ),
     "similar": _Operation(
         "_similar",
         True,
         reads=True,
-        summary="Return the records that share tags with this one, most shared first.",
+        summary="Return the {models} that share tags with one, most shared first.",
     ),
 }
 #: The only operation of a function or a form.
@@ -4083,14 +4110,17 @@ def _operations(endpoint_class):
             if is_overridden or not inspect.isfunction(value):
                 continue
             parameters = getattr(value, "_parameters", None)
+            summary = f"Call `{name}` of {{model}}."
             if parameters is not None and parameters.takes_record:
                 operations[name] = _Operation(
-                    name, True, is_custom=True, locks_record=True
+                    name, True, summary=summary, is_custom=True, locks_record=True
                 )
             elif parameters is not None or _takes_request(
                 inspect.unwrap(value), "self"
             ):
-                operations[name] = _Operation(name, None, is_custom=True)
+                operations[name] = _Operation(
+                    name, None, summary=summary, is_custom=True
+                )
     return operations
 
 
@@ -4684,6 +4714,7 @@ def _clean_storable(clean, field, value, *initial):
             _parse_json(value or "null")
         cleaned = _check_times(clean(value, *initial))
         _check_storable(cleaned)
+        _check_integer(field, cleaned)
         return cleaned
     except (ArithmeticError, RecursionError, TypeError, ValueError):
         # What Django's fields let through: numbers beyond a column, odd base64.
@@ -5422,10 +5453,14 @@ def _describe_field(field, is_sent=False):
         schema = _describe_list(schema)
     elif getattr(field, "null", False):
         _allow_null(schema)
+    _add_help_text(schema, field)
+    return schema
+
+
+def _add_help_text(schema, field):
     help_text = str(getattr(field, "help_text", ""))
     if help_text:
         schema["description"] = help_text
-    return schema
 
 
 def _describe_value(field, is_sent):
@@ -5438,18 +5473,23 @@ def _describe_value(field, is_sent):
     schema = {}
     if kind.types:
         schema["type"] = list(kind.types)
+    if _takes_large_integers(typed_field):
+        schema["type"] = list(_KINDS["BigIntegerField"].types)
     value_format = _find_format(field, kind, is_sent)
     if value_format:
         schema["format"] = value_format
     if related_model:
-        model_path = related_model._meta.label_lower.replace(".", "/")
-        schema["x-ajax"] = {"pk_of": model_path}
+        schema["x-ajax"] = {"pk_of": _model_path(related_model)}
     elif is_sent:
-        schema.update(_describe_limits(field, kind))
+        schema.update(_describe_limits(field, kind, value_format))
     widget = getattr(field, "widget", None)
     if isinstance(field, models.TextField) or isinstance(widget, forms.Textarea):
         schema["x-ajax"] = {"multiline": True}
     return schema
+
+
+def _model_path(model):
+    return model._meta.label_lower.replace(".", "/")
 
 
 def _find_related_model(field):
@@ -5464,24 +5504,42 @@ def _find_format(field, kind, is_sent):
         return "uri-reference"
     if kind.format == "date-time" and not settings.USE_TZ:
         return ""  # RFC 3339 wants an offset, which naive date-times do not have.
+    if kind.format == "email" and _may_be_empty(field):
+        return ""  # An empty text is no address.
     return kind.format
 
 
-def _describe_limits(field, kind):
+def _may_be_empty(field):
+    """Return whether a model's or a form's field for text may be the empty text."""
+    if isinstance(field, models.Field):
+        return field.blank and isinstance(field, _TEXT_FIELDS)
+    return not field.required
+
+
+def _describe_limits(field, kind, value_format):
     """Return what narrows the values that clients send: choices, or a length."""
     if getattr(field, "choices", None):
-        return {"oneOf": _describe_choices(field)}
-    if getattr(field, "max_length", None) and not kind.format:
+        return {"oneOf": _describe_choices(field, kind)}
+    if getattr(field, "max_length", None) and not value_format:
         return {"maxLength": field.max_length}
     return {}
 
 
-def _describe_choices(field):
-    choices = []
+def _describe_choices(field, kind):
+    """Return the schemas of a field's choices; the empty text is one if it may be
+    sent."""
+    titles = {}
     for value, title in flatten_choices(field.choices):
-        if value not in ("", None):
-            choices.append({"const": _to_plain(value), "title": str(title)})
-    return choices
+        value = _to_plain(value)
+        if kind.types == ("string",) and value is not None:
+            value = str(value)  # The choices of a form's field may be numbers.
+        titles[value] = str(title)
+    titles.pop(None, None)
+    if _may_be_empty(field):
+        titles.setdefault("", "empty")
+    else:
+        titles.pop("", None)
+    return [{"const": value, "title": title} for value, title in titles.items()]
 
 
 def _holds_several(field):
@@ -5497,21 +5555,57 @@ def _allow_null(schema):
             schema["oneOf"].append({"const": None, "title": "null"})
 
 
+#: The schemas of what a part of a date is compared with; of others it is a number.
+_PARTS_AS_TEXT = {
+    "date": {"type": ["string"], "format": "date"},
+    "time": {"type": ["string"], "format": "time-local"},
+}
+
+
+def _describe_filter(field, lookups):
+    """Return the schema of one value that a filter compares a field with."""
+    if lookups == ["isnull"]:
+        return {"type": ["boolean"]}
+    if isinstance(field, models.JSONField):
+        return {"type": ["string", "number", "boolean"]}
+    if lookups and lookups[0] in _DATE_PARTS:
+        return _PARTS_AS_TEXT.get(lookups[0], {"type": ["integer"]})
+    if lookups and not _COMPARISONS.issuperset(lookups):
+        return {"type": ["string"]}
+    schema = _describe_value(field, is_sent=False)
+    schema.setdefault("type", ["string"])
+    if schema.get("format") in ("email", "uri-reference"):
+        del schema["format"]  # Any text may be looked for.
+    if not lookups and (field.null or field.many_to_many):
+        _allow_null(schema)
+    return schema
+
+
+def _or_several(schema):
+    """Return the schema of a value or a list of such values."""
+    return {**schema, "type": [*schema["type"], "array"], "items": schema}
+
+
 class _Shape(NamedTuple):
     """What a call takes, and what it replies.
 
     `parameters` are schemas by name, None for a call without a body. `reply` holds the
-    schemas of the reply's keys, except for `success`.
+    schemas of the reply's keys, except for `success`; `optional` those of keys that it
+    may have besides.
     """
 
     parameters: dict | None = None
     required: Iterable = ()
     reply: dict = {}
+    optional: dict = {}
 
 
 def _describe_call(path, doc, who, shape, question=""):
-    """Return the path of a call and its OpenAPI path item."""
-    summary, _line, description = inspect.cleandoc(doc or "").partition("\n")
+    """Return the path of a call and its OpenAPI path item.
+
+    The first line of `doc` is the summary.
+    """
+    summary, _line, description = doc.partition("\n")
     group = path.rpartition("/")[0]
     notes = {"who": who}
     if question:
@@ -5524,7 +5618,8 @@ def _describe_call(path, doc, who, shape, question=""):
         "security": _describe_security(who),
         "responses": {
             "200": _describe_success(shape),
-            "default": {"$ref": "#/components/responses/failure"},
+            "4XX": {"$ref": "#/components/responses/failure"},
+            "5XX": {"$ref": "#/components/responses/failure"},
         },
         "x-ajax": notes,
     }
@@ -5549,10 +5644,9 @@ def _describe_security(who):
 
 
 def _describe_success(shape):
-    properties = {"success": {"const": True}, "data": {}}
-    properties.update(shape.reply)
-    content = {_JSON_TYPE: {"schema": _describe_object(properties)}}
-    return {"description": "Success.", "content": content}
+    required = {"success": {"const": True}, "data": {}, **shape.reply}
+    schema = _describe_object({**required, **shape.optional}, required)
+    return {"description": "Success.", "content": {_JSON_TYPE: {"schema": schema}}}
 
 
 def _describe_body(shape):
@@ -5601,8 +5695,9 @@ def _find_authentication(endpoint_class):
 def _describe_function(path, function):
     needs_login = getattr(function.view, "wants_login", function.wants_login)
     who = "Logged-in users." if needs_login else "Everybody."
+    doc = _find_doc(function.view, f"Call `{path.rpartition('/')[2]}`.")
     shape = _make_custom_shape(function.parameters)
-    return _describe_call(path, function.view.__doc__, who, shape)
+    return _describe_call(path, doc, who, shape)
 
 
 def _make_custom_shape(parameters):
@@ -5611,6 +5706,14 @@ def _make_custom_shape(parameters):
         return _Shape(parameters={})
     schemas, required = parameters.describe()
     return _Shape(schemas, required)
+
+
+def _find_doc(described, default=""):
+    """Return the docstring of something of the project's, or else a default."""
+    doc = getattr(described, "__doc__", None)
+    if not doc or getattr(described, "__module__", None) == __name__:
+        return default
+    return inspect.cleandoc(doc)
 
 
 def _describe_form(path, form_endpoint):
@@ -5622,12 +5725,16 @@ def _describe_form(path, form_endpoint):
             required.append(name)
     who = _describe_who(form_endpoint)
     shape = _Shape(parameters, required)
-    return _describe_call(path, form_endpoint.model.__doc__, who, shape)
+    summary = f"Submit `{form_endpoint.model.__name__}`."
+    docs = [_find_doc(form_endpoint.model), _find_doc(type(form_endpoint))]
+    doc = "\n\n".join(filter(None, docs)) or summary
+    return _describe_call(path, doc, who, shape)
 
 
 def _describe_model(path, model_endpoint):
     """Yield the path and the path item of each call of a model."""
     pk_schema = _describe_field(_root_key(model_endpoint.model))
+    pk_schema["type"] = pk_schema.get("type", ["string"])[0]
     pk = {"name": "pk", "in": "path", "required": True, "schema": pk_schema}
     operations = _describe_operations(path, model_endpoint)
     commands = _describe_commands(path, model_endpoint)
@@ -5643,15 +5750,25 @@ def _describe_operations(path, model_endpoint):
     for name, operation in _operations(type(model_endpoint)).items():
         if not model_endpoint._offers(name):
             continue
-        doc = getattr(model_endpoint, name).__doc__
+        method = getattr(type(model_endpoint), name)
+        summary = _fill_summary(operation, model_endpoint.model)
         if operation.is_custom:
-            method = getattr(type(model_endpoint), name)
             shape = _make_custom_shape(getattr(method, "_parameters", None))
         else:
             shape = shapes[name]
+            summary += f"\n{inspect.getdoc(getattr(ModelEndpoint, name))}"
+        doc = _find_doc(method, summary)
         for call_path, hook in _find_call_paths(path, name, operation):
             who = _describe_who(model_endpoint, hook, operation.permission)
             yield _describe_call(call_path, doc, who, shape, operation.question)
+
+
+def _fill_summary(operation, model):
+    """Return the summary of an operation with the names of a model in it."""
+    name = str(model._meta.verbose_name)
+    article = "an" if re.match("[aeio]|u(?!s|ni)", name, re.I) else "a"
+    plural = str(model._meta.verbose_name_plural)
+    return operation.summary.format(model=f"{article} {name}", models=plural)
 
 
 def _find_call_paths(path, name, operation):
@@ -5669,7 +5786,7 @@ def _make_shapes(model_endpoint):
     plan = model_endpoint._plan
     parameters, required = _describe_writable(plan)
     record = _refer_to_schema(model_endpoint.model)
-    only_pk = _describe_object({"pk": {}})
+    only_pk = _describe_object({"pk": _describe_field(model_endpoint.model._meta.pk)})
     version = _describe_version(model_endpoint)
     written = record
     if plan.may_hide:
@@ -5682,12 +5799,13 @@ def _make_shapes(model_endpoint):
         "items_per_page": _NUMBER,
     }
     list_parameters = _ListOptions(model_endpoint).describe()
+    beside = {"ignored": _IGNORED, "hint": _HINT}
     return {
-        "create": _Shape(parameters, required, {"data": written}),
-        "list": _Shape(list_parameters, reply=page),
-        "get": _Shape(reply={"data": record}),
-        "update": _Shape({**parameters, **version}, reply={"data": written}),
-        "delete": _Shape(version or None, reply={"data": only_pk}),
+        "create": _Shape(parameters, required, {"data": written}, beside),
+        "list": _Shape(list_parameters, (), page, {"hint": _HINT}),
+        "get": _Shape(None, (), {"data": record}, {"hint": _HINT}),
+        "update": _Shape({**parameters, **version}, (), {"data": written}, beside),
+        "delete": _Shape(version or None, (), {"data": only_pk}),
     }
 
 
@@ -5712,8 +5830,8 @@ def _describe_writable(plan):
             continue  # It can be sent by the field's own name too.
         field = part.field
         schemas[name] = _describe_field(field, is_sent=True)
-        is_optional = field.blank or field.many_to_many or field.has_default()
-        if not is_optional:
+        has_default = field.has_default() or field.has_db_default()
+        if not (field.blank or has_default):
             required.append(name)
     return schemas, required
 
@@ -5738,12 +5856,14 @@ def _describe_commands(path, model_endpoint):
 def _describe_command(call_path, model_endpoint, command, operation):
     who = _describe_who(model_endpoint, operation.hook, operation.permission)
     shape = _make_command_shape(command, model_endpoint.model)
-    return _describe_call(call_path, operation.summary, who, shape, operation.question)
+    summary = _fill_summary(operation, model_endpoint.model)
+    return _describe_call(call_path, summary, who, shape, operation.question)
 
 
 def _make_command_shape(command, model):
     if command == "similar":
-        return _Shape(reply={"data": _describe_list(_refer_to_schema(model))})
+        records = _describe_list(_refer_to_schema(model))
+        return _Shape(None, (), {"data": records}, {"hint": _HINT})
     reply = {"data": _describe_list(_TAG)}
     if command == "clear":
         return _Shape(reply=reply)
@@ -5766,18 +5886,64 @@ def _describe_calls(request):
 
 
 def _describe_records(request):
-    """Return by lower-case label the schema of each model's records."""
-    schemas = {}
+    """Return by label the schema of each model's records, wherever they are shown."""
+    plans = {}
     for model, endpoint_class in endpoint._registry.items():
         if issubclass(endpoint_class, ModelEndpoint):
-            plan = endpoint_class._for_model(model, request)._plan
-            schemas[model._meta.label_lower] = plan.describe(is_written=True)
+            _collect_plans(endpoint_class._for_model(model, request)._plan, plans)
+    schemas = {}
+    for label, same in plans.items():
+        schemas[label] = same[0].describe(is_written=True)
+        for plan in same[1:]:
+            _add_expansions(schemas[label], plan)
     return schemas
+
+
+def _collect_plans(plan, plans):
+    """Add a plan, and the plans of what it expands, to the lists of plans by label."""
+    plans.setdefault(plan.model._meta.label_lower, []).append(plan)
+    for part in plan.parts:
+        related = getattr(part, "related", None)
+        if related is not None:
+            _collect_plans(related, plans)
+
+
+def _add_expansions(schema, plan):
+    """Add to the schema of a model's records what is expanded only elsewhere."""
+    properties = plan.describe(is_written=True).get("properties", {})
+    for name, described in properties.items():
+        if "anyOf" in described:
+            schema["properties"][name] = described
+
+
+#: What may stand beside the data of a reply.
+_IGNORED = {
+    **_describe_list(_TEXT),
+    "description": "The keys that were sent and not written.",
+}
+_HINT = {**_TEXT, "description": "In DEBUG: what the site's developer can do."}
 
 
 def _describe_failure():
     error = _describe_object({"code": _NUMBER, "message": _TEXT})
-    schema = _describe_object({"success": {"const": False}, "data": error})
+    place = _describe_object({"file": _TEXT, "line": {}, "in": _TEXT, "code": {}})
+    properties = {
+        "success": {"const": False},
+        "data": error,
+        "errors": {
+            "type": "object",
+            "additionalProperties": _describe_list(_TEXT),
+            "description": "By key; __all__ has those of the record as a whole.",
+        },
+        "login_url": {**_TEXT, "description": "Where logging in would help."},
+        "csrf": {
+            "type": ["string", "boolean"],
+            "description": "A fresh token to try again with; true if none would help.",
+        },
+        "hint": _HINT,
+        "traceback": {**_describe_list(place), "description": "In DEBUG."},
+    }
+    schema = _describe_object(properties, ["success", "data"])
     return {"description": "Failure.", "content": {_JSON_TYPE: {"schema": schema}}}
 
 
@@ -5807,6 +5973,30 @@ def _describe_modules():
     return "\n\n".join(docs).strip()
 
 
+def _describe_groups():
+    """Yield the name and description of each group of calls: the functions and forms of
+    an app, or the operations of a model."""
+    docs = {}
+    for label, _name in _discovery.functions:
+        docs[label] = _describe_app(label)
+    for (base, label, name), served in endpoint._paths.items():
+        if base is FormEndpoint:
+            docs[label] = _describe_app(label)
+        else:
+            plural = str(served._meta.verbose_name_plural)
+            default = f"{plural[:1].upper()}{plural[1:]}."
+            docs[f"{label}/{name}"] = _find_doc(endpoint._registry[served], default)
+    for group, doc in docs.items():
+        yield {"name": group, "description": doc}
+
+
+def _describe_app(label):
+    """Return the docstring of an app's endpoints.py, or else the app's name."""
+    config = apps.get_app_config(label)
+    module = _import_endpoints(config)
+    return (module and inspect.getdoc(module)) or f"{config.verbose_name}."
+
+
 def _describe_visitor(request):
     """Return whom the page is logged in as, and where visitors can log in."""
     user = getattr(request, "user", None)
@@ -5827,8 +6017,10 @@ def _describe_api(request):
             "title": "ajax.py",
             "version": __version__,
             "description": _describe_modules(),
+            "license": {"name": "Private", "identifier": "LicenseRef-Private"},
         },
         "servers": [{"url": request.path.removesuffix("/openapi.json") or "/"}],
+        "tags": list(_describe_groups()),
         "paths": dict(_describe_calls(request)),
         "components": {
             "schemas": _describe_records(request),
@@ -6962,13 +7154,20 @@ function readField({box, schema, specials}) {
 /** Return the value that a text stands for. */
 function readText(text, schema) {
   const [type] = getTypes(schema);
-  if (type === "string") return text;
-  if (type === "integer" || type === "number") return readNumber(text);
-  if (type === "array" && !text.startsWith("[")) {
+  if (isListText(text, schema)) {
     const items = text.split(",").map(item => item.trim());
     return items.filter(isText).map(item => readText(item, schema.items ?? {type: "string"}));
   }
-  return JSON.parse(text);
+  if (type === "string") return text;
+  return type === "integer" || type === "number" ? readNumber(text) : JSON.parse(text);
+}
+
+/** Return whether a text stands for a list: a list is wanted, or keys or numbers may be several. */
+function isListText(text, schema) {
+  const [type, ...others] = getTypes(schema);
+  if (type === "array") return !text.startsWith("[");
+  const isKey = type === "integer" || getPkModel(schema);
+  return isKey && others.includes("array") && text.includes(",");
 }
 
 /** Read a number. Return the text itself if it is none, or would lose digits. */

@@ -7002,7 +7002,7 @@ def make_format_checker():
     def can_read(read, value):
         return value is None or read(value) is not None
 
-    checker = jsonschema.FormatChecker(["date", "date-time", "uuid"])
+    checker = jsonschema.FormatChecker(["date", "date-time", "email", "uuid"])
     for name, read in FORMAT_READERS.items():
         add = checker.checks(name, (ArithmeticError, ValueError))
         add(functools.partial(can_read, read))
@@ -7284,6 +7284,9 @@ class Fuzz(AjaxTestCase):
         model = schema.get("x-ajax", {}).get("pk_of")
         if types == "array":
             return st.lists(self.values(schema["items"]), max_size=3)
+        if "array" in types:  # A value, or a list of such.
+            items = self.values(schema["items"])
+            return items | st.lists(items, max_size=3)
         if model:
             records = apps.get_model(model.replace("/", "."))._base_manager
             return st.sampled_from([*records.values_list("pk", flat=True), 0])
@@ -8359,13 +8362,16 @@ class OpenAPI(AjaxTestCase):
         self.assertEqual(kinds, ["application/json", "multipart/form-data"])
         self.assertEqual(taken["required"], [])
         choices = [{"const": "a", "title": "A"}, {"const": "b", "title": "B"}]
+        choices.append({"const": "", "title": "empty"})
         choices.append({"const": None, "title": "null"})
         for name, schema in {
             "char": {"type": ["string", null], "maxLength": 5},
             "words": text | {"maxLength": 20},
             "kind": {"type": ["string", null], "oneOf": choices},
             "text": {"type": ["string", null], "x-ajax": {"multiline": True}},
+            "integer": {"type": ["integer", null]},
             "big": {"type": ["integer", "string", null]},
+            "email": {"type": ["string", null], "maxLength": 254},
             "uuid": {"type": ["string", null], "format": "uuid"},
             "binary": {"type": ["string", null], "format": "byte"},
             "time": {"type": ["string", null], "format": "time-local"},
@@ -8403,18 +8409,32 @@ class OpenAPI(AjaxTestCase):
         Guard = make_model("Guard", badge=models.ForeignKey(Badge, models.CASCADE))
         self.serve(Badge, can_get=no)
         self.serve(Guard)
-        schema = self.described()["components"]["schemas"]["shop.guard"]
-        kinds = schema["properties"]["badge"]["type"]
-        self.assertEqual(kinds, ["object", "string", "null"])
+        described = self.described()
+        schema = described["components"]["schemas"]["shop.guard"]
+        _record, pk = schema["properties"]["badge"]["anyOf"]
+        self.assertEqual(pk["type"], ["string", "null"])
+        (parameter,) = described["paths"]["/shop/badge/{pk}/get.json"]["parameters"]
+        self.assertEqual(parameter["schema"]["type"], "string")
 
     def test_it_says_what_a_list_takes(self):
         taken, _kinds = self.body("/shop/article/list.json")
-        sized, text = {"items_per_page", "current_page"}, {"type": "string"}
+        sized = {"items_per_page", "current_page"}
         asked = "category published created__gte readers tags search order_by".split()
         self.assertEqual({*taken["properties"]}, {*asked, *sized})
-        self.assertEqual(taken["properties"]["created__gte"], text)
-        self.assertEqual(taken["properties"]["published"], {"type": ["boolean"]})
+        for name, item in {
+            "created__gte": {"type": ["string"], "format": "date-time"},
+            "published": {"type": ["boolean"]},
+            "category": {"type": ["integer"], "x-ajax": {"pk_of": "shop/category"}},
+            "readers": {
+                "type": ["integer", "null"],
+                "x-ajax": {"pk_of": "auth/user"},
+            },
+            "tags": {"type": ["string"]},
+        }.items():
+            several = item | {"type": [*item["type"], "array"], "items": item}
+            self.assertEqual(taken["properties"][name], several)
         order = taken["properties"]["order_by"]
+        self.assertEqual(order["type"], ["string", "array"])
         self.assertIn("category__title", order["description"])
         names = list(ArticleEndpoint.sortable_by)
         self.assertEqual(order["x-ajax"], {"sortable_by": names})
@@ -8476,6 +8496,279 @@ class OpenAPI(AjaxTestCase):
         self.serve(Country, can_list=ajax.ModelEndpoint.can_list)
         call = self.described()["paths"]["/shop/country/list.json"]["post"]
         self.assertTrue(call["x-ajax"]["who"].startswith("Nobody"))
+
+    def test_each_call_has_a_summary_and_those_of_models_name_them(self):
+        class SilentForm(forms.Form):
+            pass
+
+        class ToldForm(forms.Form):
+            """Tell us.
+
+            We listen.
+            """
+
+        class Told(ajax.FormEndpoint):
+            """It is open to all."""
+
+        def ring(self, request):
+            pass
+
+        def update(self, request):
+            """Change it.
+
+            Its author gets a mail.
+            """
+
+        self.serve(Country, ring=ring, update=update)
+        self.serve(SilentForm)
+        self.serve(ToldForm, **vars(Told))
+        paths = self.described()["paths"]
+        summaries = {path: item["post"]["summary"] for path, item in paths.items()}
+        self.assertEqual([path for path in paths if not summaries[path]], [])
+        for path, summary in {
+            "article/create": "Create an article.",
+            "article/list": "List articles.",
+            "article/{pk}/get": "Get an article.",
+            "note/{pk}/update": "Update a note.",
+            "offer/{pk}/delete": "Delete an offer.",
+            "country/{pk}/update": "Change it.",
+            "country/{pk}/ring": "Call `ring` of a country.",
+            "article/{pk}/tags/add": "Add tags to an article; return all its tags.",
+            "note/{pk}/get": "Get a note.",
+            "whoami": "Call `whoami`.",
+            "silentform": "Submit `SilentForm`.",
+            "toldform": "Tell us.",
+        }.items():
+            self.assertEqual(summaries[f"/shop/{path}.json"], summary)
+        texts = {path: item["post"]["description"] for path, item in paths.items()}
+        self.assertEqual(
+            texts["/shop/country/{pk}/update.json"], "Its author gets a mail."
+        )
+        told = "We listen.\n\nIt is open to all."
+        self.assertEqual(texts["/shop/toldform.json"], told)
+
+    def test_docstrings_of_endpoint_classes_and_modules_describe_their_groups(self):
+        self.serve(Country, __doc__="Where wine\n    comes from.")
+        self.serve(Group)
+        with self.apps(told='"""What is told."""\ndef tell(request): pass'):
+            groups = self.described()["tags"]
+        texts = {group["name"]: group["description"] for group in groups}
+        self.assertEqual(texts["shop/country"], "Where wine\ncomes from.")
+        self.assertEqual(texts["shop/note"], "Notes.")
+        self.assertEqual(texts["auth/group"], "Groups.")
+        self.assertEqual(texts["told"], "What is told.")
+        self.serve(type("GroupForm", (forms.Form,), {"__module__": Group.__module__}))
+        groups = self.described()["tags"]
+        texts = {group["name"]: group["description"] for group in groups}
+        self.assertEqual(texts["auth"], "Authentication and Authorization.")
+        paths = self.described()["paths"].values()
+        used = {name for item in paths for name in item["post"]["tags"]}
+        self.assertEqual(used, set(texts))
+
+    @isolate_apps("test_ajax")
+    def test_only_what_has_no_default_is_required(self):
+        Cork = make_model("Cork")
+        fields = {
+            "plain": models.CharField(max_length=9),
+            "filled": models.CharField(max_length=9, default="a"),
+            "stored": models.CharField(max_length=9, db_default="a"),
+            "blank": models.CharField(max_length=9, blank=True),
+            "corks": models.ManyToManyField(Cork),
+            "spares": models.ManyToManyField(Cork, blank=True, related_name="+"),
+        }
+        self.serve(make_model("Bottle", **fields))
+        taken, _kinds = self.body("/shop/bottle/create.json")
+        self.assertEqual(taken["required"], ["plain", "corks"])
+        self.assertEqual([*taken["properties"]], [*fields])
+
+    @isolate_apps("test_ajax")
+    def test_choices_are_what_may_be_sent(self):
+        numbers = [("Low", [(1, "one"), (2, "two")]), (3, "three")]
+        Dial = make_model(
+            "Dial",
+            number=models.IntegerField(choices=numbers, null=True, blank=True),
+            text=models.CharField(max_length=1, choices=[("a", "A"), ("", "None")]),
+            blank=models.CharField(
+                max_length=1, choices=[("a", "A"), ("", "None")], blank=True
+            ),
+            flag=models.BooleanField(choices=[(True, "Yes"), (False, "No")]),
+        )
+        self.serve(Dial)
+        self.serve(forms.modelform_factory(Dial, fields="__all__"))
+        for path, expected in {
+            "dial/create": {
+                "number": [1, 2, 3, None],
+                "text": ["a"],
+                "blank": ["a", ""],
+                "flag": [True, False],
+            },
+            # A form sends texts.
+            "dialform": {
+                "number": ["", "1", "2", "3"],
+                "text": ["a"],
+                "blank": ["a", ""],
+                "flag": ["True", "False"],
+            },
+        }.items():
+            taken, _kinds = self.body(f"/shop/{path}.json")
+            for name, values in expected.items():
+                with self.subTest(path, name=name):
+                    schema = taken["properties"][name]
+                    consts = [choice["const"] for choice in schema["oneOf"]]
+                    self.assertEqual(consts, values)
+                    for value in values:
+                        jsonschema.validate(value, schema)
+
+    def test_an_address_that_may_be_empty_has_no_format(self):
+        optional = forms.EmailField(required=False)
+        fields = {"needed": forms.EmailField(), "optional": optional}
+        self.serve(type("AddressForm", (forms.Form,), fields))
+        taken, _kinds = self.body("/shop/addressform.json")
+        formats = {key: each.get("format") for key, each in taken["properties"].items()}
+        self.assertEqual(formats, {"needed": "email", "optional": None})
+        shown = self.described()["components"]["schemas"]["shop.specimen"]
+        self.assertNotIn("format", shown["properties"]["email"])
+
+    def test_integers_beyond_javascripts_are_text_and_only_large_columns_take_them(
+        self,
+    ):
+        forms_ = {"seats": forms.IntegerField()}
+        self.serve(type("SeatsForm", (forms.Form,), forms_))
+        large, small = ["integer", "string"], ["integer"]
+        schemas = self.described()["components"]["schemas"]
+        shown = schemas["shop.specimen"]["properties"]
+        self.assertEqual(shown["pk"]["type"], small)
+        self.assertEqual(shown["keepers"]["items"]["type"], small)
+        for path, name, kinds in (
+            ("specimen/create", "integer", [*small, "null"]),
+            ("specimen/create", "big", [*large, "null"]),
+            ("specimen/create", "positive", [*small, "null"]),
+            ("specimenform", "integer", small),
+            ("specimenform", "big", large),
+            ("seatsform", "seats", small),
+        ):
+            taken, _kinds = self.body(f"/shop/{path}.json")
+            self.assertEqual(taken["properties"][name]["type"], kinds, path)
+        for number in (2**53, -(2**53)):
+            for path, name in (
+                ("specimen", "integer"),
+                ("specimenform", "integer"),
+                ("seatsform", "seats"),
+            ):
+                for form in (False, True):
+                    with self.subTest(path, number=number, form=form):
+                        errors = self.errors(f"shop/{path}", {name: number}, form=form)
+                        self.assertEqual([*errors], [name])
+                        self.assertIn("Ensure this value is", errors[name][0])
+            for path in ("specimen", "specimenform"):
+                data = self.post(f"shop/{path}", {"big": number})["data"]
+                self.assertEqual(data["big"], str(number))
+            # A filter asks, and stores nothing.
+            self.post("shop/specimen/list", {"integer": number, "integer__gte": number})
+
+    def test_a_key_in_a_path_has_one_scalar_type(self):
+        for path, item in self.described()["paths"].items():
+            for parameter in item.get("parameters", []):
+                kind = parameter["schema"]["type"]
+                self.assertIn(kind, ("integer", "string"), path)
+        paths = self.described()["paths"]
+        (parameter,) = paths["/shop/article/{pk}/get.json"]["parameters"]
+        self.assertEqual(parameter["schema"], {"type": "integer"})
+
+    def test_all_that_a_failure_may_hold_is_described(self):
+        failure = self.described()["components"]["responses"]["failure"]
+        schema = failure["content"]["application/json"]["schema"]
+        strict = {**schema, "additionalProperties": False}
+        csrf_client = Client(enforce_csrf_checks=True)
+        refused = csrf_client.post("/ajax/shop/hello.json")
+        elsewhere = csrf_client.post(
+            "/ajax/shop/hello.json", headers={"Origin": "http://a.test"}
+        )
+        found = {"csrf", *refused.json()}
+        jsonschema.validate(refused.json(), strict)
+        jsonschema.validate(elsewhere.json(), strict)
+        self.assertIs(elsewhere.json()["csrf"], True)
+        with self.settings(DEBUG=True):
+            for reply in (
+                self.post("shop/nothing", status=404),
+                self.post("shop/category", {"odd": 1}, status=400),
+                self.ask(ValueError("?"), 500),
+            ):
+                jsonschema.validate(reply, strict)
+                found |= {*reply}
+            self.client.logout()
+            reply = self.post("shop/whoami", status=403)
+        jsonschema.validate(reply, strict)
+        self.assertEqual(found | {*reply}, {*schema["properties"]})
+
+    def test_what_stands_beside_the_data_of_a_reply_is_described(self):
+        paths = self.described()["paths"]
+        for path, names in {
+            "article/create": {"ignored", "hint"},
+            "article/{pk}/update": {"ignored", "hint"},
+            "article/{pk}/get": {"hint"},
+            "article/{pk}/tags/similar": {"hint"},
+            "article/{pk}/tags/add": set(),
+            "article/{pk}/delete": set(),
+        }.items():
+            answer = paths[f"/shop/{path}.json"]["post"]["responses"]["200"]
+            schema = answer["content"]["application/json"]["schema"]
+            beside = {*schema["properties"]} - {"success", "data"}
+            self.assertEqual(beside, names)
+            self.assertEqual(schema["required"], ["success", "data"])
+
+    def test_expansions_refer_to_what_their_model_looks_like_anywhere(self):
+        schemas = self.described()["components"]["schemas"]
+        record, pk = schemas["shop.article"]["properties"]["category"]["anyOf"]
+        self.assertEqual(record, {"$ref": "#/components/schemas/shop.category"})
+        self.assertEqual(pk["type"], ["integer", "null"])
+        # A model that is only shown inside others is described, too.
+        self.assertEqual([*schemas["auth.user"]["properties"]], ["pk", "username"])
+        # What another endpoint expands is described where it is not expanded itself.
+        self.serve(Category, expand=False)
+        parent = self.described()["components"]["schemas"]["shop.category"]
+        self.assertNotIn("anyOf", parent["properties"]["parent"])
+        self.serve(Article, expand=["category__parent"])
+        parent = self.described()["components"]["schemas"]["shop.category"]
+        self.assertIn("anyOf", parent["properties"]["parent"])
+        shown = self.post(f"{self.path}/get")["data"]
+        self.assertEqual(shown["category"]["parent"]["title"], "News")
+        self.post(f"shop/category/{self.local.pk}/get")
+        self.register_encoder(Category, Tell())
+        schemas = self.described()["components"]["schemas"]
+        self.assertEqual(schemas["shop.category"], {"type": "object"})
+        self.post(f"{self.path}/get")
+
+    def test_filters_take_what_is_described(self):
+        paths = self.described()["paths"]
+        body = paths["/shop/specimen/list.json"]["post"]["requestBody"]
+        schema = body["content"]["application/json"]["schema"]
+        types = {key: each["type"] for key, each in schema["properties"].items()}
+        for name, kinds in {
+            "kind": ["string", "null", "array"],
+            "text__icontains": ["string", "array"],
+            "integer__gte": ["integer", "array"],
+            "float__gt": ["number", "array"],
+            "date__year": ["integer", "array"],
+            "moment__date": ["string", "array"],
+            "json__key": ["string", "number", "boolean", "array"],
+            "country__isnull": ["boolean", "array"],
+            "country__name__startswith": ["string", "array"],
+        }.items():
+            self.assertEqual(types[name], kinds)
+        for sent in (
+            {
+                "kind": ["a", None],
+                "date__year": [2024, 2025],
+                "moment__date": "2024-05-06",
+            },
+            {"json__key": [1, "a", True], "country__isnull": [True, False]},
+            {"integer__gte": [1], "float__gt": 1.5, "keepers": [self.user.pk, None]},
+            {"order_by": ["char", "-integer"], "tags": ["red"]},
+            {"order_by": "char,-integer", "tags": "red, green"},
+        ):
+            jsonschema.validate(sent, schema)
+            self.post("shop/specimen/list", sent)
 
 
 # --- Explorer -------------------------------------------------------------------------
