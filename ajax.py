@@ -6783,7 +6783,7 @@ const start = getElement("#start");
 const lastPks = new Map();
 
 /** The longest text of a reply that is shown whole, and the most rows of a table. */
-const MAX_LENGTH = 200000;
+const MAX_LENGTH = 200_000;
 const MAX_ROWS = 200;
 
 // --- Helpers ---
@@ -7210,6 +7210,7 @@ function toPlain(value) {
 /** Return the text that stands for a value in a box. */
 function writeValue(value, box, schema) {
   if (box.type === "datetime-local") return writeMoment(value);
+  if (box.type === "time") return value.slice(0, 12); // It takes no microseconds.
   const isTyped = isText(value) && schema.type;
   if (isTyped) return value;
   const isSimple = Array.isArray(value) && !value.some(item => /^\[|,/.test(String(item)));
@@ -7529,7 +7530,7 @@ function makeView(call) {
 
 /** Make the header of a call: its name, what it does and who may call it. */
 function makeHeader(call) {
-  const text = [call.summary, call.description].filter(isText).join("\n\n");
+  const text = [call.summary, call.description].filter(isText).join("\n");
   return makeElement(
     "header",
     {},
@@ -7675,11 +7676,13 @@ function focusField({box, specials}) {
   target.scrollIntoView({block: "center"});
 }
 
-/** Remember the pk of a new record; fill an update with what was written. */
+/** Remember the pk of a new record, forget a deleted one; fill an update with what was written. */
 function rememberRecord(view, data) {
   if (!isObject(data) || data.pk === undefined) return;
-  if (view.call.operation === "create") lastPks.set(view.call.group, String(data.pk));
-  if (view.call.operation !== "update") return;
+  const {group, operation} = view.call;
+  if (operation === "create") lastPks.set(group, String(data.pk));
+  if (operation === "delete") lastPks.delete(group);
+  if (operation !== "update") return;
   for (const field of view.fields) fillField(field, data);
   view.showCode();
 }
@@ -8320,8 +8323,9 @@ label {
   align-items: stretch;
 }
 
+.line button { flex: none; }
+
 .special {
-  flex: none;
   padding: .375rem .5rem;
   color: var(--muted-text);
   font: .8125rem ui-monospace, Menlo, Consolas, monospace;

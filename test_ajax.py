@@ -9195,7 +9195,8 @@ class Explorer(BrowserTestCase):
     def test_update_is_filled_from_get_and_sends_what_was_changed(self):
         specimen = Specimen.objects.create(
             char="abc", text="One\ntwo", kind="a", integer=7, boolean=True,
-            json={"a": [1]}, moment="2026-01-31T12:00:05.25Z", date="2026-01-31",
+            json={"a": [1]}, moment="2026-01-31T12:00:05.25Z",
+            date="2026-01-31", time="12:00:05.25",
         )  # fmt: skip
         specimen.keepers.set([self.user, self.other])
         path_ = f"shop/specimen/{specimen.pk}/update"
@@ -9206,6 +9207,7 @@ class Explorer(BrowserTestCase):
         self.assertEqual(self.value("text"), "One\ntwo")
         self.assertEqual(self.value("integer"), "7")
         self.assertEqual(self.value("date"), "2026-01-31")
+        self.assertEqual(self.value("time"), "12:00:05.250")
         self.assertEqual(json.loads(self.value("json")), {"a": [1]})
         self.assertEqual(self.value("keepers"), f"{self.user.pk}, {self.other.pk}")
         status, _reply = self.press()
