@@ -1286,6 +1286,13 @@ class Requests(AjaxTestCase):
         reply = self.send("shop/specimen", urlencode({self.JSON: "{}"}), self.FORM)[1]
         self.assertEqual([*reply["errors"]], ["application/json"])
 
+    def test_a_forms_key_with_and_without_brackets_is_one(self):
+        path = f"shop/specimen/{Specimen.objects.create().pk}/update"
+        pks = [self.user.pk, self.other.pk]
+        sent = urlencode(dict(zip(("keepers", "keepers[]"), pks, strict=True)))
+        _status, reply = self.send(path, sent, self.FORM)
+        self.assertEqual(reply["data"]["keepers"], pks)
+
     def test_a_json_part_counts_as_the_other_texts_of_a_form_do(self):
         sent = as_json_part({"words": "x" * 20})
         for limit, status in ((60, 200), (30, 413)):
@@ -8769,6 +8776,11 @@ class OpenAPI(AjaxTestCase):
         ):
             jsonschema.validate(sent, schema)
             self.post("shop/specimen/list", sent)
+        self.serve(Specimen, list_filter=["email", "file"])
+        taken, _kinds = self.body("/shop/specimen/list.json")
+        for name in ("email", "file"):  # Any text may be looked for.
+            self.assertNotIn("format", taken["properties"][name])
+            self.post("shop/specimen/list", {name: "no address"})
 
 
 # --- Explorer -------------------------------------------------------------------------
