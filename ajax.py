@@ -68,7 +68,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlencode
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django import forms
@@ -111,7 +111,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.duration import duration_iso_string
 from django.utils.formats import localize_input
 from django.utils.functional import Promise, cached_property
-from django.utils.html import escape
+from django.utils.html import escape, format_html
 from django.utils.log import log_response
 from django.utils.module_loading import import_string, module_has_submodule
 from django.utils.text import smart_split
@@ -3722,8 +3722,11 @@ class _ListOptions:
         if self.model_endpoint.sortable_by:
             names = ", ".join(self.model_endpoint.sortable_by)
             description = f"{names}; a minus sign before a name reverses its order."
-            order = _or_several({"type": ["string"]})
-            properties["order_by"] = {**order, "description": description}
+            properties["order_by"] = {
+                **_or_several({"type": ["string"]}),
+                "description": description,
+                "x-ajax": {"sortable_by": list(self.model_endpoint.sortable_by)},
+            }
         properties["items_per_page"] = _NUMBER
         properties["current_page"] = _NUMBER
         return properties
@@ -3732,14 +3735,18 @@ class _ListOptions:
 # --- Decorators -----------------------------------------------------------------------
 
 
-def _make_login_error(**extra):
-    """Return the AJAXError 403 for a visitor, with the address of the login page."""
+def _login_url():
+    """Return the address of the login page as keywords of an AJAXError."""
     try:
-        extra["login_url"] = resolve_url(settings.LOGIN_URL)
+        return {"login_url": resolve_url(settings.LOGIN_URL)}
     except (NoReverseMatch, TypeError):
         # A project need not have a login page.
-        extra |= _hint("LOGIN_URL names no page of this site.")
-    return AJAXError(403, _("Please log in."), **extra)
+        return _hint("LOGIN_URL names no page of this site.")
+
+
+def _make_login_error(**extra):
+    """Return the AJAXError 403 for a visitor, with the address of the login page."""
+    return AJAXError(403, _("Please log in."), **{**extra, **_login_url()})
 
 
 def _is_logged_in(request):
@@ -7407,7 +7414,7 @@ def _serve_page_text(request, name, **_mount):
         return response
     is_client = name == "client.js"
     if not is_client and not _may_explore(request):
-        raise Http404
+        return _refuse_to_explore(request, name)
     token = get_token(request)  # Its cookie is sent, too.
     if name == "openapi.json":
         content_type, text = _JSON_TYPE, _dump(_describe_api(request))
@@ -7432,6 +7439,21 @@ def _may_explore(request):
     user = getattr(request, "user", None)
     # A user model need not have is_staff.
     return getattr(user, "is_active", False) and getattr(user, "is_staff", False)
+
+
+def _refuse_to_explore(request, name):
+    """Answer 404. Tell visitors where they can log in: a session may have ended."""
+    user = getattr(request, "user", None)
+    if user is None or user.is_authenticated:
+        raise Http404
+    login = _login_url()
+    if name:
+        raise AJAXError(404, _("Not found."), **login)
+    separator = "&" if "?" in login["login_url"] else "?"
+    query = urlencode({"next": request.get_full_path()})
+    text = format_html(_LOGIN_PAGE, f"{login['login_url']}{separator}{query}")
+    headers = {"Cache-Control": "no-store", "Vary": "Cookie", "X-Frame-Options": "DENY"}
+    return HttpResponse(text, status=404, headers=headers)
 
 
 def _fill_in(text, token):
@@ -7847,6 +7869,7 @@ def _describe_version(model_endpoint):
         return {}
     schema = _describe_field(model_endpoint.model._meta.get_field(name))
     schema["description"] = "Send the value that you read: 409 if it has changed."
+    schema["x-ajax"] = {"version": True}
     return {name: schema}
 
 
@@ -7933,8 +7956,9 @@ def _collect_plans(plan, plans):
     """Add a plan, and the plans of what it expands, to the lists of plans by label."""
     plans.setdefault(plan.model._meta.label_lower, []).append(plan)
     for part in plan.parts:
-        if isinstance(part, _ExpandedKey):
-            _collect_plans(part.related, plans)
+        related = getattr(part, "related", None)
+        if related is not None:
+            _collect_plans(related, plans)
 
 
 def _add_expansions(schema, plan):
@@ -8027,10 +8051,11 @@ def _describe_app(label):
 
 
 def _describe_visitor(request):
+    """Return whom the page is logged in as, and where visitors can log in."""
     user = getattr(request, "user", None)
     if user and user.is_authenticated:
-        return f"You are {user}."
-    return "You are not logged in."
+        return {"you": f"You are {user}."}
+    return {"you": "You are not logged in.", **_login_url()}
 
 
 def _describe_api(request):
@@ -8055,7 +8080,7 @@ def _describe_api(request):
             "responses": {"failure": _describe_failure()},
             "securitySchemes": _describe_security_schemes(),
         },
-        "x-ajax": {"you": _describe_visitor(request)},
+        "x-ajax": _describe_visitor(request),
     }
 
 
@@ -8069,7 +8094,7 @@ urlpatterns = [
     path("", _serve_page_text, {"name": ""}, name="explorer"),
     path("client.js", _serve_page_text, {"name": "client.js"}, name="client"),
     path("openapi.json", _serve_page_text, {"name": "openapi.json"}, name="openapi"),
-    re_path(r"^(?P<name>explorer\.(?:js|css))\Z", _serve_page_text, name="served"),
+    re_path(r"^(?P<name>explorer\.(?:js|css|svg))\Z", _serve_page_text, name="served"),
     _make_pattern("endpoint", "app", "name"),
     _make_pattern("model", "app", "model", "operation"),
     _make_pattern("record", "app", "model", "pk", "operation"),
@@ -8949,15 +8974,22 @@ function checkValue(name, value) {
 }
 """  # noqa: E501
 
-_EXPLORER = r"""/** The explorer: show the calls that openapi.json describes, and call them by client.js. */
+_EXPLORER = r"""/** The explorer: it shows the calls that openapi.json describes, and makes them by client.js. */
 import ajax, {AJAXError} from "./client.js";
 
 const api = await loadDescription();
-const calls = readCalls();
-const intro = getElement("#intro");
+const calls = Object.entries(api.paths ?? {}).map(([path, item]) => makeCall(path, item));
 
-/** The last pk that was typed, by the group of its call. */
+/** The views of the calls that were opened, by name. What was typed stays in them. */
+const views = new Map();
+const start = getElement("#start");
+
+/** The last pk that was typed, chosen or created, by the group of its call. */
 const lastPks = new Map();
+
+/** The longest text of a reply that is shown whole, and the most rows of a table. */
+const MAX_LENGTH = 200_000;
+const MAX_ROWS = 200;
 
 // --- Helpers ---
 
@@ -8979,45 +9011,82 @@ function makeElement(tag, attributes, ...children) {
   return element;
 }
 
-// --- Calls ---
-
-/** Load openapi.json. */
-async function loadDescription() {
-  const response = await fetch(new URL("openapi.json", import.meta.url));
-  return response.json();
+/** Make an element of a project's text, in which `backticks` become code. */
+function makeText(tag, text, attributes = {}) {
+  const parts = String(text).split(/`([^`\n]+)`/);
+  const children = parts.map((part, index) => index % 2 ? makeElement("code", {}, part) : part);
+  return makeElement(tag, {dir: "auto", ...attributes}, ...children);
 }
 
-/** Return all calls of openapi.json, in its order. */
-function readCalls() {
-  return Object.entries(api.paths ?? {}).map(([path, item]) => makeCall(path, item));
+/** Make a button that does something. */
+function makeButton(text, attributes, action) {
+  const button = makeElement("button", {type: "button", ...attributes}, text);
+  button.addEventListener("click", action);
+  return button;
+}
+
+/** Return whether a value is an object or a list. */
+function isObject(value) {
+  return typeof value === "object" && value !== null;
+}
+
+/** Return whether a button is pressed. */
+function isPressed(button) {
+  return button.getAttribute("aria-pressed") === "true";
+}
+
+// --- Calls ---
+
+/** Load openapi.json. If that fails, return an object that says why. */
+async function loadDescription() {
+  const response = await fetch(new URL("openapi.json", import.meta.url)).catch(() => undefined);
+  const reply = await response?.json().catch(() => undefined);
+  if (isObject(reply?.paths)) return reply;
+  const answer = response ? `it answered ${response.status}` : "the server cannot be reached";
+  const problem = `openapi.json cannot be loaded: ${answer}.`;
+  return {problem: [problem, reply?.data?.message].filter(isText).join(" "), reply};
+}
+
+/** Return whether a value is a text that is not empty. */
+function isText(value) {
+  return typeof value === "string" && value !== "";
 }
 
 /** Describe the call of one path: its operation, name, pattern, group, prefix and pk. */
 function makeCall(path, {post, parameters}) {
   const name = path.slice(1).replace(/\.json$/, "");
   const segments = name.replace("{pk}", "([^/]+)");
+  const schema = Object.values(post.requestBody?.content ?? {})[0]?.schema;
+  const extras = getExtras(post);
+  const fieldNames = Object.keys(schema?.properties ?? {});
+  const words = [name, post.summary, post.description, extras.who, ...fieldNames];
   return {
     ...post,
-    ...getExtras(post),
+    ...extras,
     name,
-    pattern: new RegExp(`(?:^|/)${segments}(?:\\.json)?$`),
+    schema,
+    pattern: new RegExp(`(?:^|[/#])${segments}(?:\\.json)?$`),
     group: post.tags[0],
     prefix: name.replace(/[^/]+$/, ""),
+    operation: name.replace(/^.*\//, ""),
     pkSchema: parameters?.[0].schema,
+    words: words.join(" ").toLowerCase(),
   };
 }
 
 /** Return what ajax.py adds to a description of OpenAPI. */
 function getExtras(description) {
-  return description["x-ajax"] ?? {};
+  return description?.["x-ajax"] ?? {};
 }
 
-/** Return the call that a path or URL names, and the pk in it. */
+/** Return the call that a path, URL or line of JavaScript names, and the pk in it. */
 function findCall(text) {
+  const quoted = /ajax[\w.]*\(\s*["'`]([^"'`]+)/.exec(text)?.[1];
+  const path = (quoted ?? text).trim();
   let call;
   let match;
   for (const candidate of calls) {
-    const candidateMatch = candidate.pattern.exec(text.trim());
+    const candidateMatch = candidate.pattern.exec(path);
     // The match that starts first is the longest.
     if (candidateMatch && (!match || candidateMatch.index < match.index)) {
       call = candidate;
@@ -9029,7 +9098,7 @@ function findCall(text) {
 
 /** Decode the pk in a path. The placeholder {pk} means that there is none. */
 function decodePk(pk) {
-  if (pk === "{pk}") return "";
+  if (["{pk}", "%7Bpk%7D"].includes(pk)) return "";
   try {
     return decodeURIComponent(pk);
   } catch {
@@ -9037,7 +9106,17 @@ function decodePk(pk) {
   }
 }
 
-// --- Fields ---
+/** Return the address of a call, with a pk if there is one. */
+function makeHash(call, pk = "") {
+  return `#${call.name.replace("{pk}", () => encodeURIComponent(pk) || "{pk}")}`;
+}
+
+/** Return the call with a name, or undefined. */
+function getCall(name) {
+  return calls.find(call => call.name === name);
+}
+
+// --- Schemas in words ---
 
 /** Return the types of a schema; a schema without a type takes any JSON. */
 function getTypes(schema) {
@@ -9049,45 +9128,109 @@ function isNullable(schema) {
   return getTypes(schema).slice(1).includes("null");
 }
 
+/** Return whether a schema is that of a plain text, which may be empty. */
+function isPlainText(schema) {
+  return getTypes(schema)[0] === "string" && !schema.format && !schema.oneOf && !getPkModel(schema);
+}
+
+/** Return the path of the model that a key, or each key of a list, refers to. */
+function getPkModel(schema) {
+  return getExtras(schema).pk_of ?? getExtras(schema.items).pk_of;
+}
+
 /** Describe in words what a schema takes. */
 function describeSchema(schema) {
   let description = describeType(schema);
   if (isNullable(schema)) description += " or null";
-  if (schema.maxLength) description += `, at most ${schema.maxLength}`;
+  if (schema.maxLength) description += `, at most ${schema.maxLength} characters`;
+  if (isObject(schema) && "default" in schema) description += `, by default ${schema.default}`;
   return description;
 }
 
-const FORMATS = {binary: "file", byte: "base64", "time-local": "time"};
-const TYPES = {string: "text", integer: "whole number", boolean: "true or false"};
+const FORMATS = {
+  binary: "file",
+  byte: "base64",
+  "date-time": "date and time",
+  "time-local": "time",
+  uuid: "UUID",
+  "uri-reference": "URL",
+};
+const TYPES = {
+  JSON: "any JSON",
+  string: "text",
+  integer: "whole number",
+  boolean: "true or false",
+};
 
 /** Describe the type of a schema in a few words. */
 function describeType(schema) {
-  const {format, items} = schema;
+  const {anyOf, format, items} = schema;
   const [type] = getTypes(schema);
   const model = getExtras(schema).pk_of;
+  if (schema.$ref) return `record of ${schema.$ref.replace(/^.*\//, "").replace(".", "/")}`;
+  if (anyOf) return anyOf.map(describeSchema).join(", or ");
   if (model) return `pk of ${model}`;
-  if (type === "array") return `list of ${describeSchema(items)}`;
+  if (type === "array" && items) return `list of ${describeSchema(items)}`;
   if (format) return FORMATS[format] ?? format;
   return TYPES[type] ?? type;
 }
+
+/** Return the schema that a reference names, or the schema itself. */
+function resolveSchema(schema) {
+  if (schema?.anyOf) return resolveSchema(schema.anyOf[0]);
+  const name = schema?.$ref?.replace(/^.*\//, "");
+  return name ? api.components?.schemas?.[name] ?? {} : schema ?? {};
+}
+
+/** Make a list of what a call gives back: the keys of its data and of what stands beside it. */
+function makeOutline(call) {
+  const content = Object.values(call.responses?.[200]?.content ?? {})[0];
+  const {success, data, ...beside} = content?.schema?.properties ?? {};
+  const schema = resolveSchema(data);
+  const isList = getTypes(schema)[0] === "array";
+  const {properties = {}} = isList ? resolveSchema(schema.items) : schema;
+  const list = makeElement("dl", {});
+  addTerms(list, {data: data ?? {}});
+  addTerms(list, properties, isList ? "data[0]." : "data.");
+  addTerms(list, beside);
+  return list;
+}
+
+/** Add each key with its type to a list. */
+function addTerms(list, properties, prefix = "") {
+  for (const [name, schema] of Object.entries(properties)) {
+    const key = makeElement("dt", {}, makeElement("code", {}, `${prefix}${name}`));
+    list.append(key, makeElement("dd", {}, describeSchema(schema)));
+  }
+}
+
+// --- Fields ---
 
 /** Make a field: its name and type, its box, help, and a place for its errors. */
 function makeField(call, name, schema, isRequired) {
   const id = `${call.name}:${name}`;
   const description = `${id}-type ${id}-help`;
   const box = makeBox(schema, {id, "aria-describedby": description, autocomplete: "off"});
-  const errors = makeElement("span", {class: "bad"});
-  const label = makeElement("label", {for: id}, name);
+  const errors = makeElement("span", {class: "bad", dir: "auto"});
+  const note = makeElement("span", {class: "note", dir: "auto"});
+  const field = {name, schema, box, errors, note, specials: []};
   const type = makeElement("small", {id: `${id}-type`}, describeSchema(schema));
-  if (isRequired) type.append(", required");
-  const help = makeElement("small", {id: `${id}-help`}, errors, schema.description);
-  const row = makeElement(
+  if (isRequired) type.append(makeElement("strong", {}, ", required"));
+  const help = makeText("span", schema.description ?? "");
+  const buttons = makeSpecials(field, call, isRequired);
+  const line = makeElement("div", {class: "line"}, box, ...buttons);
+  field.row = makeElement(
     "div",
     {class: "field"},
-    makeElement("div", {}, label, type),
-    makeElement("div", {}, box, help),
+    makeElement("div", {}, makeElement("label", {for: id}, name), type),
+    makeElement("div", {}, line, makeElement("small", {id: `${id}-help`}, errors, note, help)),
   );
-  return {name, schema, box, errors, row};
+  box.addEventListener("input", () => {
+    note.textContent = "";
+    showError(field, "");
+  });
+  addSearch(field);
+  return field;
 }
 
 const INPUT_TYPES = {
@@ -9100,10 +9243,17 @@ const INPUT_TYPES = {
 /** Make the box in which a value is typed or chosen. */
 function makeBox(schema, attributes) {
   const [type] = getTypes(schema);
-  if (getExtras(schema).multiline || type === "JSON") return makeElement("textarea", attributes);
+  const {multiline, version, sortable_by: names} = getExtras(schema);
+  if (names) return makeSelect(getOrders(names), attributes);
+  if (version) return makeElement("input", attributes);
+  if (multiline || ["JSON", "object"].includes(type)) return makeElement("textarea", attributes);
   if (type === "boolean") return makeSelect(getBooleanChoices(schema), attributes);
   if (schema.oneOf) return makeSelect(schema.oneOf, attributes);
-  return makeElement("input", {...attributes, type: INPUT_TYPES[schema.format] ?? "text"});
+  if (type === "array" && schema.items?.oneOf) {
+    return makeSelect(schema.items.oneOf, {...attributes, multiple: ""});
+  }
+  const kind = INPUT_TYPES[schema.format] ?? "text";
+  return makeElement("input", {...attributes, type: kind, step: kind !== "text" && "any"});
 }
 
 /** Return the choices of a boolean. */
@@ -9113,10 +9263,18 @@ function getBooleanChoices(schema) {
   return choices;
 }
 
+/** Return the choices of an order: each name, upwards and downwards. */
+function getOrders(names) {
+  return names.flatMap(name => [
+    {const: name, title: `${name}, upwards`},
+    {const: `-${name}`, title: `${name}, downwards`},
+  ]);
+}
+
 /** Make a select whose options hold their values as JSON. */
 function makeSelect(choices, attributes) {
   const select = makeElement("select", attributes);
-  select.append(makeElement("option", {value: ""}, "not sent"));
+  if (!select.multiple) select.append(makeElement("option", {value: ""}, "not sent"));
   for (const choice of choices) {
     const title = choice.title ?? String(choice.const);
     select.append(makeElement("option", {value: JSON.stringify(choice.const)}, title));
@@ -9124,14 +9282,44 @@ function makeSelect(choices, attributes) {
   return select;
 }
 
-/** Return the values of all fields that have one. Mark a box whose text cannot be read. */
+/** Make a button for each value that cannot be typed: null, the empty text, the empty list. */
+function makeSpecials(field, call, isRequired) {
+  const {schema, box} = field;
+  const values = [];
+  const isChoice = box.options && !box.multiple;
+  if (isNullable(schema) && !isChoice) values.push(null);
+  const mayBeEmpty = !isRequired && call.operation !== "list";
+  if (mayBeEmpty && isPlainText(schema)) values.push("");
+  if (mayBeEmpty && getTypes(schema)[0] === "array") values.push([]);
+  for (const value of values) {
+    const text = JSON.stringify(value);
+    const label = `Send ${text} as ${field.name}`;
+    const attributes = {class: "special", "aria-pressed": "false", "aria-label": label};
+    const button = makeButton(text, attributes, () => {
+      setSpecial(field, isPressed(button) ? undefined : button);
+      field.row.dispatchEvent(new Event("input", {bubbles: true}));
+    });
+    field.specials.push({value, button});
+  }
+  return field.specials.map(special => special.button);
+}
+
+/** Press one of a field's buttons, or none. Its box cannot be used then. */
+function setSpecial(field, pressedButton) {
+  for (const {button} of field.specials) {
+    button.setAttribute("aria-pressed", button === pressedButton);
+  }
+  field.box.disabled = pressedButton !== undefined;
+}
+
+/** Return the data of all fields. Mark a box whose text cannot be read. */
 function readFields(fields) {
   const data = {};
   for (const field of fields) {
     field.box.setCustomValidity("");
-    if (!field.box.value) continue;
     try {
-      data[field.name] = readBox(field);
+      const value = readChange(field);
+      if (value !== undefined) data[field.name] = value;
     } catch (error) {
       field.box.setCustomValidity(`This is not valid JSON. ${error.message}`);
     }
@@ -9139,23 +9327,52 @@ function readFields(fields) {
   return fields[0]?.isBody ? data.body : data;
 }
 
-/** Return the value of a box: the file, the choice, or the text as its schema reads it. */
-function readBox({box, schema}) {
-  if (box.files?.length) return box.files[0];
+/** Return the value of a field, or undefined if it is what was loaded from the record. */
+function readChange(field) {
+  const value = readField(field);
+  if (field.loaded === undefined || getExtras(field.schema).version) return value;
+  if (JSON.stringify({value}) === field.loaded) return undefined;
+  return value === undefined ? getEmptyValue(field.schema) : value;
+}
+
+/** Return the value that an emptied box stands for. */
+function getEmptyValue(schema) {
+  if (isPlainText(schema)) return "";
+  if (getTypes(schema)[0] === "array") return [];
+  return isNullable(schema) ? null : "";
+}
+
+/** Return the value of a field, or undefined if nothing is to be sent. */
+function readField({box, schema, specials}) {
+  const special = specials.find(({button}) => isPressed(button));
+  if (special) return special.value;
+  if (box.files) return box.files[0];
+  if (box.multiple) {
+    const values = Array.from(box.selectedOptions, option => JSON.parse(option.value));
+    return values.length > 0 ? values : undefined;
+  }
+  if (box.value === "") return undefined;
   if (box.options) return JSON.parse(box.value);
-  return readText(box.value, schema);
+  return box.type === "datetime-local" ? readMoment(box.value) : readText(box.value, schema);
 }
 
 /** Return the value that a text stands for. */
 function readText(text, schema) {
   const [type] = getTypes(schema);
-  if (text === "null" && isNullable(schema)) return null;
-  if (type === "string") return text === '""' ? "" : text;
-  if (type === "integer" || type === "number") return readNumber(text);
-  if (type === "array" && !text.startsWith("[")) {
-    return text.split(",").map(item => readText(item.trim(), schema.items));
+  if (isListText(text, schema)) {
+    const items = text.split(",").map(item => item.trim());
+    return items.filter(isText).map(item => readText(item, schema.items ?? {type: "string"}));
   }
-  return JSON.parse(text);
+  if (type === "string") return text;
+  return type === "integer" || type === "number" ? readNumber(text) : JSON.parse(text);
+}
+
+/** Return whether a text stands for a list: a list is wanted, or keys or numbers may be several. */
+function isListText(text, schema) {
+  const [type, ...others] = getTypes(schema);
+  if (type === "array") return !text.startsWith("[");
+  const isKey = type === "integer" || getPkModel(schema);
+  return isKey && others.includes("array") && text.includes(",");
 }
 
 /** Read a number. Return the text itself if it is none, or would lose digits. */
@@ -9164,22 +9381,95 @@ function readNumber(text) {
   return String(number) === text ? number : text;
 }
 
+/** Read a date and time of this browser's time zone. */
+function readMoment(text) {
+  const moment = new Date(text);
+  return Number.isNaN(moment.getTime()) ? text : moment.toISOString();
+}
+
+/** Fill a field from a record, and remember what was filled in. */
+function fillField(field, record) {
+  const {name, box, schema, note} = field;
+  if (!(name in record)) return;
+  const value = toPlain(record[name]);
+  setSpecial(field, undefined);
+  if (box.multiple) {
+    for (const option of box.options) option.selected = value.includes(JSON.parse(option.value));
+  } else if (box.options) {
+    box.value = JSON.stringify(value);
+  } else if (!box.files) {
+    box.value = value === null && schema.type ? "" : writeValue(value, box, schema);
+  }
+  note.textContent = describeStored(record[name], box);
+  showError(field, "");
+  field.loaded = JSON.stringify({value: readField(field)});
+}
+
+/** Return a record as its pk, and tags as their names. */
+function toPlain(value) {
+  if (Array.isArray(value)) return value.map(toPlain);
+  if (!isObject(value) || !("pk" in value)) return value;
+  return "slug" in value && "name" in value ? value.name : value.pk;
+}
+
+/** Return the text that stands for a value in a box. */
+function writeValue(value, box, schema) {
+  if (box.type === "datetime-local") return writeMoment(value);
+  if (box.type === "time") return value.slice(0, 12); // It takes no microseconds.
+  const isTyped = isText(value) && schema.type;
+  if (isTyped) return value;
+  const isSimple = Array.isArray(value) && !value.some(item => /^\[|,/.test(String(item)));
+  if (isSimple && schema.items) return value.join(", ");
+  return JSON.stringify(value, null, 2);
+}
+
+/** Return a date and time as a box of this browser's time zone wants it. */
+function writeMoment(value) {
+  const moment = new Date(value);
+  moment.setMinutes(moment.getMinutes() - moment.getTimezoneOffset());
+  return Number.isNaN(moment.getTime()) ? "" : moment.toISOString().slice(0, -1);
+}
+
+/** Say what a box does not show: the title of a record, the file that is stored. */
+function describeStored(value, box) {
+  if (box.files) return isText(value) ? `Now: ${value}` : "";
+  return isObject(value) && "pk" in value && !("slug" in value) ? getTitle(value) : "";
+}
+
+/** Return the text by which a person knows a record: the first one in it, or else its pk. */
+function getTitle(record) {
+  const entries = Object.entries(record);
+  const entry = entries.find(([name, value]) => name !== "pk" && isTitle(value));
+  return String(entry?.[1] ?? record.pk);
+}
+
+/** Return whether a value is a text that names something, not a date or a number. */
+function isTitle(value) {
+  return isText(value) && /\p{Letter}/u.test(value) && !/^\d{4}-\d\d-\d\dT/.test(value);
+}
+
+/** Show an error beside a field, or take it away. */
+function showError({box, errors}, text) {
+  errors.textContent = text;
+  box.setAttribute("aria-invalid", text !== "");
+}
+
 /** Show the errors of a reply beside their fields; return the text of all others. */
 function showErrors(error, fields) {
   const isNamed = isObject(error.errors) && !Array.isArray(error.errors);
   const errors = isNamed ? error.errors : {__all__: error.errors ?? []};
   const others = new Map(Object.entries(errors));
   for (const field of fields) {
-    field.errors.textContent = joinTexts(others.get(field.name) ?? []);
-    field.box.setAttribute("aria-invalid", others.has(field.name));
+    showError(field, joinTexts(others.get(field.name) ?? []));
     others.delete(field.name);
   }
-  const lines = [error.message, error.hint];
+  const lines = [error.message];
   for (const [name, messages] of others) {
     const text = joinTexts(messages);
-    if (text) lines.push(`${name}: ${text}`);
+    if (text) lines.push(name === "__all__" ? text : `${name}: ${text}`);
   }
-  return lines.filter(line => line).join("\n");
+  lines.push(error.hint);
+  return lines.filter(line => line).map(joinTexts).join("\n");
 }
 
 /** Join the texts of an error, which a project may give any shape. */
@@ -9188,11 +9478,121 @@ function joinTexts(value) {
   return String(value);
 }
 
+// --- Searching for a related record ---
+
+/** Let a box that takes a pk search the list of its model, where there is one. */
+function addSearch(field) {
+  const listCall = getCall(`${getPkModel(field.schema)}/list`);
+  if (!listCall || listCall.who?.startsWith("Nobody")) return;
+  const {box} = field;
+  const id = `${box.id}-options`;
+  const list = makeElement("ul", {id, role: "listbox", "aria-label": "Records", hidden: ""});
+  const attributes = {
+    role: "combobox",
+    placeholder: "Type to search, or a pk",
+    "aria-autocomplete": "list",
+    "aria-expanded": "false",
+    "aria-controls": id,
+  };
+  for (const [name, value] of Object.entries(attributes)) box.setAttribute(name, value);
+  box.parentElement.append(list);
+  const search = {field, box, list, listCall, number: 0};
+  const start = () => {
+    clearTimeout(search.timer);
+    search.timer = setTimeout(loadOptions, 200, search);
+  };
+  box.addEventListener("input", start);
+  box.addEventListener("click", start);
+  box.addEventListener("blur", () => closeSearch(search));
+  box.addEventListener("keydown", event => moveByKey(search, start, event));
+}
+
+/** Return the text to search for: what stands in the box, in a list behind the last comma. */
+function getSearchText({box, field}) {
+  const text = field.schema.items ? box.value.replace(/^.*,/, "") : box.value;
+  return text.trim();
+}
+
+/** Load the records that the text in the box finds. Only the last answer counts. */
+async function loadOptions(search) {
+  const number = ++search.number;
+  const text = getSearchText(search);
+  const canSearch = search.listCall.schema?.properties?.search;
+  const data = text && canSearch ? {search: text} : {};
+  const records = await ajax(search.listCall.name, data).catch(() => []);
+  if (number !== search.number || document.activeElement !== search.box) return;
+  const wanted = text.toLowerCase();
+  const isWanted = record => `${record.pk} ${getTitle(record)}`.toLowerCase().includes(wanted);
+  showOptions(search, canSearch || !Array.isArray(records) ? records : records.filter(isWanted));
+}
+
+/** Show records to choose from. */
+function showOptions(search, records) {
+  const options = Array.isArray(records) ? records.filter(isObject) : [];
+  search.list.replaceChildren(...options.map((record, index) => {
+    const attributes = {role: "option", id: `${search.list.id}-${index}`, "aria-selected": "false"};
+    const pk = makeElement("small", {}, String(record.pk));
+    const title = makeElement("span", {dir: "auto"}, getTitle(record));
+    const option = makeElement("li", attributes, title, pk);
+    option.addEventListener("mousedown", event => {
+      event.preventDefault(); // The box keeps the focus.
+      choose(search, record);
+    });
+    option.record = record;
+    return option;
+  }));
+  search.list.hidden = options.length === 0;
+  search.box.setAttribute("aria-expanded", options.length > 0);
+  search.box.removeAttribute("aria-activedescendant");
+}
+
+/** Hide the records, and forget those that are still to come. */
+function closeSearch(search) {
+  clearTimeout(search.timer);
+  search.number++;
+  showOptions(search, []);
+}
+
+/** Put the pk of a record into the box. */
+function choose(search, record) {
+  const {box, field} = search;
+  const earlier = field.schema.items ? /^.*,|/.exec(box.value)[0] : "";
+  box.value = `${earlier}${earlier && " "}${record.pk}`;
+  box.dispatchEvent(new Event("input", {bubbles: true}));
+  field.note.textContent = getTitle(record);
+  closeSearch(search);
+}
+
+/** Move among the records with the arrow keys, choose with Enter, and close with Escape. */
+function moveByKey(search, start, event) {
+  const options = Array.from(search.list.children);
+  const current = options.findIndex(option => option.getAttribute("aria-selected") === "true");
+  const steps = {ArrowDown: 1, ArrowUp: -1};
+  if (event.key in steps) {
+    event.preventDefault();
+    if (options.length === 0) start();
+    else selectOption(search, options, current + steps[event.key]);
+  } else if (event.key === "Enter" && current >= 0) {
+    event.preventDefault();
+    choose(search, options[current].record);
+  } else if (event.key === "Escape") {
+    closeSearch(search);
+  }
+}
+
+/** Mark one of the records as the one that Enter chooses. */
+function selectOption(search, options, index) {
+  const selected = options[index] ?? options.at(index < 0 ? -1 : 0);
+  for (const option of options) option.setAttribute("aria-selected", option === selected);
+  search.box.setAttribute("aria-activedescendant", selected.id);
+  selected.scrollIntoView({block: "nearest"});
+}
+
 // --- The same call as code ---
 
 /** Write a call as a line of JavaScript. */
 function writeJavaScript(call, path, data) {
-  const name = call.name.endsWith("/list") ? "ajax.reply" : "ajax";
+  const name = call.operation === "list" ? "ajax.reply" : "ajax";
   const values = [JSON.stringify(path)];
   const literal = data === undefined ? "{}" : writeLiteral(data);
   if (literal !== "{}") values.push(literal);
@@ -9209,11 +9609,6 @@ function writeLiteral(value) {
     return `${key}: ${writeLiteral(member)}`;
   });
   return `{${members.join(", ")}}`;
-}
-
-/** Return whether a value is an object or a list. */
-function isObject(value) {
-  return typeof value === "object" && value !== null;
 }
 
 /** Write a call as a line for curl. */
@@ -9255,7 +9650,9 @@ function writeCurlData(data) {
     files.push(`-F ${quote(`${name}=@${value.name}`)}`);
     delete rest[name];
   }
-  if (files.length === 0) return [`--json ${quote(JSON.stringify(data))}`];
+  if (files.length === 0) {
+    return ["-H 'Content-Type: application/json'", `-d ${quote(JSON.stringify(data))}`];
+  }
   return [`--form-string ${quote(`application/json=${JSON.stringify(rest)}`)}`, ...files];
 }
 
@@ -9266,129 +9663,249 @@ function quote(text) {
 
 /** Make a box of code with a button that copies it, and a note below. */
 function makeSample(title, note) {
-  const code = makeElement("pre", {});
+  const code = makeElement("pre", makeScrollable(title));
   const status = makeElement("small", {role: "status"});
-  const button = makeElement("button", {type: "button", "aria-label": `Copy ${title}`}, "Copy");
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(code.textContent);
-    status.textContent = "Copied";
+  const button = makeButton("Copy", {"aria-label": `Copy ${title}`}, async () => {
+    status.textContent = await copyText(code) ? "Copied." : "Press Ctrl+C to copy.";
   });
-  const heading = makeElement("h3", {}, title);
-  const head = makeElement("div", {class: "head"}, heading, status, button);
-  const box = makeElement("div", {}, head, code);
-  if (note) box.append(makeElement("small", {}, note));
+  const head = makeElement("div", {class: "head"}, makeElement("h3", {}, title), status, button);
+  const box = makeElement("div", {}, head, code, note && makeElement("small", {}, note));
   return {code, box};
+}
+
+/** Return the attributes of a box that may scroll, so that the keyboard reaches it. */
+function makeScrollable(label, kind = "") {
+  return {class: `scroll ${kind}`, tabindex: 0, role: "region", "aria-label": label};
+}
+
+/** Copy the text of an element, which over http browsers let only a selection do. */
+async function copyText(element) {
+  try {
+    await navigator.clipboard.writeText(element.textContent);
+    return true;
+  } catch {
+    getSelection().selectAllChildren(element);
+    return document.execCommand("copy");
+  }
 }
 
 // --- One call ---
 
-const EMPTY_HINT = 'Empty boxes are not sent. Type "" to send an empty text, or null to send null.';
+const EMPTY_HINT = "Boxes that are empty are not sent.";
+const UPDATE_HINT = "Only what you change is sent.";
 const SESSION_HINT = "Set SESSION to the value of your session cookie. " +
   "Scripts cannot read it, but your browser’s developer tools show it.";
 
-/** Make the view of a call, with a pk in its box. */
-function makeView(call, pk) {
-  const form = makeForm(call, pk);
+/** Return the view of a call, which is made once, and put a pk into its box. */
+function getView(call, pk) {
+  if (!views.has(call.name)) views.set(call.name, makeView(call));
+  const view = views.get(call.name);
+  const {pkField} = view;
+  const newPk = pk || lastPks.get(call.group);
+  if (pkField && newPk && newPk !== pkField.box.value) {
+    pkField.box.value = newPk;
+    changePk(view);
+  }
+  view.showCode();
+  return view;
+}
+
+/** Make the view of a call: its element, its form, and the places for its reply. */
+function makeView(call) {
+  const view = {call, ...makeForm(call), ...makeReply(call)};
   const javascript = makeSample("JavaScript");
   const curl = makeSample("curl", needsSession(call) && SESSION_HINT);
-  const reply = makeReply();
-  const showCode = () => {
-    const path = form.getPath();
-    const data = readFields(form.fields);
-    if (form.pkField) lastPks.set(call.group, form.pkField.box.value);
-    javascript.code.textContent = writeJavaScript(call, path, data);
-    curl.code.textContent = writeCurl(call, path, data);
+  view.getPath = () => call.name.replace("{pk}", () => view.pkField.box.value || "{pk}");
+  view.showCode = () => {
+    const data = readFields(view.fields);
+    javascript.code.textContent = writeJavaScript(call, view.getPath(), data);
+    curl.code.textContent = writeCurl(call, view.getPath(), data);
   };
-  form.element.addEventListener("input", showCode);
-  form.element.addEventListener("submit", event => {
+  view.form.addEventListener("input", view.showCode);
+  view.form.addEventListener("submit", event => {
     event.preventDefault();
-    submitForm(call, form, reply);
+    submit(view);
   });
-  showCode();
-  const boxes = [reply.status, reply.text, javascript.box, curl.box];
-  const section = makeElement("section", {}, ...boxes);
-  return makeElement("article", {}, makeHeader(call), form.element, section);
+  view.pkField?.box.addEventListener("change", () => changePk(view));
+  const boxes = [view.reply, view.outline, javascript.box, curl.box];
+  view.section = makeElement("section", {}, ...boxes);
+  view.element = makeElement("article", {}, makeHeader(call), view.form, view.section);
+  return view;
 }
 
 /** Make the header of a call: its name, what it does and who may call it. */
 function makeHeader(call) {
+  const text = [call.summary, call.description].filter(isText).join("\n");
   return makeElement(
     "header",
     {},
     makeElement("h2", {tabindex: -1}, call.name),
-    makeElement("p", {}, `${call.summary} ${call.description}`),
-    makeElement("p", {}, call.who),
+    text && makeText("p", text),
+    makeElement("p", {class: "who"}, makeElement("strong", {}, "Who may call: "), call.who),
   );
 }
 
-/** Make the form of a call: its element, its fields and the path that it calls. */
-function makeForm(call, pk) {
-  const pkField = makePkField(call, pk);
+/** Make the form of a call: its fields, and a bar that stays in view with its button. */
+function makeForm(call) {
+  const pkField = call.pkSchema && makeField(call, "pk", call.pkSchema, true);
+  if (pkField) pkField.box.required = true;
   const fields = makeFields(call);
+  const isLoaded = canLoad(call, fields);
   const rows = fields.map(field => field.row);
-  const element = makeElement("form", {}, pkField?.row, ...rows);
-  if (fields.length > 0) element.append(makeElement("small", {}, EMPTY_HINT));
-  element.append(makeElement("button", {type: "submit"}, "Call"));
-  const getPath = () => call.name.replace("{pk}", () => pkField.box.value || "{pk}");
-  return {element, fields, pkField, getPath};
+  const hint = isLoaded ? UPDATE_HINT : EMPTY_HINT;
+  const kind = call.asks ? "danger" : "call";
+  const title = call.asks ? capitalize(call.operation) : "Call";
+  const submitButton = makeElement("button", {type: "submit", class: kind}, title);
+  const status = makeElement("div", {role: "status", class: "status"});
+  const stopButton = makeButton("Stop", {hidden: ""}, () => views.get(call.name).abort());
+  const bar = makeElement("div", {class: "bar"}, submitButton, stopButton, status);
+  const note = rows.length > 0 && makeElement("small", {}, hint);
+  const form = makeElement("form", {}, pkField?.row, ...rows, note, bar);
+  if (isLoaded) addLoadButton(call, pkField);
+  return {form, fields, pkField, isLoaded, submitButton, stopButton, status};
 }
 
-/** Make the field of the pk, or nothing for a call without one. */
-function makePkField(call, pk) {
-  if (!call.pkSchema) return undefined;
-  const field = makeField(call, "pk", call.pkSchema, true);
-  field.box.required = true;
-  field.box.value = pk || lastPks.get(call.group) || "";
-  return field;
+/** Return a word with a capital letter. */
+function capitalize(word) {
+  return word[0].toUpperCase() + word.slice(1);
+}
+
+/** Return whether the fields of a call are those of a record, which `get` reads. */
+function canLoad(call, fields) {
+  const hasVersion = fields.some(({schema}) => getExtras(schema).version);
+  const isChange = call.operation === "update" || hasVersion;
+  return isChange && getCall(`${call.prefix}get`) !== undefined;
+}
+
+/** Add a button beside the pk that loads the record. */
+function addLoadButton(call, {box}) {
+  box.after(makeButton("Load", {}, () => loadRecord(views.get(call.name))));
 }
 
 /** Make a field for each property of the data, or a single one if any data may be sent. */
 function makeFields(call) {
-  const [content] = Object.values(call.requestBody?.content ?? {});
-  const schema = content?.schema;
+  const {schema} = call;
   if (!schema) return [];
   if (!schema.properties) return [{...makeField(call, "body", schema), isBody: true}];
   return Object.entries(schema.properties).map(([name, property]) =>
-    makeField(call, name, property, schema.required.includes(name)));
+    makeField(call, name, property, schema.required?.includes(name)));
 }
 
-/** Make the place of the reply: its status line, and its text in a box that scrolls. */
-function makeReply() {
-  const attributes = {class: "reply", tabindex: 0, role: "region", "aria-label": "Reply"};
-  return {status: makeElement("div", {role: "status"}), text: makeElement("pre", attributes)};
+/** Remember the pk in a view's box, and load its record if the view shows one. */
+function changePk(view) {
+  lastPks.set(view.call.group, view.pkField.box.value);
+  if (view.isLoaded && view.pkField.box.value) loadRecord(view);
 }
 
-/** Send what a form holds, if the user agrees, and show the reply. */
-async function submitForm(call, form, reply) {
-  const path = form.getPath();
-  if (call.asks && !confirm(`${call.asks}\n${path}`)) return;
-  reply.status.replaceChildren("Calling …");
-  const {line, text, error, ignored} = await callServer(path, readFields(form.fields));
-  const errors = makeElement("span", {class: "bad"}, showErrors(error, form.fields));
-  const note = Array.isArray(ignored) && `These keys were not written: ${ignored.join(", ")}.`;
-  reply.status.replaceChildren(
-    makeElement("strong", {}, line),
-    makeElement("small", {}, note),
-    errors,
-  );
-  if (error.loginUrl) {
-    reply.status.append(makeElement("a", {href: error.loginUrl}, "Log in"));
+/** Fill the fields of a view from the record. Only the last answer counts. */
+async function loadRecord(view) {
+  const {call, fields, pkField, status} = view;
+  const pk = pkField.box.value;
+  const path = `${call.prefix.replace("{pk}", () => pk)}get`;
+  const number = view.loading = (view.loading ?? 0) + 1;
+  const record = await ajax(path).catch(error => error);
+  if (number !== view.loading) return;
+  if (record instanceof Error || !isObject(record)) {
+    status.replaceChildren(makeText("span", `The record is not loaded. ${record?.message ?? ""}`));
+    return;
   }
-  reply.text.textContent = text;
+  status.replaceChildren(makeElement("small", {}, "The record is loaded."));
+  for (const field of fields) fillField(field, record);
+  view.showCode();
 }
 
-/** Make a call; return its status as a line, its reply as text, its error and ignored keys. */
-async function callServer(path, data) {
+/** Make the place of the reply, and the outline of what comes back. */
+function makeReply(call) {
+  const reply = makeElement("div", {class: "reply"});
+  const summary = makeElement("summary", {}, "What comes back");
+  const outline = makeElement("details", {open: ""}, summary, makeOutline(call));
+  return {reply, outline};
+}
+
+/** Send what a form holds, if the user agrees, and show the reply. One call at a time. */
+async function submit(view) {
+  const {call, fields, status} = view;
+  const path = view.getPath();
+  const data = readFields(fields);
+  if (view.abort || !view.form.reportValidity()) return;
+  if (call.asks && !confirm(`${call.asks}\n${path}`)) return;
+  setCalling(view, true);
+  status.replaceChildren("Calling …");
+  const answer = await callServer(path, data, view.signal);
+  setCalling(view, false);
+  showAnswer(view, answer);
+}
+
+/** Let the button call again, or let another one stop the call that runs. */
+function setCalling(view, isCalling) {
+  const controller = new AbortController();
+  view.abort = isCalling && (() => controller.abort());
+  view.signal = controller.signal;
+  view.submitButton.setAttribute("aria-disabled", isCalling);
+  view.stopButton.hidden = !isCalling;
+}
+
+/** Show an answer: its status in the bar, errors beside the fields, and the reply. */
+function showAnswer(view, answer) {
+  const {fields, status} = view;
+  const {chip, line, error, reply, ignored} = answer;
+  const text = showErrors(error, fields);
+  const note = Array.isArray(ignored) && `These keys were not written: ${ignored.join(", ")}.`;
+  const parts = [
+    makeElement("strong", {class: `chip ${answer.kind}`}, chip),
+    makeElement("small", {}, line),
+    note && makeElement("small", {}, note),
+    text && makeText("span", text, {class: "bad"}),
+    error.loginUrl && makeElement("a", {href: error.loginUrl}, "Log in"),
+  ];
+  status.replaceChildren(...parts.filter(Boolean));
+  view.outline.open = false;
+  showReply(view, answer);
+  rememberRecord(view, reply?.data);
+  const wrongField = fields.find(({errors}) => errors.textContent);
+  if (wrongField) focusField(wrongField);
+  else if (!isInView(view.section)) view.section.scrollIntoView();
+}
+
+/** Return whether an element begins in the upper half of the window. */
+function isInView(element) {
+  const {top} = element.getBoundingClientRect();
+  return top >= 0 && top < innerHeight / 2;
+}
+
+/** Focus the box of a field, or the button that is pressed in its place. */
+function focusField({box, specials}) {
+  const special = specials.find(({button}) => isPressed(button));
+  const target = special?.button ?? box;
+  target.focus();
+  target.scrollIntoView({block: "center"});
+}
+
+/** Remember the pk of a new record, forget a deleted one; fill an update with what was written. */
+function rememberRecord(view, data) {
+  if (!isObject(data) || data.pk === undefined) return;
+  const {group, operation} = view.call;
+  if (operation === "create") lastPks.set(group, String(data.pk));
+  if (operation === "delete") lastPks.delete(group);
+  if (operation !== "update") return;
+  for (const field of view.fields) fillField(field, data);
+  view.showCode();
+}
+
+/** Make a call; return its status, its reply as text and as a value, and its error. */
+async function callServer(path, data, signal) {
   const start = performance.now();
   try {
-    const response = await ajax.fetch(path, data);
+    const response = await ajax.fetch(path, data, {signal});
     const blob = await response.blob();
     const time = Math.round(performance.now() - start);
-    const size = blob.size.toLocaleString("en");
-    const line = `${response.status} ${response.statusText}, ${time} ms, ${size} bytes`;
-    return {line, ...await readReply(response, blob)};
+    const line = `${time.toLocaleString("en")} ms, ${blob.size.toLocaleString("en")} bytes`;
+    const chip = `${response.status} ${response.statusText}`.trim();
+    const kind = response.ok ? "good" : "bad";
+    return {chip, kind, line, ...await readReply(response, blob)};
   } catch (error) {
-    return {line: "No reply was received.", text: "", error};
+    const message = signal.aborted ? "You stopped the call. It may have been made." : error.message;
+    return {chip: "No reply", kind: "bad", line: "", text: "", error: {message}};
   }
 }
 
@@ -9400,7 +9917,7 @@ async function readReply(response, blob) {
   if (reply === undefined) return {text, error: {}};
   let error = {};
   if (reply?.success === false) error = new AJAXError(reply.data?.message, {response, reply});
-  return {text: JSON.stringify(reply, null, 2), error, ignored: reply?.ignored};
+  return {text: JSON.stringify(reply, null, 2), error, reply, ignored: reply?.ignored};
 }
 
 /** Return the value of a JSON text, or undefined. */
@@ -9412,62 +9929,217 @@ function parseJSON(text) {
   }
 }
 
+// --- The reply ---
+
+/** Show a reply: a list as a table, all else as text. */
+function showReply(view, {text, reply}) {
+  const json = makeJSON(text, reply);
+  const rows = reply?.data;
+  const isTable = Array.isArray(rows) && rows.length > 0 && rows.every(isRecord);
+  const {call} = view;
+  const links = isRecord(rows) && rows.pk !== undefined && makeLinks(call, rows.pk);
+  if (!isTable) {
+    view.reply.replaceChildren(...[links, json].filter(Boolean));
+    return;
+  }
+  const table = makeRowsTable(view, rows);
+  json.hidden = true;
+  const button = makeButton("JSON", {"aria-pressed": "false"}, () => {
+    json.hidden = isPressed(button);
+    table.hidden = !json.hidden;
+    button.setAttribute("aria-pressed", !json.hidden);
+  });
+  const head = makeElement("div", {class: "head"}, ...makePager(view, reply), button);
+  view.reply.replaceChildren(head, table, json);
+}
+
+/** Return whether a value is an object, and no list. */
+function isRecord(value) {
+  return isObject(value) && !Array.isArray(value);
+}
+
+/** Make a box with the text of a reply, in which JSON is coloured. */
+function makeJSON(text, reply) {
+  const box = makeElement("pre", makeScrollable("Reply", "json"));
+  const shown = text.slice(0, MAX_LENGTH);
+  box.append(...reply === undefined ? [shown] : colour(shown));
+  if (text.length > MAX_LENGTH) {
+    const counts = [MAX_LENGTH, text.length].map(count => count.toLocaleString("en"));
+    box.append(`\n… These are the first ${counts[0]} of ${counts[1]} characters.`);
+  }
+  return box;
+}
+
+/** What is coloured in JSON: texts, keys with their colon, and constants. */
+const TOKEN = /("(?:[^"\\]|\\.)*"(?:: )?|\b(?:\d[\d.e+]*|true|false|null)\b)/;
+
+/** Cut JSON into texts and elements with a class. */
+function colour(text) {
+  return text.split(TOKEN).map((part, index) => {
+    if (index % 2 === 0) return part;
+    let kind = "constant";
+    if (part.startsWith('"')) kind = part.endsWith(": ") ? "key" : "text";
+    return makeElement("span", {class: kind}, part);
+  });
+}
+
+/** Make the table of a list of records. */
+function makeRowsTable(view, rows) {
+  const shownRows = rows.slice(0, MAX_ROWS);
+  const names = Array.from(new Set(shownRows.flatMap(Object.keys)));
+  const {call} = view;
+  const hasLinks = ["list", "similar"].includes(call.operation) && names.includes("pk");
+  const heads = names.map(name => makeColumnHead(view, name));
+  if (hasLinks) heads.splice(1, 0, makeElement("th", {scope: "col"}, "Calls"));
+  const body = shownRows.map(row => {
+    const cells = names.map(name => makeCell(row[name]));
+    if (hasLinks) cells.splice(1, 0, makeElement("td", {}, makeLinks(call, row.pk)));
+    return makeElement("tr", {}, ...cells);
+  });
+  const table = makeElement("table", {}, makeElement("thead", {}, makeElement("tr", {}, ...heads)));
+  table.append(makeElement("tbody", {}, ...body));
+  const box = makeElement("div", makeScrollable("Table"), table);
+  if (rows.length > MAX_ROWS) {
+    box.append(makeElement("small", {}, `The first ${MAX_ROWS} of ${rows.length} rows.`));
+  }
+  return box;
+}
+
+/** Make the head of a column, which sorts where the list can be sorted by it. */
+function makeColumnHead(view, name) {
+  const orderField = view.fields.find(({schema}) => getExtras(schema).sortable_by);
+  if (!getExtras(orderField?.schema).sortable_by?.includes(name)) {
+    return makeElement("th", {scope: "col"}, name);
+  }
+  const order = readField(orderField);
+  const orders = {[name]: "ascending", [`-${name}`]: "descending"};
+  const button = makeButton(name, {}, () => {
+    orderField.box.value = JSON.stringify(order === name ? `-${name}` : name);
+    callPage(view, 1);
+  });
+  return makeElement("th", {scope: "col", "aria-sort": orders[order] ?? false}, button);
+}
+
+/** Make a cell that shows a value: a record by its title and pk, a list by its items. */
+function makeCell(value) {
+  const text = writeCell(value).slice(0, 200);
+  return makeElement("td", {class: typeof value, dir: "auto"}, text);
+}
+
+/** Write a value for a cell. */
+function writeCell(value) {
+  if (value === null || value === undefined) return "–";
+  if (Array.isArray(value)) return value.map(writeCell).join(", ");
+  if (!isObject(value)) return shortenTime(String(value));
+  return "pk" in value ? getTitle(value) : JSON.stringify(value);
+}
+
+/** Leave the seconds out of a date and time. */
+function shortenTime(text) {
+  return text.replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:[\d.]+)?/, "$1 $2");
+}
+
+/** Make links to the calls on a record. */
+function makeLinks(call, pk) {
+  const prefix = `${call.group}/{pk}/`;
+  const recordCalls = calls.filter(other => other.prefix === prefix && other !== call);
+  if (recordCalls.length === 0) return undefined;
+  const links = recordCalls.map(other =>
+    makeElement("a", {href: makeHash(other, String(pk))}, other.operation));
+  return makeElement("span", {class: "links"}, ...links);
+}
+
+/** Make the pager of a list: which page it is, and buttons for those before and after. */
+function makePager(view, reply) {
+  const {total, total_pages: pages, current_page: page} = reply;
+  if (pages === undefined) return [];
+  const count = `${total} in all, page ${page} of ${Math.max(pages, 1)}`;
+  const makeStep = (text, step, isPossible) =>
+    makeButton(text, {disabled: isPossible ? false : ""}, () => callPage(view, page + step));
+  return [
+    makeElement("small", {role: "status"}, count),
+    makeStep("Previous", -1, page > 1),
+    makeStep("Next", 1, page < pages),
+  ];
+}
+
+/** Call a list for one of its pages. */
+function callPage(view, page) {
+  const field = view.fields.find(({name}) => name === "current_page");
+  if (field) field.box.value = page;
+  view.showCode();
+  view.form.requestSubmit();
+}
+
 // --- The list of calls ---
 
-/** List the calls that match the filter, and return them. */
+/** List the calls that match the filter, beside each call and on the start page. */
 function listCalls() {
   const listedCalls = filterCalls(getElement("#filter").value);
-  const {call: currentCall} = findCall(location.hash.slice(1));
-  const elements = [];
-  let lastGroup;
-  for (const [prefix, prefixCalls] of groupByPrefix(listedCalls)) {
-    const {group} = prefixCalls[0];
-    if (group !== lastGroup) elements.push(makeElement("h2", {}, group));
-    lastGroup = group;
-    elements.push(makeCallList(prefix, prefixCalls, currentCall));
-  }
-  getElement("#calls").replaceChildren(...elements);
+  const {call: currentCall} = findCall(location.hash);
+  const groups = groupBy(listedCalls, call => call.group);
+  const isOpen = name => listedCalls.length <= 60 || name === currentCall?.group;
+  getElement("#calls").replaceChildren(...groups.map(([name, groupCalls]) =>
+    makeGroup(name, groupCalls, currentCall, isOpen(name))));
+  const apps = groupBy(listedCalls, call => call.name.split("/")[0]);
+  start.querySelector("#table").replaceChildren(...apps.map(([name, appCalls]) =>
+    makeCallsTable(name, appCalls)));
   return listedCalls;
 }
 
-/** Return the call that a text names, or all calls whose name or summary contains it. */
+/** Return the call that a text names, or all calls that have each of its words. */
 function filterCalls(text) {
   const {call: namedCall} = findCall(text);
   if (namedCall) return [namedCall];
-  const word = text.toLowerCase().trim();
-  return calls.filter(call => `${call.name} ${call.summary}`.toLowerCase().includes(word));
+  const words = text.toLowerCase().split(/\s+/);
+  return calls.filter(call => words.every(word => call.words.includes(word)));
 }
 
-/** Return a map from each prefix to its calls. */
-function groupByPrefix(someCalls) {
+/** Return pairs of a key and the calls with that key. */
+function groupBy(someCalls, getKey) {
   const groups = new Map();
   for (const call of someCalls) {
-    if (!groups.has(call.prefix)) groups.set(call.prefix, []);
-    groups.get(call.prefix).push(call);
+    const key = getKey(call);
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(call);
   }
-  return groups;
+  return Array.from(groups);
 }
 
-/** Make the list of the calls with one prefix. */
-function makeCallList(prefix, prefixCalls, currentCall) {
-  const list = makeElement("ul", {"aria-label": prefix});
-  const rest = prefix.slice(prefixCalls[0].group.length + 1);
-  if (rest) list.append(makeElement("li", {}, makeElement("code", {}, rest)));
-  for (const call of prefixCalls) {
-    const current = call === currentCall && "page";
-    const attributes = {href: `#${call.name}`, "aria-current": current};
-    const link = makeElement("a", attributes, call.name.slice(prefix.length));
+/** Make the list of the calls of one group, which folds. */
+function makeGroup(name, groupCalls, currentCall, isOpen) {
+  const count = makeElement("small", {}, String(groupCalls.length));
+  const summary = makeElement("summary", {}, name, " ", count);
+  const list = makeElement("ul", {});
+  for (const call of groupCalls) {
+    const attributes = {href: makeHash(call), "aria-current": call === currentCall && "page"};
+    const link = makeElement("a", attributes, call.name.slice(name.length + 1));
     list.append(makeElement("li", {}, link));
   }
-  return list;
+  return makeElement("details", {open: isOpen && ""}, summary, list);
+}
+
+/** Make the table of the calls of an app: call, what it does, who may call. */
+function makeCallsTable(name, appCalls) {
+  const count = appCalls.length === 1 ? "1 call" : `${appCalls.length} calls`;
+  const caption = makeElement("caption", {}, name, " ", makeElement("small", {}, count));
+  const titles = ["Call", "What it does", "Who may call"];
+  const heads = titles.map(title => makeElement("th", {scope: "col"}, title));
+  const rows = appCalls.map(call => {
+    const link = makeElement("a", {href: makeHash(call)}, call.name.slice(name.length + 1));
+    const cells = [makeText("td", call.summary ?? ""), makeText("td", call.who ?? "")];
+    return makeElement("tr", {}, makeElement("th", {scope: "row"}, link), ...cells);
+  });
+  const head = makeElement("thead", {}, makeElement("tr", {}, ...heads));
+  return makeElement("table", {}, caption, head, makeElement("tbody", {}, ...rows));
 }
 
 // --- The page ---
 
-/** Show the call that the address names, or the introduction. */
+/** Show the call that the address names, or the start page. */
 function showPage() {
-  const {call, pk} = findCall(location.hash.slice(1));
-  getElement("main").replaceChildren(call ? makeView(call, pk) : intro);
+  const {call, pk} = findCall(location.hash);
+  getElement("main").replaceChildren(call ? getView(call, pk).element : start);
   document.title = call ? `${call.name} – ajax.py` : "ajax.py";
   listCalls();
   getElement("[aria-current]")?.scrollIntoView({block: "nearest"});
@@ -9475,42 +10147,71 @@ function showPage() {
 
 /** Go to the call that the filter names, or else to the first one listed. */
 function goToCall() {
-  const {call: namedCall, pk} = findCall(getElement("#filter").value);
-  const call = namedCall ?? listCalls()[0];
+  const filter = getElement("#filter");
+  const {call: namedCall, pk} = findCall(filter.value);
+  const call = namedCall ?? filterCalls(filter.value)[0];
   if (!call) return;
-  location.hash = call.name.replace("{pk}", () => encodeURIComponent(pk) || "{pk}");
+  filter.value = "";
+  location.hash = makeHash(call, pk);
+  listCalls();
 }
 
-getElement("#you").textContent = getExtras(api).you ?? "";
-getElement("#about").textContent = api.info?.description ?? api.data?.message ?? "";
-getElement("#filter").addEventListener("input", event => {
-  getElement("#found").textContent = `${listCalls().length} of ${calls.length} calls`;
+/** Say how many calls the filter leaves, and list them. */
+function applyFilter(event) {
+  const count = listCalls().length;
+  getElement("#found").textContent = `${count} of ${calls.length} calls.`;
   const isPasted = event.inputType === "insertFromPaste";
   if (isPasted && findCall(event.target.value).call) goToCall();
-});
+}
+
+/** Show whom the page is logged in as, a link to log in, and what the start page says. */
+function showStart() {
+  const {you, login_url: loginURL} = getExtras(api);
+  getElement("#you").textContent = you ?? "";
+  const address = loginURL ?? api.reply?.login_url;
+  if (address) {
+    const {loginUrl} = new AJAXError("", {reply: {login_url: address}});
+    getElement("#you").append(" ", makeElement("a", {href: loginUrl}, "Log in"));
+  }
+  getElement("#problem").textContent = api.problem ?? "";
+  getElement("#about pre").textContent = api.info?.description ?? "";
+  getElement("#about").hidden = !api.info?.description;
+  getElement("#loading").remove();
+}
+
+getElement("#filter").addEventListener("input", applyFilter);
 getElement("#find").addEventListener("submit", event => {
   event.preventDefault();
   goToCall();
+});
+getElement("#skip").addEventListener("click", event => {
+  event.preventDefault();
+  getElement("main h2")?.focus();
 });
 addEventListener("hashchange", () => {
   showPage();
   getElement("main h2")?.focus();
   scrollTo(0, 0);
 });
+showStart();
 showPage();
 """  # noqa: E501
 
 _STYLE = """:root {
   color-scheme: light dark;
   --background: #fff;
-  --raised-background: #f4f6f5;
+  --raised-background: #f5f7f6;
   --text: #1a1e1c;
-  --muted-text: #5a625e;
-  --divider: #dde2df;
+  --muted-text: #59615d;
+  --divider: #dfe4e1;
   --border: #838c87;
   --accent: #0a6b4c;
+  --accent-background: #e3f2ec;
   --error: #b3261e;
+  --error-background: #fcebe9;
+  --code-text: #8a4b08;
   font: .9375rem/1.5 system-ui, sans-serif;
+  scroll-padding-bottom: 6rem;
   color: var(--text);
   background: var(--background);
 }
@@ -9518,13 +10219,16 @@ _STYLE = """:root {
 @media (prefers-color-scheme: dark) {
   :root {
     --background: #131615;
-    --raised-background: #1c201e;
+    --raised-background: #1b1f1d;
     --text: #e3e7e5;
     --muted-text: #9ca5a0;
     --divider: #2d3330;
     --border: #75807a;
     --accent: #5fcaa2;
+    --accent-background: #17352a;
     --error: #ff9c91;
+    --error-background: #43201d;
+    --code-text: #e5b27a;
   }
 }
 
@@ -9534,148 +10238,442 @@ _STYLE = """:root {
   padding: 0;
 }
 
+[hidden] { display: none !important; }
+
 :focus-visible {
   outline: 2px solid var(--accent);
   outline-offset: 2px;
 }
 
+/* A script focuses these, so that they are read aloud. */
+h2:focus-visible, main:focus-visible { outline: none; }
+
 h1, h3 { font-size: 1em; }
 
-/* A script focuses the heading of a call, so that it is read aloud. */
 h2 {
-  font-size: 1.25rem;
-  outline: none;
+  font-size: 1.375rem;
+  line-height: 1.3;
 }
 
-small {
-  display: block;
+small, #you {
   color: var(--muted-text);
   font-size: .8125rem;
 }
 
-a {
-  display: inline-block;
-  min-width: 1.5rem;
-  color: var(--accent);
-}
+a { color: var(--accent); }
 
-pre, code, h2, .field label {
+h1 a { color: inherit; }
+
+h1 a, nav a, table a { text-decoration: none; }
+
+a:hover { text-decoration: underline; }
+
+pre, code, article h2, label, dt, summary, caption, #table th[scope=row], .links {
   font-family: ui-monospace, Menlo, Consolas, monospace;
   overflow-wrap: anywhere;
 }
 
+code { font-size: .9em; }
+
 pre {
   padding: .75rem;
-  border-radius: 4px;
+  border-radius: 6px;
   background: var(--raised-background);
   font-size: .8125rem;
   white-space: pre-wrap;
 }
 
+.scroll {
+  max-height: 70vh;
+  overflow: auto;
+}
+
+.key { color: var(--accent); }
+.constant { color: var(--code-text); }
+
+/* Boxes and buttons */
+
 input, select, textarea, button {
-  padding: .375rem .5rem;
+  min-width: 0;
+  min-height: 2.375rem;
+  padding: .375rem .625rem;
   border: 1px solid var(--border);
-  border-radius: 4px;
+  border-radius: 6px;
   color: inherit;
   background: var(--background);
   font: inherit;
 }
 
-/* A text area grows with its text, where the browser supports field-sizing. */
 input, select, textarea {
   width: 100%;
-  min-height: 2.375rem;
   max-height: 20rem;
-  field-sizing: content;
 }
 
-[type=submit] {
-  width: 8rem;
+/* It grows with its text, where the browser supports that. */
+textarea { field-sizing: content; }
+
+.line + small:not(:empty) {
+  display: block;
+  margin-top: .25rem;
+}
+
+:disabled {
+  color: var(--muted-text);
+  border-style: dashed;
+}
+
+button { cursor: pointer; }
+
+.call, .danger {
+  min-width: 7rem;
   border-color: var(--accent);
   color: var(--background);
   background: var(--accent);
+  font-weight: 600;
 }
 
-.bad, [aria-invalid=true] {
-  display: block;
+.danger {
   border-color: var(--error);
+  background: var(--error);
+}
+
+[aria-disabled=true] {
+  opacity: .6;
+  cursor: default;
+}
+
+[aria-pressed=true] {
+  border-color: var(--accent);
+  color: var(--accent);
+  background: var(--accent-background);
+}
+
+.bad, [aria-invalid=true] { border-color: var(--error); }
+
+.bad {
+  display: block;
   color: var(--error);
   white-space: pre-line;
 }
 
-.bad:empty, pre:empty { display: none; }
+.bad:empty { display: none; }
+
+.note:not(:empty)::after { content: " "; }
+
+/* The list of calls */
+
+#skip {
+  position: absolute;
+  inset-block-start: -10rem;
+  padding: .75rem;
+  background: var(--background);
+}
+
+#skip:focus {
+  inset-block-start: 0;
+  z-index: 3;
+}
 
 #side, main { padding: 1.5rem; }
 
-#side header, nav ul, .field div:first-child, .head {
+#side header, .head, .bar, .status, .line {
   display: flex;
   flex-wrap: wrap;
-  gap: 0 .75rem;
+  gap: .25rem .75rem;
   align-items: baseline;
 }
 
-#find, #intro, article, article form, section {
-  display: grid;
-  gap: 1.25rem 3rem;
-  align-content: start;
-  max-width: 42rem;
-}
-
 #find {
+  display: grid;
   gap: .25rem;
   margin: 1.25rem 0;
 }
 
-nav h2 {
-  margin-top: 1.25rem;
+summary {
+  padding: .25rem 0;
   font-size: .875rem;
+  font-weight: 600;
+  cursor: pointer;
 }
 
 nav ul {
+  margin-bottom: .75rem;
   list-style: none;
-  line-height: 1.75rem;
 }
 
-nav a { text-decoration: none; }
+nav a {
+  display: block;
+  padding: .125rem 1rem;
+  border-inline-start: 3px solid transparent;
+  border-radius: 2px;
+  overflow-wrap: anywhere;
+}
 
 nav [aria-current] {
+  border-inline-start-color: var(--accent);
   color: inherit;
+  background: var(--accent-background);
   font-weight: 600;
-  box-shadow: inset 0 -2px var(--accent);
 }
+
+/* Tables */
+
+table {
+  width: 100%;
+  border-collapse: collapse;
+}
+
+th, td {
+  padding: .375rem .75rem .375rem 0;
+  border-bottom: 1px solid var(--divider);
+  text-align: start;
+  vertical-align: baseline;
+}
+
+th { font-weight: 600; }
+
+#table { display: grid; gap: 2rem; margin-top: 1.25rem; }
+
+#table th[scope=row] {
+  font-size: .875rem;
+  font-weight: 400;
+}
+
+caption {
+  padding-bottom: .25rem;
+  font-weight: 600;
+  text-align: start;
+}
+
+thead th {
+  color: var(--muted-text);
+  font-size: .8125rem;
+}
+
+.reply table { font-size: .875rem; }
+
+.reply thead th {
+  position: sticky;
+  top: 0;
+  background: var(--background);
+  white-space: nowrap;
+}
+
+.reply td {
+  max-width: 16rem;
+  overflow: hidden;
+  text-overflow: ellipsis;
+  white-space: nowrap;
+}
+
+.reply th button {
+  min-height: 0;
+  padding: 0;
+  border: 0;
+  color: var(--accent);
+  font-weight: 600;
+}
+
+[aria-sort=ascending] button::after { content: " ↑"; }
+[aria-sort=descending] button::after { content: " ↓"; }
+
+td.number { font-variant-numeric: tabular-nums; }
+
+.links {
+  display: flex;
+  flex-wrap: wrap;
+  gap: 0 .75rem;
+  font-size: .8125rem;
+}
+
+/* One call */
+
+article, article form, article section, #start section {
+  display: grid;
+  grid-template-columns: minmax(0, 1fr);
+  gap: 1.25rem 3rem;
+  align-content: start;
+}
+
+article, #start section { max-width: 46rem; }
+
+#start { max-width: 72rem; }
+
+#about { margin-top: 2.5rem; }
+
+header p {
+  margin-top: .375rem;
+  white-space: pre-line;
+}
+
+.who { color: var(--muted-text); }
+
+article section { scroll-margin-top: 6rem; }
 
 .field {
   display: grid;
-  gap: .25rem 1.5rem;
+  gap: .25rem;
 }
 
-.field label {
+label {
+  margin-inline-end: .75rem;
   font-size: .875rem;
   font-weight: 600;
 }
 
-.reply {
-  max-height: 60vh;
+.line {
+  position: relative;
+  flex-wrap: nowrap;
+  gap: .375rem;
+  align-items: stretch;
+}
+
+.line button { flex: none; }
+
+.special {
+  padding: .375rem .5rem;
+  color: var(--muted-text);
+  font: .8125rem ui-monospace, Menlo, Consolas, monospace;
+}
+
+[role=listbox] {
+  position: absolute;
+  inset: 100% 0 auto;
+  z-index: 2;
+  max-height: 16rem;
+  overflow: auto;
+  padding: .25rem;
+  border: 1px solid var(--border);
+  border-radius: 6px;
+  background: var(--background);
+  box-shadow: 0 4px 16px #0003;
+  list-style: none;
+}
+
+[role=option] {
+  display: flex;
+  gap: .75rem;
+  justify-content: space-between;
+  padding: .375rem .5rem;
+  border-radius: 4px;
+  cursor: pointer;
+}
+
+[role=option]:hover, [role=option][aria-selected=true] {
+  background: var(--accent-background);
+}
+
+[role=option][aria-selected=true] {
+  outline: 2px solid var(--accent);
+  outline-offset: -2px;
+}
+
+/* The bar stays in view with the button and the status. */
+.bar {
+  position: sticky;
+  bottom: 0;
+  z-index: 1;
+  flex-wrap: nowrap;
+  padding: .75rem 0;
+  border-top: 1px solid var(--divider);
+  background: var(--background);
+}
+
+.bar button { flex: none; }
+
+.status {
+  max-height: 40vh;
   overflow: auto;
 }
 
+.status span { flex-basis: 100%; }
+
+.chip {
+  padding: .0625rem .625rem;
+  border: 1px solid;
+  border-radius: 1rem;
+  white-space: nowrap;
+}
+
+.good {
+  color: var(--accent);
+  background: var(--accent-background);
+}
+
+.chip.bad {
+  display: inline-block;
+  background: var(--error-background);
+}
+
+.head {
+  align-items: center;
+  margin-bottom: .375rem;
+}
+
 .head button {
-  margin: 0 0 .25rem auto;
-  padding: .125rem .5rem;
+  min-height: 2rem;
+  padding: .125rem .625rem;
   font-size: .8125rem;
 }
 
-/* Narrow: show either the list of calls, or one call and a link back to the list. */
-@media not all and (min-width: 52rem) {
-  body:has(article) nav { display: none; }
-  body:not(:has(article)) #side a[href="#"] { display: none; }
+.head button:last-child { margin-inline-start: auto; }
+
+.reply { min-width: 0; }
+.reply:empty { display: none; }
+.reply .links { margin-bottom: .5rem; }
+
+.reply td .links {
+  flex-wrap: nowrap;
+  margin: 0;
 }
 
-/* Wide: show the list beside the call, and each label beside its box. */
+dl {
+  display: grid;
+  grid-template-columns: auto minmax(0, 1fr);
+  gap: .125rem 1.25rem;
+  margin-top: .375rem;
+  font-size: .8125rem;
+}
+
+dd { color: var(--muted-text); }
+
+/* Fingers need larger targets. */
+@media (pointer: coarse) {
+  input, select, textarea, button, .head button, .reply th button {
+    min-height: 44px;
+  }
+
+  button, .reply th button { min-width: 44px; }
+
+  #table th a, .links a, #side header a { display: inline-block; }
+
+  nav a, summary, #table th a, .links a, #side header a {
+    min-width: 44px;
+    min-height: 44px;
+    padding-block: .625rem;
+  }
+}
+
+/* Narrow: show either all calls, or one call and a link back. */
+@media not all and (min-width: 52rem) {
+  body:has(article) nav { display: none; }
+  body:not(:has(article)) #back, #calls { display: none; }
+
+  #table tr, #table :is(th, td) { display: block; padding: 0; border: 0; }
+  #table thead { position: absolute; clip-path: inset(50%); }
+  #table tbody tr { padding: .625rem 0; border-bottom: 1px solid var(--divider); }
+  #table td { font-size: .875rem; }
+  #table td:last-child { color: var(--muted-text); }
+
+  #side, main { padding: 1rem; }
+  main { padding-top: 0; }
+}
+
+/* Wide: show the list beside the call. */
 @media (min-width: 52rem) {
   body {
     display: grid;
-    grid-template-columns: 20rem minmax(0, 1fr);
+    grid-template-columns: 19rem minmax(0, 1fr);
   }
 
   #side {
@@ -9683,25 +10681,48 @@ nav [aria-current] {
     top: 0;
     height: 100vh;
     overflow: auto;
-    border-right: 1px solid var(--divider);
+    border-inline-end: 1px solid var(--divider);
+    background: var(--raised-background);
   }
 
-  #side a[href="#"] { display: none; }
+  #back { display: none; }
 
-  .field { grid-template-columns: 10rem minmax(0, 1fr); }
-  .field div:first-child { display: block; }
+  main { padding: 1.5rem 2.5rem; }
+
+  #table td:last-child { width: 38%; color: var(--muted-text); }
+  #table th:first-child { width: 26%; }
 }
 
-/* Very wide: show the reply beside the form. */
+/* Very wide: show the reply beside the form, where it stays in view. */
 @media (min-width: 80rem) {
   article {
-    grid-template: auto 1fr / minmax(0, 36rem) minmax(0, 1fr);
-    max-width: 90rem;
+    grid-template: auto 1fr / minmax(0, 28rem) minmax(0, 1fr);
+    max-width: 110rem;
   }
 
-  section {
+  article section {
+    position: sticky;
+    top: 1.5rem;
     grid-area: 1 / 2 / 3;
-    max-width: none;
+    max-height: calc(100vh - 3rem);
+    overflow: auto;
+  }
+}
+
+@media (forced-colors: active) {
+  nav [aria-current] { outline: 2px solid; outline-offset: -2px; }
+  [aria-pressed=true] { border-width: 3px; }
+  [role=option][aria-selected=true] { outline-color: Highlight; }
+}
+
+@media print {
+  #side, #skip, .bar button, .head button { display: none; }
+  body, article, article section { display: block; }
+
+  article section, .scroll, .status {
+    position: static;
+    max-height: none;
+    overflow: visible;
   }
 }
 """
@@ -9711,30 +10732,55 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>ajax.py</title>
+<link rel="icon" href="explorer.svg">
 <link rel="stylesheet" href="explorer.css">
 <script type="module" src="explorer.js"></script>
 <input type="hidden" name="csrfmiddlewaretoken" value="CSRF_TOKEN">
+<a id="skip" href="#main">Skip the list of calls</a>
 <div id="side">
   <header>
-    <h1>ajax.py</h1>
-    <small id="you"></small>
-    <a href="#">All calls</a>
+    <h1><a href="#">ajax.py</a></h1>
+    <p id="you" dir="auto"></p>
+    <a id="back" href="#">All calls</a>
   </header>
   <nav aria-label="Calls">
     <form id="find" role="search">
       <label for="filter">Find a call</label>
       <input id="filter" type="search" autocomplete="off" aria-describedby="found">
-      <small id="found" role="status">Type a word, or paste a path.</small>
+      <small id="found" role="status">Type words, or paste a path.</small>
     </form>
     <div id="calls"></div>
   </nav>
 </div>
-<main>
-  <div id="intro">
-    <p>Choose a call to see its fields and to try it.</p>
-    <pre id="about"></pre>
+<main id="main" tabindex="-1">
+  <div id="start">
+    <h2 tabindex="-1">All calls</h2>
+    <p id="loading">The calls are being loaded.</p>
+    <p id="problem" class="bad" role="alert" dir="auto"></p>
+    <div id="table"></div>
+    <section id="about" hidden>
+      <h2>About</h2>
+      <pre dir="auto"></pre>
+    </section>
   </div>
 </main>
+"""
+
+_ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
+  <rect width="16" height="16" rx="4" fill="#0a6b4c"/>
+  <path d="M4 5l3 3-3 3m5 0h3" fill="none" stroke="#fff" stroke-width="1.75"/>
+</svg>
+"""
+
+#: What visitors see in the place of the explorer.
+_LOGIN_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>Not found</title>
+<h1>Not found</h1>
+<p>This page is for staff. <a href="{}">Log in</a></p>
 """
 
 #: The content type and the text of each file of the page. Serving a text replaces the
@@ -9743,6 +10789,7 @@ _TEXTS = {
     "": ("text/html", _PAGE),
     "explorer.css": ("text/css", _STYLE),
     "explorer.js": ("text/javascript", _EXPLORER),
+    "explorer.svg": ("image/svg+xml", _ICON),
     "client.js": ("text/javascript", _CLIENT),
 }
 

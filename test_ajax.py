@@ -4098,6 +4098,7 @@ PAGES = {
     "": ONLY_STAFF_FINDS,
     "explorer.js": ONLY_STAFF_FINDS,
     "explorer.css": ONLY_STAFF_FINDS,
+    "explorer.svg": ONLY_STAFF_FINDS,
     "openapi.json": ONLY_STAFF_FINDS,
 }
 
@@ -10244,7 +10245,8 @@ class Versions(AjaxTestCase):
         for operation in ("update", "delete"):
             call = paths[f"/shop/recipe/{{pk}}/{operation}.json"]["post"]
             schema = call["requestBody"]["content"]["application/json"]["schema"]
-            self.assertIn("changed", schema["properties"])
+            version = schema["properties"]["changed"]
+            self.assertEqual(version["x-ajax"], {"version": True})
             self.assertNotIn("changed", schema["required"])
 
 
@@ -12114,7 +12116,8 @@ class OpenAPI(AjaxTestCase):
             client = Client()
             if user:
                 client.force_login(user)
-            for name in ("", "explorer.js", "explorer.css", "openapi.json"):
+            names = "explorer.js explorer.css explorer.svg openapi.json".split()
+            for name in ("", *names):
                 with self.subTest(name, user=user):
                     response = client.get(f"/ajax/{name}")
                     self.assertEqual(response.status_code, status)
@@ -12125,12 +12128,29 @@ class OpenAPI(AjaxTestCase):
                         self.assertEqual(kept, ["no-store", "DENY", "Cookie"])
 
     def test_it_says_who_asks(self):
-        for user, said in (
-            (self.user, "You are ann."),
-            (None, "You are not logged in."),
+        self.assertEqual(self.described()["x-ajax"], {"you": "You are ann."})
+        self.client.logout()
+        visitor = {"you": "You are not logged in.", "login_url": "/accounts/login/"}
+        self.assertEqual(self.described()["x-ajax"], visitor)
+
+    def test_visitors_are_told_where_staff_log_in(self):
+        self.client.logout()
+        reply = self.client.get("/ajax/openapi.json")
+        self.assertEqual(reply.json()["login_url"], "/accounts/login/")
+        for login_url, link in (
+            ("/in/", "/in/?next=%2Fajax%2F%3Fa%3D1"),
+            ("/in/?a=b", "/in/?a=b&amp;next=%2Fajax%2F%3Fa%3D1"),
         ):
-            self.client.force_login(user) if user else self.client.logout()
-            self.assertEqual(self.described()["x-ajax"]["you"], said)
+            with self.settings(LOGIN_URL=login_url):
+                page = self.client.get("/ajax/?a=1")
+            self.assertContains(page, f'<a href="{link}">Log in</a>', status_code=404)
+            self.assertEqual(page["X-Frame-Options"], "DENY")
+            self.assertEqual(page["Cache-Control"], "no-store")
+        self.client.force_login(self.user)
+        self.assertNotContains(self.client.get("/ajax/"), "Log in", status_code=404)
+        middleware = "django.contrib.auth.middleware.AuthenticationMiddleware"
+        with self.modify_settings(MIDDLEWARE={"remove": middleware}):
+            self.assertEqual(self.client.get("/ajax/").status_code, 404)
 
     def test_it_says_what_a_failure_is(self):
         failure = self.described()["components"]["responses"]["failure"]
@@ -12242,6 +12262,8 @@ class OpenAPI(AjaxTestCase):
         order = taken["properties"]["order_by"]
         self.assertEqual(order["type"], ["string", "array"])
         self.assertIn("category__title", order["description"])
+        names = list(ArticleEndpoint.sortable_by)
+        self.assertEqual(order["x-ajax"], {"sortable_by": names})
         taken, _kinds = self.body("/shop/supplier/list.json")
         self.assertEqual({*taken["properties"]}, sized)
 
@@ -12583,17 +12605,33 @@ class OpenAPI(AjaxTestCase):
 # --- Explorer -------------------------------------------------------------------------
 
 
+#: What answers in the place of openapi.json, while a test wants that.
+openapi_answers = []
+
+
 def be_strict(get_response):
     """Set a policy; and as all threads share the tests' connection, one at a time."""
     lock = threading.Lock()
 
     def answer(request):
+        if openapi_answers and request.path.endswith("openapi.json"):
+            return openapi_answers[0]
         with lock:
             response = get_response(request)
         response["Content-Security-Policy"] = "default-src 'self'"
         return response
 
     return answer
+
+
+@contextlib.contextmanager
+def patch_openapi(response):
+    """Let openapi.json be answered so."""
+    openapi_answers.append(response)
+    try:
+        yield
+    finally:
+        openapi_answers.clear()
 
 
 MARKUP = "<b onclick=\"x\">'bold'</b>\u2028&amp; `${1}`"
@@ -12623,26 +12661,51 @@ class Explorer(BrowserTestCase):
         super().setUp()
         self.resize(1280)
 
-    def resize(self, width):
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    def resize(self, width, height=900):
+        size = {"width": width, "height": height, "deviceScaleFactor": 1}
+        command = "Emulation.setDeviceMetricsOverride"
+        self.browser.execute_cdp_cmd(command, {**size, "mobile": False})
 
-    def explore(self, where=""):
+    def emulate(self, **features):
+        """Let the browser prefer something until the test ends."""
+        pairs = [
+            {"name": name.replace("_", "-"), "value": value}
+            for name, value in features.items()
+        ]
+        command = "Emulation.setEmulatedMedia"
+        self.browser.execute_cdp_cmd(command, {"features": pairs})
+        self.addCleanup(self.browser.execute_cdp_cmd, command, {"features": []})
+
+    def explore(self, where="", user=True):
         self.browser.get("about:blank")
-        self.visit(f"/ajax/#{where}", self.user)
-        self.wait("#calls a, #about:not(:empty)")
+        self.visit(f"/ajax/#{where}", self.user if user else None)
+        self.wait("#calls a, #problem:not(:empty)")
+
+    def go(self, where):
+        """Follow a link within the page, or type an address there."""
+        self.browser.execute_script("location.hash = arguments[0]", where)
+        self.wait("h2:focus")
 
     def find(self, selector):
         return self.browser.find_element("css selector", selector)
 
+    def find_all(self, selector):
+        return self.browser.find_elements("css selector", selector)
+
     def wait(self, selector):
         """Wait until something is there; return it."""
-        return WebDriverWait(self.browser, 10, 0.02).until(
-            lambda browser: browser.find_elements("css selector", selector)
-        )[0]
+        return self.wait_until(lambda: self.find_all(selector))[0]
+
+    def wait_until(self, condition):
+        """Wait until a function returns something true; return that."""
+        wait = WebDriverWait(self.browser, 10, 0.02)
+        return wait.until(lambda browser: condition())
 
     def box(self, name):
         return self.find(f"article [id$=':{name}']")
+
+    def value(self, name):
+        return self.box(name).get_attribute("value")
 
     def fill(self, **values):
         for name, value in values.items():
@@ -12652,58 +12715,255 @@ class Explorer(BrowserTestCase):
             else:
                 box.send_keys(value)
 
-    def press(self):
-        """Press the button; return the line of the status, and the reply."""
-        script = "document.querySelector('.reply').textContent = ''"
+    def replace(self, **values):
+        for name in values:
+            self.box(name).clear()
+        self.fill(**values)
+
+    def send_special(self, name, text):
+        """Press the button that sends null, "" or [] as a field."""
+        button = self.find(f"article [aria-label='Send {text} as {name}']")
+        # The bar is above what stands at the bottom.
+        script = "arguments[0].scrollIntoView({block: 'center'})"
+        self.browser.execute_script(script, button)
+        button.click()
+
+    def forget_reply(self):
+        script = """
+            for (const element of document.querySelectorAll(".reply, .status")) {
+              element.replaceChildren();
+            }
+        """
         self.browser.execute_script(script)
+
+    def press(self):
+        """Press the button; return the status, and the reply."""
+        self.forget_reply()
         self.find("[type=submit]").click()
         with contextlib.suppress(NoAlertPresentException):
             self.browser.switch_to.alert.accept()
-        line = self.wait("article [role=status] strong").text
-        return line, self.reply()
+        return self.status(), self.reply()
+
+    def status(self):
+        return self.wait("article .chip").text
 
     def reply(self):
-        return json.loads(self.wait(".reply:not(:empty)").text)
+        return json.loads(self.wait(".reply .json").get_property("textContent"))
 
     def complaint(self):
-        return self.find("article [role=status] .bad").text
+        return self.find("article [role=status] span.bad").text
+
+    def error_of(self, name):
+        """Return the error beside a field, which the field is described by."""
+        help_id = self.box(name).get_attribute("aria-describedby").split()[1]
+        return self.find(f"[id='{help_id}'] .bad").text
+
+    def sample(self, title):
+        return self.find(f"pre[aria-label='{title}']").text
+
+    def wait_for_record(self):
+        text = "The record is loaded."
+        self.wait_until(lambda: self.find("article .status").text == text)
+
+    @contextlib.contextmanager
+    def answers(self, answer):
+        """Let the function `ask` answer by a function of the request."""
+        answer = mock.Mock(side_effect=answer)
+        with mock.patch.object(ask, "answer", answer, create=True):
+            yield answer
+
+    # The start page
+
+    def test_it_begins_with_a_table_of_all_calls_by_app(self):
+        with self.apps(stock='"The `stock`."\ndef count(request):\n    "Count."\n'):
+            self.explore()
+            tables = {
+                table.find_element("css selector", "caption").text: table
+                for table in self.find_all("#table table")
+            }
+            self.assertIn("stock 1 call", tables)
+            shop = next(name for name in tables if name.startswith("shop "))
+            self.assertRegex(shop, r"^shop \d+ calls$")
+            heads = tables[shop].find_elements("css selector", "thead th")
+            titles = [head.text for head in heads]
+            self.assertEqual(titles, ["Call", "What it does", "Who may call"])
+            self.assertIn("The `stock`.", self.find("#about").text)
+            rows = [row.text for row in self.find_all("#table tbody tr")]
+            self.assertIn("count Count. Everybody.", rows)
+            row = next(row for row in rows if row.startswith("article/list"))
+            self.assertTrue(
+                row.endswith("Logged-in users, if ArticleEndpoint.can_list allows.")
+            )
+            self.assertEqual(len(rows), len(self.find_all("#calls a")))
+            self.find("#filter").send_keys("stock")
+            self.assertEqual(self.find("#table tbody").text, rows[-1])
+            self.find("#table a").click()
+            self.assertEqual(self.wait("h2:focus").text, "stock/count")
+
+    def test_words_find_a_call_by_its_name_summary_fields_and_who_may_call(self):
+        self.explore()
+        count = len(self.find_all("#calls a"))
+        for words, names in {
+            "WHOAMI": ["whoami"],
+            "pr*ce": [],
+            "new article/ saVe": ["create"],
+            "specimen boolean create": ["create"],
+            "shop/article tags share": ["{pk}/tags/similar"],
+            "articleendpoint.can_delete": ["{pk}/delete"],
+            "nothing like this": [],
+        }.items():
+            with self.subTest(words):
+                self.find("#filter").clear()
+                self.find("#filter").send_keys(words)
+                links = [link.text for link in self.find_all("#calls a")]
+                self.assertEqual(links, names)
+                said = self.find("#found").text
+                self.assertEqual(said, f"{len(names)} of {count} calls.")
+
+    def test_calls_are_found_by_a_pasted_path_url_or_line_of_javascript(self):
+        self.explore()
+        count = len(self.find_all("#calls a"))
+        site = self.live_server_url
+        for pasted, heading, pk in (
+            (f"{site}/ajax/shop/article/7/get.json", "article/{pk}/get", "7"),
+            ("shop/country/a%2Fb/update", "country/{pk}/update", "a/b"),
+            ("/ajax/shop/hello.json", "hello", None),
+            (f"{site}/ajax/#shop/article/8/delete", "article/{pk}/delete", "8"),
+            ("#shop/article/{pk}/get", "article/{pk}/get", "8"),
+            ('await ajax("shop/article/9/get");', "article/{pk}/get", "9"),
+            ("ajax.reply('shop/article/list', {search: 1})", "article/list", None),
+        ):  # fmt: skip
+            script = """
+                const box = document.querySelector("#filter");
+                const inputType = "insertFromPaste";
+                box.value = arguments[0];
+                box.dispatchEvent(new InputEvent("input", {inputType}));
+            """
+            with self.subTest(pasted):
+                self.browser.execute_script(script, pasted)
+                title = f"shop/{heading}"
+                self.wait_until(lambda title=title: self.find("main h2").text == title)
+                if pk:
+                    self.assertEqual(self.value("pk"), pk)
+                # The list shows all calls again.
+                self.assertEqual(self.value_of_filter(), "")
+                self.assertEqual(len(self.find_all("#calls a")), count)
+        self.wait_until(lambda: self.find("[aria-current]").text == "list")
+        self.assert_refused(404)  # There is no country to load.
+
+    def value_of_filter(self):
+        return self.find("#filter").get_attribute("value")
+
+    def test_a_broken_endpoints_py_is_named_until_it_is_mended(self):
+        with self.apps(broken="import nothing_there"):
+            self.explore()
+            said = self.find("#problem").text
+            self.assertIn("broken.endpoints cannot be imported", said)
+            self.assertIn("nothing_there", said)
+        self.explore()
+        self.assertTrue(self.find_all("#calls a"))
+        self.assertFalse(self.find("#problem").is_displayed())
+        self.assert_refused(500)
+
+    def test_it_says_who_is_logged_in_and_where_visitors_log_in(self):
+        self.explore()
+        self.assertEqual(self.find("#you").text, "You are ann.")
+        self.explore("shop/whoami", user=False)
+        self.assertEqual(self.find("#you").text, "You are not logged in. Log in")
+        link = self.find("#you a").get_attribute("href")
+        self.assertEqual(link.partition("next=")[2], quote("/ajax/#shop/whoami", ""))
+
+    @override_settings(DEBUG=False)
+    def test_staff_whose_session_ended_are_led_to_the_login(self):
+        self.user.is_staff = True
+        self.user.save()
+        self.explore("shop/hello")
+        self.browser.delete_cookie("sessionid")
+        self.browser.refresh()
+        link = self.wait("p a")
+        self.assertEqual(link.text, "Log in")
+        login, _question_mark, query = link.get_attribute("href").partition("?")
+        self.assertEqual(login, f"{self.live_server_url}/accounts/login/")
+        self.assertEqual(query, "next=%2Fajax%2F")
+        self.assert_refused(404)
+
+    def test_it_says_that_openapi_json_cannot_be_loaded(self):
+        login = {"success": False, "data": {"message": "No."}, "login_url": "/in/"}
+        for response, said, you in (
+            (HttpResponse("<b>Down</b>", status=502), "it answered 502.", ""),
+            (JsonResponse(login, status=404), "it answered 404. No.", "Log in"),
+            (JsonResponse({"paths": 5}), "it answered 200.", ""),
+            (HttpResponse(""), "it answered 200.", ""),
+        ):
+            with self.subTest(said), patch_openapi(response):
+                self.explore()
+                self.assertEqual(
+                    self.find("#problem").text, f"openapi.json cannot be loaded: {said}"
+                )
+                self.assertEqual(self.find("#you").text, you)
+                self.assertFalse(self.find("#about").is_displayed())
+        self.assert_refused(502, 404)
+
+    # One call
 
     def test_a_record_is_created_read_changed_tagged_and_deleted(self):
         self.explore("shop/article/create")
+        self.assertIn(
+            "Who may call: Logged-in users.",
+            self.find("article header").text,
+        )
         self.fill(title="x" * 201, price="a lot")
-        line, _reply = self.press()
-        self.assertRegex(line, r"^400 Bad Request, \d+ ms, [\d,]+ bytes$")
+        status, _reply = self.press()
+        self.assertEqual(status, "400 Bad Request")
+        line = self.find("article [role=status] small").text
+        self.assertRegex(line, r"^[\d,]+ ms, [\d,]+ bytes$")
         self.assertEqual(self.complaint(), "Please correct the errors.")
-        for name, said in {
-            "title": "at most 200 characters", "price": "must be a decimal number",
+        for name, message in {
+            "title": "at most 200 characters", "price": "Enter a number.",
             "category": "cannot be null",
         }.items():  # fmt: skip
-            box = self.box(name)
-            self.assertEqual(box.get_attribute("aria-invalid"), "true")
-            help_ = box.get_attribute("aria-describedby").split()[1]
-            self.assertIn(said, self.find(f"[id='{help_}']").text)
-        self.box("title").clear()
-        self.box("price").clear()
-        self.fill(title="New", price="1.5", category=str(self.news.pk), tags="a, b c")
-        _line, reply = self.press()
-        made = reply["data"]
+            self.assertEqual(self.box(name).get_attribute("aria-invalid"), "true")
+            self.assertIn(message, self.error_of(name))
+        self.assertEqual(self.browser.switch_to.active_element, self.box("category"))
+        self.replace(title="New", price="1.5", category=str(self.news.pk))
+        self.assertEqual(self.error_of("title"), "")
+        self.fill(tags="a, b c")
+        status, reply = self.press()
+        self.assertEqual(status, "200 OK")
+        record = reply["data"]
         self.assertEqual(self.box("title").get_attribute("aria-invalid"), "false")
-        self.assertEqual([each["name"] for each in made["tags"]], ["a", "b c"])
-        self.explore("shop/article/{pk}/update")
-        self.fill(pk=str(made["pk"]), title="Newer", published="true")
-        _line, reply = self.press()
-        changed = (reply["data"]["title"], reply["data"]["published"])
-        self.assertEqual(changed, ("Newer", True))
-        for name in ("get", "tags/similar", "tags/clear", "delete"):
+        self.assertEqual([tag["name"] for tag in record["tags"]], ["a", "b c"])
+        for name in ("update", "get", "tags/similar", "tags/clear", "delete"):
             # The pk goes with it.
             self.find(f"nav a[href$='article/{{pk}}/{name}']").click()
-            self.wait("h2:focus")
-            self.assertEqual(self.box("pk").get_attribute("value"), str(made["pk"]))
-            line, reply = self.press()
-            self.assertTrue(line.startswith("200 OK"), line)
+            self.wait_until(lambda name=name: self.wait("h2:focus").text.endswith(name))
+            self.assertEqual(self.value("pk"), str(record["pk"]))
+            if name == "update":
+                self.wait_for_record()
+                self.replace(title="Newer")
+            status, reply = self.press()
+            self.assertEqual(status, "200 OK", reply)
         self.assertFalse(Article.objects.filter(title="Newer").exists())
-        self.assertEqual(reply["data"], {"pk": made["pk"]})
+        self.assertEqual(reply["data"], {"pk": record["pk"]})
         self.assert_refused(400)
+
+    def test_delete_and_clear_have_a_red_button_and_ask_first(self):
+        path_ = f"shop/article/{self.article.pk}"
+        for name, label, question in (
+            ("delete", "Delete", "Delete this record?"),
+            ("tags/clear", "Clear", "Take all tags away?"),
+        ):
+            self.explore(f"{path_}/{name}")
+            button = self.find("[type=submit]")
+            self.assertEqual(button.text, label)
+            red = "rgba(179, 38, 30, 1)"
+            self.assertEqual(button.value_of_css_property("background-color"), red)
+            button.click()
+            alert = self.browser.switch_to.alert
+            self.assertEqual(alert.text, f"{question}\n{path_}/{name}")
+            alert.dismiss()
+            self.assertEqual(self.find("article .status").text, "")
+        self.assertTrue(Article.objects.filter(pk=self.article.pk).exists())
 
     def test_each_kind_of_box_sends_what_it_holds(self):
         file = tempfile.NamedTemporaryFile("w", suffix=".txt")
@@ -12711,106 +12971,368 @@ class Explorer(BrowserTestCase):
         print("words", file=file, flush=True)
         self.explore("shop/specimen/create")
         self.fill(
-            char='""', text="words", kind="B", integer="7", big=str(2**60), url="null",
-            boolean="null", ticked="false", country="null", json='{"a": [1]}',
-            keepers=f"{self.user.pk}, {self.other.pk}", file=file.name, decimal="1.50",
+            text="words", kind="B", integer="7", big=str(2**60), boolean="null",
+            ticked="false", json='{"a": [1]}', file=file.name, decimal="1.50",
+            keepers=f"{self.user.pk}, {self.other.pk}", words="null",
         )  # fmt: skip
-        _line, reply = self.press()
+        self.send_special("char", '""')
+        self.assertFalse(self.box("char").is_enabled())
+        for name in ("country", "date", "time", "moment"):
+            self.send_special(name, "null")
+        _status, reply = self.press()
         self.assertTrue(reply["success"], reply)
-        found = {name: reply["data"][name] for name in "char text kind json".split()}
-        expected = {"char": "", "text": "words", "kind": "b", "json": {"a": [1]}}
-        self.assertEqual(found, expected)
+        record = reply["data"]
+        for name, value in {
+            "char": "", "text": "words", "kind": "b", "json": {"a": [1]},
+            "words": "null", "date": None, "time": None, "moment": None,
+        }.items():  # fmt: skip
+            self.assertEqual(record[name], value, name)
         specimen = Specimen.objects.get()
         values = (specimen.integer, specimen.big, specimen.boolean, specimen.ticked)
         self.assertEqual(values, (7, 2**60, None, False))
         self.assertEqual(specimen.keepers.count(), 2)
-        self.assertIn("/media/specimens/", reply["data"]["file"])
-        echo = mock.Mock(side_effect=lambda request: request.data)
+        self.assertIn("/media/specimens/", record["file"])
         self.explore("shop/ask")
-        for text, data in (('{"a": [null]}', {"a": [None]}), ("[1]", [1])):
-            self.box("body").clear()
-            self.fill(body=text)
-            with mock.patch.object(ask, "answer", echo, create=True):
+        with self.answers(lambda request: request.data):
+            for text, data in (('{"a": [null]}', {"a": [None]}), ("[1]", [1])):
+                self.replace(body=text)
                 self.assertEqual(self.press()[1]["data"], data)
         self.box("body").send_keys("{")
         self.find("[type=submit]").click()
         self.assertTrue(self.box("body").get_property("validationMessage"))
 
-    def test_the_same_call_is_given_as_javascript_and_as_a_curl_line(self):
-        self.explore(f"shop/article/{self.article.pk}/update")
-        self.fill(title='It\'s "new" é', tags="a b,c")
-        reply = self.press()[1]
-        script, curl = (each.text for each in self.browser.find_elements(
-            "css selector", "pre:not(.reply, #about)"
-        ))  # fmt: skip
-        sent = '{title: "It\'s \\"new\\" é", tags: ["a b", "c"]}'
-        path_ = f"shop/article/{self.article.pk}/update"
-        self.assertEqual(script, f'await ajax("{path_}", {sent});')
-        script = f"""
-            const done = arguments[0];
-            const {{default: ajax}} = await import("/ajax/client.js");
-            done({script.removeprefix("await").removesuffix(";")});
+    def test_a_choice_of_several_and_a_moment_are_sent(self):
+        self.explore("shop/pollform")
+        hours = Select(self.box("hours"))
+        self.assertTrue(hours.is_multiple)
+        hours.select_by_index(0)
+        self.set_value("day", "2026-01-31")
+        self.assertIn('{day: "2026-01-31", hours: ["am"]}', self.sample("JavaScript"))
+        self.explore("shop/specimen/create")
+        self.set_value("moment", "2026-01-31T12:00")
+        moment = re.search(r'moment: "([^"]+)"', self.sample("JavaScript"))[1]
+        script = 'return new Date("2026-01-31T12:00").toISOString()'
+        self.assertEqual(moment, self.browser.execute_script(script))
+
+    def set_value(self, name, value):
+        script = """
+            arguments[0].value = arguments[1];
+            for (const type of ["input", "change"]) {
+              arguments[0].dispatchEvent(new Event(type, {bubbles: true}));
+            }
         """
-        self.assertEqual(self.browser.execute_async_script(script), reply["data"])
-        session = {"SESSION": self.client.cookies["sessionid"].value}
-        output = Project(self, {}).run_program("bash", "-c", f"{curl} -s", **session)
-        self.assertEqual(json.loads(output), reply)
-        buttons = self.browser.find_elements("css selector", ".head button")
-        names = [each.get_attribute("aria-label") for each in buttons]
-        self.assertEqual(names, ["Copy JavaScript", "Copy curl"])
-        buttons[0].click()
-        self.assertEqual(self.wait(".head small:not(:empty)").text, "Copied")
+        self.browser.execute_script(script, self.box(name), value)
 
-    def test_calls_are_found_by_a_word_and_by_a_pasted_path(self):
-        self.explore()
-        count = len(self.browser.find_elements("css selector", "#calls a"))
-        self.find("#filter").send_keys("WHOAMI")
-        self.assertEqual(self.find("#found").text, f"1 of {count} calls")
-        site = self.live_server_url
-        for pasted, heading, pk in (
-            (f"{site}/ajax/shop/article/7/get.json", "article/{pk}/get", "7"),
-            ("shop/country/a%2Fb/update", "country/{pk}/update", "a/b"),
-            ("/ajax/shop/hello.json", "hello", None),
-        ):
-            script = """
-                const box = document.querySelector("#filter");
-                const inputType = "insertFromPaste";
-                box.value = arguments[0];
-                box.dispatchEvent(new InputEvent("input", {inputType}));
-            """
-            self.browser.execute_script(script, pasted)
-            WebDriverWait(self.browser, 10).until(
-                lambda browser, heading=heading: (
-                    self.find("main h2").text == f"shop/{heading}"
-                )
-            )
-            if pk:
-                self.assertEqual(self.box("pk").get_attribute("value"), pk)
+    def test_update_is_filled_from_get_and_sends_what_was_changed(self):
+        specimen = Specimen.objects.create(
+            char="abc", text="One\ntwo", kind="a", integer=7, boolean=True,
+            json={"a": [1]}, moment="2026-01-31T12:00:05.25Z",
+            date="2026-01-31", time="12:00:05.25",
+        )  # fmt: skip
+        specimen.keepers.set([self.user, self.other])
+        path_ = f"shop/specimen/{specimen.pk}/update"
+        self.explore(path_)
+        self.wait_for_record()
+        self.assertEqual(self.sample("JavaScript"), f'await ajax("{path_}");')
+        self.assertEqual(self.value("char"), "abc")
+        self.assertEqual(self.value("text"), "One\ntwo")
+        self.assertEqual(self.value("integer"), "7")
+        self.assertEqual(self.value("date"), "2026-01-31")
+        self.assertEqual(self.value("time"), "12:00:05.250")
+        self.assertEqual(json.loads(self.value("json")), {"a": [1]})
+        self.assertEqual(self.value("keepers"), f"{self.user.pk}, {self.other.pk}")
+        status, _reply = self.press()
+        self.assertEqual(status, "200 OK")
+        stored = Specimen.objects.values().get(pk=specimen.pk)
+        for name in ("char", "integer"):
+            self.box(name).clear()
+        self.replace(text="Three")
+        self.fill(kind="B", boolean="false")
+        self.send_special("date", "null")
+        self.send_special("keepers", "[]")
+        line = self.sample("JavaScript")
+        for text in ('char: ""', "integer: null", 'text: "Three"', 'kind: "b"',
+                     "boolean: false", "date: null", "keepers: []"):  # fmt: skip
+            self.assertIn(text, line)
+        self.assertEqual(line.count(": "), 7, line)
+        _status, reply = self.press()
+        self.assertTrue(reply["success"], reply)
+        changed = Specimen.objects.values().get(pk=specimen.pk)
+        names = {name for name in stored if stored[name] != changed[name]}
+        expected = {"char", "integer", "text", "kind", "boolean", "date"}
+        self.assertEqual(names, expected)
+        self.assertEqual(specimen.keepers.count(), 0)
+        self.assertEqual(self.sample("JavaScript"), f'await ajax("{path_}");')
 
-    def test_all_can_be_done_by_the_keyboard(self):
-        self.explore()
+    def test_the_last_pk_is_the_one_that_is_loaded(self):
+        other = Article.objects.create(
+            title="Other", category=self.news, author=self.user, price=1
+        )
+        self.explore(f"shop/article/{self.article.pk}/update")
+        self.wait_for_record()
+        self.assertEqual(self.value("title"), self.article.title)
+        self.set_value("pk", "99999")
+        self.set_value("pk", str(other.pk))
+        self.wait_until(lambda: self.value("title") == "Other")
+        self.set_value("pk", "99999")
+        self.wait_until(lambda: "not loaded" in self.find("article .status").text)
+        self.set_value("pk", str(other.pk))
+        self.wait_for_record()
+        self.replace(title="Typed")
+        Article.objects.filter(pk=other.pk).update(title="Changed")
+        self.find(".line button").click()
+        self.wait_until(lambda: self.value("title") == "Changed")
+        self.assert_refused(404, 404)
+
+    def test_the_version_that_was_read_is_sent(self):
+        self.serve(Recipe, version_field="changed")
+        recipe = Recipe.objects.create(title="Soup")
+        self.explore(f"shop/recipe/{recipe.pk}/update")
+        self.wait_for_record()
+        self.replace(title="Stew")
+        sent = json.loads(re.search(r"-d '(.*)'", self.sample("curl"))[1])
+        self.assertEqual(sent.keys(), {"title", "changed"})
+        self.assertEqual(self.press()[0], "200 OK")
+        self.replace(title="Broth")
+        self.assertEqual(self.press()[0], "200 OK")
+        recipe.save()
+        self.replace(title="Cake")
+        self.assertEqual(self.press()[0], "409 Conflict")
+        self.assertIn("Somebody else has changed", self.complaint())
+        self.find(".line button").click()
+        self.wait_for_record()
+        self.go(f"shop/recipe/{recipe.pk}/delete")
+        self.wait_for_record()
+        self.assertEqual(self.press()[0], "200 OK")
+        self.assert_refused(409)
+
+    def test_typed_values_stay_while_the_page_is_open(self):
+        self.explore("shop/article/create")
+        self.fill(title="Typed", published="true")
+        self.go("shop/hello")
+        self.go("")
+        self.assertTrue(self.find("#table").is_displayed())
+        self.browser.back()
+        self.browser.back()
+        self.wait_until(lambda: self.find("h2").text == "shop/article/create")
+        self.assertEqual(self.value("title"), "Typed")
+        self.assertEqual(self.value("published"), "true")
+
+    def test_related_records_are_searched_by_what_is_typed(self):
         keys = webdriver.Keys
+        self.serve(Category, can_list=yes, search_fields=["title"])
+        sport = Category.objects.create(title="Sport")
+        self.explore("shop/article/create")
+        box = self.box("category")
+        box.send_keys("spo")
+        option = self.wait("[role=option]")
+        self.assertEqual(option.text.split(), ["Sport", str(sport.pk)])
+        self.assertEqual(len(self.find_all("[role=option]")), 1)
+        self.assertEqual(box.get_attribute("aria-expanded"), "true")
+        option.click()
+        self.assertEqual(self.value("category"), str(sport.pk))
+        self.assertEqual(self.find(".note:not(:empty)").text, "Sport")
+        self.assertIn(f"category: {sport.pk}", self.sample("JavaScript"))
+        box.clear()
+        box.send_keys(keys.ARROW_DOWN)
+        self.wait("[role=option]")
+        box.send_keys(keys.ARROW_UP)
+        selected = self.find("[role=option][aria-selected=true]")
+        active = box.get_attribute("aria-activedescendant")
+        self.assertEqual(selected.get_attribute("id"), active)
+        box.send_keys(keys.ESCAPE)
+        self.assertFalse(self.find_all("[role=option]"))
+        box.send_keys(keys.ARROW_DOWN)
+        self.wait("[role=option]")
+        box.send_keys(keys.ARROW_DOWN, keys.ENTER)
+        self.assertEqual(self.value("category"), str(self.news.pk))
+        # A pk can still be typed.
+        box.clear()
+        box.send_keys(str(sport.pk), keys.TAB)
+        self.assertEqual(self.value("category"), str(sport.pk))
 
-        def press(*pressed):
-            for key in pressed:
-                self.browser.switch_to.active_element.send_keys(key)
+    def test_members_are_searched_in_the_first_page_and_added(self):
+        self.serve(User, can_list=yes, require_permissions=False)
+        self.explore("shop/specimen/create")
+        box = self.box("keepers")
+        box.send_keys("ann")
+        self.wait("[role=option]").click()
+        self.assertEqual(self.value("keepers"), str(self.user.pk))
+        box.send_keys(", bob")
+        self.wait("[role=option]").click()
+        self.assertEqual(self.value("keepers"), f"{self.user.pk}, {self.other.pk}")
 
-        press(keys.TAB, "article/{pk}/up", keys.ENTER)
-        self.assertEqual(self.wait("h2:focus").text, "shop/article/{pk}/update")
+    def test_what_comes_back_is_said_before_the_first_call(self):
+        self.explore("shop/article/list")
+        outline = self.find("article details")
+        lines = dict(zip(
+            [term.text for term in outline.find_elements("css selector", "dt")],
+            [term.text for term in outline.find_elements("css selector", "dd")],
+            strict=True,
+        ))  # fmt: skip
+        self.assertEqual(lines["data"], "list of record of shop/article")
+        self.assertEqual(lines["data[0].title"], "text")
+        self.assertEqual(lines["total"], "whole number")
+        self.explore("shop/hello")
+        self.assertIn("data any JSON", " ".join(self.find("dl").text.split()))
 
-        def walk_to(element):
-            for _number in range(30):
-                press(keys.TAB)
-                if self.browser.switch_to.active_element == element:
-                    return
-            self.fail(f"{element.get_attribute('id')} cannot be reached.")
+    # The reply
 
-        walk_to(self.box("pk"))
-        press(str(self.article.pk))
-        walk_to(self.box("title"))
-        press("Typed", keys.ENTER)
-        self.assertEqual(self.reply()["data"]["title"], "Typed")
-        walk_to(self.find(".reply"))  # Or it could not be scrolled.
+    def test_a_list_is_a_table_with_pager_sort_and_links(self):
+        for number in range(3):
+            Article.objects.create(
+                title=f"T{number}", category=self.news, author=self.user, price=1
+            )
+        self.explore("shop/article/list")
+        order = Select(self.box("order_by"))
+        titles = [option.text for option in order.options]
+        self.assertIn("title, downwards", titles)
+        self.fill(items_per_page="3")
+        self.press()
+        self.assertEqual(self.find(".reply small").text, "4 in all, page 1 of 2")
+        self.assertEqual(len(self.find_all(".reply tbody tr")), 3)
+        self.find_button("Next").click()
+        self.wait_until(lambda: len(self.find_all(".reply tbody tr")) == 1)
+        self.assertFalse(self.find_button("Next").is_enabled())
+        self.assertIn("current_page: 2", self.sample("JavaScript"))
+        for sign, direction in (("", "ascending"), ("-", "descending")):
+            self.find_button("title").click()
+            head = self.wait(f".reply th[aria-sort={direction}]")
+            self.assertEqual(head.text[:5], "title")
+            self.assertIn(f'order_by: "{sign}title"', self.sample("JavaScript"))
+        row = self.find(".reply tbody tr")
+        self.assertIn("T2", row.text)
+        self.assertIn("News", row.text)  # The category's title, not its pk.
+        self.assertFalse(self.find(".reply .json").is_displayed())
+        self.find_button("JSON").click()
+        self.assertTrue(self.find(".reply .json").is_displayed())
+        self.assertFalse(self.find(".reply table").is_displayed())
+        self.assertTrue(self.find_all(".json .key"))
+        self.find_button("JSON").click()
+        pk = self.reply()["data"][0]["pk"]
+        links = row.find_elements("css selector", "a")
+        names = [link.text for link in links]
+        self.assertLess({"get", "update", "delete"}, set(names))
+        links[names.index("update")].click()
+        self.wait_for_record()
+        self.assertEqual(self.value("pk"), str(pk))
+        self.assertEqual(self.value("title"), "T2")
+
+    def find_button(self, text):
+        for button in self.find_all(".reply button"):
+            if button.text.split()[0] == text:
+                return button
+        self.fail(f"There is no button {text}.")
+
+    def test_the_reply_and_the_first_wrong_box_are_in_view(self):
+        self.serve(Odd, can_list=yes)
+        for width in (1440, 1280, 390):
+            with self.subTest(width):
+                self.resize(width)
+                self.explore("shop/odd/list")
+                self.press()
+                self.assert_in_view(".chip")
+                self.assert_in_view(".reply")
+                self.explore("shop/odd/create")
+                self.set_value("column_100", "x" * 10)
+                self.browser.execute_script("scrollTo(0, 9999)")
+                self.press()
+                self.assert_in_view(".chip")
+                self.assert_in_view("[aria-invalid=true]")
+        self.assert_refused(*[400] * 3)
+
+    def assert_in_view(self, selector):
+        script = """
+            const {top, bottom} = arguments[0].getBoundingClientRect();
+            return bottom > 0 && top >= -1 && top < innerHeight;
+        """
+        element = self.find(selector)
+        self.assertTrue(self.browser.execute_script(script, element), selector)
+
+    def test_one_call_runs_at_a_time_and_can_be_stopped(self):
+        release = threading.Event()
+        self.addCleanup(release.set)
+        started = threading.Event()
+
+        def wait(request):
+            started.set()
+            release.wait(10)
+            return "Late."
+
+        self.explore("shop/ask")
+        with self.answers(wait) as answer:
+            button = self.find("[type=submit]")
+            button.click()
+            started.wait(10)
+            self.assertEqual(button.get_attribute("aria-disabled"), "true")
+            self.assertEqual(self.find("article .status").text, "Calling …")
+            button.click()
+            button.send_keys(webdriver.Keys.ENTER)
+            self.find(".bar [type=button]").click()
+            self.assertEqual(self.status(), "No reply")
+            self.assertIn("You stopped the call.", self.complaint())
+            self.assertEqual(button.get_attribute("aria-disabled"), "false")
+            release.set()
+            self.assertEqual(self.press()[1]["data"], "Late.")
+            self.assertEqual(answer.call_count, 2)
+            self.assertFalse(self.find(".bar [type=button]").is_displayed())
+
+    def test_replies_of_every_shape_are_shown(self):
+        html = "<b>bold</b>"
+        long = "x" * 5_000_000
+        self.explore("shop/ask")
+        for response, text in (
+            (HttpResponse(html), html),
+            (HttpResponse(""), ""),
+            (HttpResponse("", "application/json"), ""),
+            (HttpResponse("{", "application/json"), "{"),
+            (HttpResponse(b"\x00\xff", "image/png"), "image/png"),
+            (JsonResponse(None, safe=False), "null"),
+            (JsonResponse([5, [], None], safe=False), "[\n  5,\n  [],\n  null\n]"),
+            (JsonResponse({"data": 5}), '{\n  "data": 5\n}'),
+            (HttpResponse(html, status=500), html),
+            (HttpResponse(status=204), ""),
+        ):  # fmt: skip
+            with self.subTest(text=text), self.answers(lambda request: response):  # noqa: B023
+                self.forget_reply()
+                self.find("[type=submit]").click()
+                self.assertTrue(self.status().startswith(str(response.status_code)))
+                shown = self.find(".reply .json").get_property("textContent")
+                self.assertEqual(shown, text)
+                self.assertFalse(self.find_all(".reply b"))
+        with self.answers(lambda request: {"text": long, "rows": [{}]}):
+            self.forget_reply()
+            self.find("[type=submit]").click()
+            self.status()
+        shown = self.find(".reply .json").get_property("textContent")
+        self.assertLess(len(shown), 210_000)
+        self.assertIn("the first 200,000 of 5,000,", shown)
+        rows = [{"a": number, "b": None} for number in range(300)]
+        with self.answers(lambda request: [*rows, {"c": [1, {"pk": 5}]}]):
+            self.forget_reply()
+            self.find("[type=submit]").click()
+            self.status()
+        self.assertEqual(len(self.find_all(".reply tbody tr")), 200)
+        self.assertIn("The first 200 of 301 rows.", self.find(".reply").text)
+        self.assert_refused(500)
+
+    def test_a_server_that_cannot_be_reached_is_said(self):
+        self.explore("shop/hello")
+        offline = {"offline": True, "latency": 0, "downloadThroughput": 0}
+        offline["uploadThroughput"] = 0
+        command = self.browser.execute_cdp_cmd
+        command("Network.enable", {})
+        command("Network.emulateNetworkConditions", offline)
+        try:
+            self.find("[type=submit]").click()
+            self.assertEqual(self.status(), "No reply")
+            self.assertEqual(self.complaint(), "The server cannot be reached.")
+        finally:
+            online = {**offline, "offline": False, "downloadThroughput": -1}
+            online["uploadThroughput"] = -1
+            command("Network.emulateNetworkConditions", online)
+        self.press()
+        self.assert_refused("net::ERR_INTERNET_DISCONNECTED")
 
     def test_a_refusal_says_what_to_do_and_where_to_log_in(self):
         self.serve(Category, can_list=no)
@@ -12822,78 +13344,18 @@ class Explorer(BrowserTestCase):
         self.press()
         link = self.find("article [role=status] a").get_attribute("href")
         self.assertEqual(link.partition("next=")[2], quote("/ajax/#shop/whoami", ""))
-        self.assertIn("You are ann.", self.find("#you").text)
         self.assert_refused(403, 403)
-
-    def test_odd_names_and_texts_are_shown_as_they_are(self):
-        source = "".join(
-            f'def call_{number}(request):\n    "Number {number}."\n'
-            for number in range(300)
-        )
-        source += f"def constructor(request):\n    {MARKUP!r}\n"
-        self.serve(Odd)
-        with self.apps(many=source):
-            self.explore("many/constructor")
-            self.assertEqual(self.find("article p").text.split(), MARKUP.split())
-            links = self.browser.find_elements("css selector", "#calls a")
-            self.assertGreater(len(links), 300)
-            self.explore("shop/odd/create")
-            boxes = self.browser.find_elements("css selector", ".field")
-            self.assertEqual(len(boxes), 201)
-            choice = self.box("char").find_elements("css selector", "option")[1]
-            self.assertEqual(choice.text.split(), MARKUP.split())
-            self.assertFalse(self.browser.find_elements("css selector", "b, i"))
-
-    def test_a_broken_endpoints_py_is_named_until_it_is_mended(self):
-        with self.apps(broken="import nothing_there"):
-            self.explore()
-            said = self.find("#about").text
-            self.assertIn("broken.endpoints cannot be imported", said)
-            self.assertIn("nothing_there", said)
-        self.explore()
-        self.assertTrue(self.browser.find_elements("css selector", "#calls a"))
-        self.assert_refused(500)
-
-    def test_axe_finds_nothing_in_light_or_dark_on_any_width(self):
-        axe = (install_packages() / "axe-core/axe.min.js").read_text("utf-8")
-        script = "axe.run().then(found => arguments[0](found.violations))"
-
-        def check(*what):
-            for scheme, width in itertools.product(("light", "dark"), (320, 390, 1440)):
-                feature = {"name": "prefers-color-scheme", "value": scheme}
-                command = self.browser.execute_cdp_cmd
-                command("Emulation.setEmulatedMedia", {"features": [feature]})
-                self.resize(width)
-                with self.subTest(*what, scheme=scheme, width=width):
-                    found = self.browser.execute_async_script(script)
-                    self.assertEqual(found, [])
-                    wide = "return document.documentElement.scrollWidth"
-                    self.assertLessEqual(self.browser.execute_script(wide), width)
-
-        for where in ("", "shop/specimen/create", f"{self.path}/get"):
-            self.explore(where)
-            self.browser.execute_script(axe)
-            check(where)
-        self.press()
-        check("a reply")
-        self.explore("shop/specimen/create")
-        self.browser.execute_script(axe)
-        self.fill(char="too long", kind="A")
-        self.press()
-        check("errors")
-        self.assert_refused(400)
 
     def test_what_was_sent_and_not_written_is_said(self):
         reply = {"success": True, "data": {}, "ignored": ["author", "created"]}
-        answer = mock.Mock(side_effect=lambda request: JsonResponse(reply))
         self.explore("shop/ask")
-        with mock.patch.object(ask, "answer", answer, create=True):
+        with self.answers(lambda request: JsonResponse(reply)):
             self.press()
-            note = self.find("article [role=status] small").text
+            note = self.find_all("article [role=status] small")[1].text
             self.assertEqual(note, "These keys were not written: author, created.")
             del reply["ignored"]
             self.press()
-        self.assertEqual(self.find("article [role=status]").text.count("\n"), 0)
+        self.assertEqual(len(self.find_all("article [role=status] small")), 1)
 
     def test_errors_of_any_shape_are_shown(self):
         self.explore("shop/contactform")
@@ -12901,11 +13363,11 @@ class Explorer(BrowserTestCase):
             ({"message": "Bad."}, {"email": "One."}, "Bad.", "One."),
             ({"message": "Bad."}, {"email": {"a": ["One.", 2]}}, "Bad.", "One. 2"),
             ({"message": "Bad."}, {"odd": [["?"]]}, "Bad.\nodd: ?", ""),
-            ({"message": "Bad."}, ["One.", "Two."], "Bad.\n__all__: One. Two.", ""),
-            ({"message": "Bad."}, "Text.", "Bad.\n__all__: Text.", ""),
+            ({"message": "Bad."}, ["One.", "Two."], "Bad.\nOne. Two.", ""),
+            ({"message": "Bad."}, "Text.", "Bad.\nText.", ""),
             ({"message": "Bad."}, {"email": None}, "Bad.", ""),
             ({"message": "Bad."}, None, "Bad.", ""),
-            (None, 5, "__all__: 5", ""),
+            (None, 5, "5", ""),
         ):
             with self.subTest(errors=errors):
                 reply = {"success": False, "data": data, "errors": errors}
@@ -12914,18 +13376,53 @@ class Explorer(BrowserTestCase):
                 with mock.patch.object(ContactEndpoint, "create", answer):
                     status, shown = self.press()
                 self.assertEqual(shown, reply)
-                self.assertTrue(status.startswith("400 Bad Request"))
+                self.assertEqual(status, "400 Bad Request")
                 self.assertEqual(self.complaint(), line)
                 self.assertEqual(
                     self.find(".field .bad").get_property("textContent"), said
                 )
                 self.assert_refused(400)
-        broken = mock.Mock(return_value=HttpResponse("{", "application/json"))
-        with mock.patch.object(ContactEndpoint, "create", broken):
-            self.find("[type=submit]").click()
-            line = self.wait("article [role=status] strong").text
-        self.assertTrue(line.startswith("200 OK"))
-        self.assertEqual(self.find(".reply").text, "{")
+
+    # The same call as code
+
+    def test_the_same_call_is_given_as_javascript_and_as_a_curl_line(self):
+        self.explore(f"shop/article/{self.article.pk}/update")
+        self.wait_for_record()
+        self.replace(title='It\'s "new" é', tags="a b,c")
+        reply = self.press()[1]
+        self.replace(title='It\'s "newer" é', tags="a b,d")
+        script, curl = self.sample("JavaScript"), self.sample("curl")
+        self.assertNotIn("--json", curl)
+        sent = '{title: "It\'s \\"newer\\" é", tags: ["a b", "d"]}'
+        path_ = f"shop/article/{self.article.pk}/update"
+        self.assertEqual(script, f'await ajax("{path_}", {sent});')
+        script = f"""
+            const done = arguments[0];
+            const {{default: ajax}} = await import("/ajax/client.js");
+            done({script.removeprefix("await").removesuffix(";")});
+        """
+        data = self.browser.execute_async_script(script)
+        self.assertEqual(data["title"], 'It\'s "newer" é')
+        session = {"SESSION": self.client.cookies["sessionid"].value}
+        output = Project(self, {}).run_program("bash", "-c", f"{curl} -s", **session)
+        self.assertEqual(json.loads(output), {**reply, "data": data})
+
+    def test_code_is_copied_over_http_too(self):
+        self.explore("shop/hello")
+        buttons = self.find_all(".head button")
+        names = [button.get_attribute("aria-label") for button in buttons]
+        self.assertEqual(names, ["Copy JavaScript", "Copy curl"])
+        buttons[0].click()
+        self.assertEqual(self.wait(".head small:not(:empty)").text, "Copied.")
+        script = 'Object.defineProperty(navigator, "clipboard", {value: undefined})'
+        self.browser.execute_script(script)
+        buttons[1].click()
+        self.wait_until(lambda: self.find_all(".head small")[1].text == "Copied.")
+        selected = self.browser.execute_script("return String(getSelection())")
+        self.assertEqual(selected.strip(), self.sample("curl"))
+        self.go("shop/ask")
+        self.box("body").send_keys(webdriver.Keys.CONTROL, "v")
+        self.assertEqual(self.value("body").split(), selected.split())
 
     def test_the_curl_line_works_as_it_stands(self):
         def only_ann(self, request, application, method):
@@ -12936,9 +13433,8 @@ class Explorer(BrowserTestCase):
         session = {}
 
         def run_line(where):
-            line = self.browser.find_elements("css selector", "pre:not(.reply)")[-1]
             done = subprocess.run(
-                ["bash", "-c", f"cd {where}; {line.text} -s"],
+                ["bash", "-c", f"cd {where}; {self.sample('curl')} -s"],
                 env=os.environ | session,
                 capture_output=True,
                 timeout=30,
@@ -12960,6 +13456,162 @@ class Explorer(BrowserTestCase):
         names = [tag["name"] for tag in data["tags"]]
         found = (data["words"], data["json"], names, data["file"][:17])
         self.assertEqual(found, ("it's", {"a": [1]}, ["a b", "c"], "/media/specimens/"))
+
+    # For everybody
+
+    def test_all_can_be_done_by_the_keyboard(self):
+        self.explore()
+        keys = webdriver.Keys
+
+        def press(*pressed):
+            for key in pressed:
+                self.browser.switch_to.active_element.send_keys(key)
+
+        def walk_to(element):
+            for _number in range(60):
+                press(keys.TAB)
+                if self.browser.switch_to.active_element == element:
+                    return
+            self.fail(f"{element.get_attribute('id')} cannot be reached.")
+
+        walk_to(self.find("#filter"))
+        press("article/{pk}/up", keys.ENTER)
+        self.assertEqual(self.wait("h2:focus").text, "shop/article/{pk}/update")
+        walk_to(self.box("pk"))
+        press(str(self.article.pk), keys.TAB)
+        self.wait_for_record()
+        walk_to(self.box("title"))
+        press(keys.END, " typed", keys.ENTER)
+        self.assertEqual(self.reply()["data"]["title"], "First typed")
+        walk_to(self.find(".reply .json"))  # Or it could not be scrolled.
+        self.browser.execute_script("document.activeElement.blur()")
+        self.explore("shop/article/list")
+        press(keys.TAB)
+        self.assertTrue(self.find("#skip:focus").is_displayed())
+        press(keys.ENTER)
+        self.assertEqual(self.wait("h2:focus").text, "shop/article/list")
+
+    def test_odd_names_and_texts_are_shown_as_they_are(self):
+        source = "".join(
+            f'def call_{number}(request):\n    "Number {number}."\n'
+            for number in range(300)
+        )
+        source += f"def constructor(request):\n    {MARKUP!r}\n"
+        self.serve(Odd, can_list=yes)
+        Odd.objects.create(char=MARKUP)
+        with self.apps(many=source):
+            self.explore("many/constructor")
+            self.assertEqual(
+                self.find("article p").text.split(), MARKUP.replace("`", "").split()
+            )
+            links = self.find_all("#calls a")
+            self.assertGreater(len(links), 300)
+            self.explore("shop/odd/create")
+            boxes = self.find_all(".field")
+            self.assertEqual(len(boxes), 201)
+            choice = self.box("char").find_elements("css selector", "option")[1]
+            self.assertEqual(choice.text.split(), MARKUP.split())
+            self.go("shop/odd/list")
+            self.press()
+            self.assertEqual(
+                self.find(".reply td:nth-child(3)").text.split(), MARKUP.split()
+            )
+            self.assertFalse(self.find_all("b, i"))
+            # All is shown within a second, and loaded before.
+            self.explore()
+            script = """
+                const start = performance.now();
+                const filter = document.querySelector("#filter");
+                filter.dispatchEvent(new InputEvent("input"));
+                document.body.getBoundingClientRect();
+                return performance.now() - start;
+            """
+            self.assertLess(self.browser.execute_script(script), 1000)
+            self.assertGreater(len(self.find_all("#table tbody tr")), 300)
+
+    def test_axe_finds_nothing_in_light_or_dark_on_any_width(self):
+        axe = (install_packages() / "axe-core/axe.min.js").read_text("utf-8")
+        script = "axe.run().then(found => arguments[0](found.violations))"
+
+        def check(*what):
+            self.browser.execute_script(axe)
+            for scheme, width in itertools.product(("light", "dark"), (320, 768, 1440)):
+                self.emulate(prefers_color_scheme=scheme)
+                self.resize(width)
+                with self.subTest(*what, scheme=scheme, width=width):
+                    found = self.browser.execute_async_script(script)
+                    self.assertEqual(found, [])
+                    wide = "return document.documentElement.scrollWidth"
+                    self.assertLessEqual(self.browser.execute_script(wide), width)
+
+        for where in ("", f"{self.path}/delete"):
+            self.explore(where)
+            check(where)
+        self.explore(f"{self.path}/get")
+        self.press()
+        check("a reply")
+        self.explore("shop/article/list")
+        self.press()
+        check("a list")
+        self.explore("shop/specimen/create")
+        self.fill(char="too long", kind="A")
+        self.send_special("date", "null")
+        self.press()
+        self.box("country").send_keys("1")
+        check("errors")
+        self.assert_refused(400)
+
+    def test_fingers_have_large_targets(self):
+        self.resize(390)
+        touch = "Emulation.setTouchEmulationEnabled"
+        self.browser.execute_cdp_cmd(touch, {"enabled": True})
+        self.addCleanup(self.browser.execute_cdp_cmd, touch, {"enabled": False})
+        self.emulate(pointer="coarse")
+        script = """
+            const targets = "main :is(a, button, input, select)";
+            const elements = Array.from(document.querySelectorAll(targets));
+            return elements.filter(element => element.checkVisibility())
+              .map(element => element.getBoundingClientRect())
+              .filter(({width, height}) => width < 43.5 || height < 43.5).length;
+        """
+        for where in ("", "shop/specimen/create", "shop/article/list"):
+            self.explore(where)
+            if where.endswith("list"):
+                self.press()
+            self.assertEqual(self.browser.execute_script(script), 0, where)
+
+    def test_forced_colours_print_and_right_to_left(self):
+        self.explore("shop/article/list")
+        self.emulate(forced_colors="active")
+        style = self.find("nav [aria-current]").value_of_css_property("outline-style")
+        self.assertEqual(style, "solid")
+        command = self.browser.execute_cdp_cmd
+        command("Emulation.setEmulatedMedia", {"media": "print"})
+        self.assertFalse(self.find("#side").is_displayed())
+        command("Emulation.setEmulatedMedia", {"media": ""})
+        with self.apps(
+            rtl='def greet(request):\n    "\u0645\u0631\u062d\u0628\u0627."\n'
+        ):
+            self.explore("rtl/greet")
+            text = self.find("article header p")
+            self.assertEqual(text.get_attribute("dir"), "auto")
+            self.assertEqual(text.value_of_css_property("direction"), "rtl")
+            self.browser.execute_script("document.documentElement.dir = 'rtl'")
+            wide = "return document.documentElement.scrollWidth"
+            self.assertLessEqual(self.browser.execute_script(wide), 1280)
+
+    def test_its_files_are_its_own_and_small(self):
+        self.client.force_login(self.user)
+        with self.settings(DEBUG=True):
+            page = self.client.get("/ajax/").content.decode()
+            script = self.client.get("/ajax/explorer.js").content
+            icon = self.client.get("/ajax/explorer.svg")
+        self.assertEqual(icon["Content-Type"], "image/svg+xml; charset=utf-8")
+        self.assertNotRegex(
+            page, r"(?s)<style|<script[^>]*>[^<]|style=|\son\w+=|https?:"
+        )
+        self.assertNotRegex(script.decode(), r"innerHTML|insertAdjacent|\beval\b")
+        self.assertLessEqual(max(map(len, script.decode().splitlines())), 100)
 
 
 # --- Checks ---------------------------------------------------------------------------
