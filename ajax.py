@@ -3847,11 +3847,23 @@ def _run_view(view, request, *args, **kwargs):
     return async_to_sync(finish)()
 
 
+def _find_signature(function):
+    """Return the signature of a function, of a decorated one that of the inner one.
+
+    A method made by async_to_sync() is a partial function: its inner one takes `self`.
+    """
+    signature = inspect.signature(function)
+    if isinstance(function, functools.partial) and hasattr(function, "__wrapped__"):
+        parameters = list(signature.parameters.values())
+        signature = signature.replace(parameters=parameters[1:])
+    return signature
+
+
 @functools.lru_cache(maxsize=256)
 def _count_places(function):
     """Return how many arguments a function takes by position."""
     places = 0
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in _find_signature(function).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
             return sys.maxsize
         if parameter.kind < parameter.VAR_POSITIONAL:
@@ -3862,7 +3874,7 @@ def _count_places(function):
 @functools.lru_cache(maxsize=256)
 def _takes_keyword(function, name):
     """Return whether a function takes a keyword argument of a name."""
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in _find_signature(function).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD or parameter.name == name:
             return True
     return False
@@ -6839,7 +6851,7 @@ def _find_wrong_parameters(candidate):
     record: `can_get(self, record)` would ask `user.is_active`."""
     for owner, name, value in candidate.own_hooks:
         arguments = _find_arguments(candidate.base, name)
-        signature = _find_signature(candidate.bind(value), name, arguments)
+        signature = _fit_signature(candidate.bind(value), name, arguments)
         is_right = signature is not None
         if is_right:
             is_right = not _has_swapped_names(candidate.model, signature, arguments)
@@ -6850,7 +6862,7 @@ def _find_wrong_parameters(candidate):
             yield owner, name, sentence
 
 
-def _find_signature(hook, name, arguments):
+def _fit_signature(hook, name, arguments):
     """Return the signature of a hook, None if it cannot be called with these arguments.
 
     The hooks that allow a write may take fewer, as those of the old package did.
@@ -6861,7 +6873,7 @@ def _find_signature(hook, name, arguments):
             arguments, modified = arguments[:-1], {"modified": "modified"}
         arguments, modified = _fit_arguments(hook, arguments, modified)
     try:
-        signature = inspect.signature(hook)
+        signature = _find_signature(hook)
         signature.bind(*arguments, **modified)
     except (TypeError, ValueError):
         return None

@@ -5084,6 +5084,7 @@ class Refusals(AjaxTestCase):
             {"can_update": lambda self, user, *, modified: 1},
             {"can_update": lambda self: 1},
             {"can_get": classmethod(lambda cls, user, obj: 1)},
+            {"can_get": async_to_sync(is_asked_async)},
             {"can_get": functools.partialmethod(yes, 1), "can_list": mock.Mock()},
             {"get_queryset": lambda self, request=None, **options: 1},
             {"authenticate": lambda self, request, *names: 1},
@@ -5093,6 +5094,8 @@ class Refusals(AjaxTestCase):
                 self.serve(Article, **attributes)
                 self.doCleanups()
         self.serve(User, can_get=lambda self, user, other: 1)
+        self.serve(Article, can_update=async_to_sync(is_asked_async))
+        self.post(f"{self.path}/update", {"title": "x"}, status=403)
         self.serve(Category, create=later)
         status, reply = self.send("shop/category")
         self.assertEqual((status, reply["data"]), (200, {"later": "create"}))
