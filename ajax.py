@@ -1236,6 +1236,9 @@ class _Part:
     start = None
     #: Whether the part wants instances.
     needs_records = False
+    #: Whether what is sent is compared with what was shown, before it is read. It need
+    #: not be where the values that are read can be compared.
+    compares_text = False
 
     def __init__(self, plan, name, field=None):
         self.plan = plan
@@ -1263,6 +1266,8 @@ class _Part:
 
 class _Column(_Part):
     """A key whose value is in a column."""
+
+    compares_text = True
 
     def __init__(self, plan, name, field, lookup=None):
         super().__init__(plan, name, field)
@@ -1295,6 +1300,8 @@ class _Column(_Part):
 
 class _JSONColumn(_Column):
     """A JSONField, whose values need no conversion."""
+
+    compares_text = False
 
     def encode(self, batch):
         return _dump_each(batch.column(self.start))
@@ -1330,6 +1337,8 @@ class _FileColumn(_Column):
 class _ForeignKey(_Column):
     """A foreign key that is shown as a pk; one to another field than the pk is looked
     up."""
+
+    compares_text = False
 
     def __init__(self, plan, field):
         super().__init__(plan, field.name, field)
@@ -3151,16 +3160,20 @@ def _unify_newlines(text):
 
 
 def _is_same_json(one, other):
-    """Return whether two JSON values are the same; to Python True equals 1."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        if one.keys() != other.keys():
-            return False
-        return all(_is_same_json(value, other[key]) for key, value in one.items())
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_is_same_json, one, other))
-    if isinstance(one, bool) is not isinstance(other, bool):
+    """Return whether two JSON values are the same; to Python True equals 1, too."""
+    if one != other:
         return False
-    return one == other
+    # Python is slow at looking at each value.
+    return repr(one) == repr(other) or _has_same_booleans(one, other)
+
+
+def _has_same_booleans(one, other):
+    """Return whether two equal values have their booleans at the same places."""
+    if isinstance(one, dict):
+        return all(_has_same_booleans(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return all(map(_has_same_booleans, one, other))
+    return isinstance(one, bool) is isinstance(other, bool)
 
 
 def _read_text(field, value, is_form):
@@ -4713,7 +4726,7 @@ class _Draft:
             return False  # "1" may be a text in JSON, the form's text is a number.
         if self.plan.is_custom or self.plan.is_escaped:
             return part.name in self.shown and _is_sent(self.shown[part.name], sent)
-        if isinstance(part, _ForeignKey) or not isinstance(part, _Column):
+        if not part.compares_text:
             return False
         if _is_sent(json.loads(part.encode(self.batch)[0]), sent):
             return True
