@@ -7472,7 +7472,7 @@ def _refuse_to_explore(request, name):
     if user is None or user.is_authenticated:
         raise Http404
     login = _login_url()
-    if name:
+    if name or "login_url" not in login:
         raise AJAXError(404, _("Not found."), **login)
     separator = "&" if "?" in login["login_url"] else "?"
     query = urlencode({"next": request.get_full_path()})
