@@ -10432,6 +10432,21 @@ class Demo(ProjectTestCase):
             self.assertIn("class Post(models.Model):", description)
             self.assertIn("@ajax.register(Post)", description)
         post = re.search(rf"{server.url}(\S+/post/1)/get\.json", curl)[1]
+        with self.subTest("It shows what endpoints add to records."):
+            sent = {"order_by": "-post_count"}
+            answer = server.call("ajax/demo/category/list.json", sent)
+            news, recipes = json.loads(answer.text)["data"]
+            self.assertEqual((news["post_count"], len(news["posts"])), (2, 2))
+            self.assertEqual((recipes["post_count"], recipes["posts"]), (0, []))
+            answer = server.call("ajax/demo/count_posts.json", {"since": "2000-01-01"})
+            self.assertEqual(json.loads(answer.text)["data"], {"count": 2})
+            answer = server.call(f"{post}/publish.json", {})
+            published = json.loads(answer.text)["data"]
+            self.assertEqual(
+                (published["published"], published["like_count"]), (True, 1)
+            )
+            answer = server.call(published["picture"][1:], None, method="GET")
+            self.assertEqual(answer.headers["Content-Type"], "image/svg+xml")
         with self.subTest("Many are answered at once."), ThreadPoolExecutor(8) as pool:
             paths = [f"{post}/update.json"] * 8
             forms = [f"title={number}" for number in range(8)]
@@ -10519,7 +10534,7 @@ class Servers(ProjectTestCase):
                 with open(folder / "demo" / f"{name}.py", "a") as file:
                     file.write(pathlib.Path(f"more_{name}.py").read_text())
             warnings.filterwarnings("ignore", "StreamingHttpResponse must consume")
-            limits = {"MEDIA_ROOT": folder, "DATA_UPLOAD_MAX_MEMORY_SIZE": 9000}
+            limits = {"DATA_UPLOAD_MAX_MEMORY_SIZE": 9000}
             settings.configure(**ajax._demo_settings(str(folder)), **limits)
             django.setup()
             management.call_command("migrate", run_syncdb=True, verbosity=0)
