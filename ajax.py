@@ -4,16 +4,20 @@
     import ajax
     from .models import Post
 
-    @ajax.login_required
-    def whoami(request):
-        return {"username": request.user.username}
-
     @ajax.register(Post)
     class PostEndpoint(ajax.ModelEndpoint):
         readonly_fields = ["author"]
 
+        def prepare_record(self, request, record, created):
+            if created:
+                record.author = request.user
+
     # urls.py
     path("ajax/", include("ajax"))
+
+    // a page
+    import ajax from "/ajax/client.js";
+    const post = await ajax("blog/post/create", {title: "Hello"});
 
 Every call is a POST to a path below the mount:
 
