@@ -4,16 +4,20 @@
     import ajax
     from .models import Post
 
-    @ajax.login_required
-    def whoami(request):
-        return {"username": request.user.username}
-
     @ajax.register(Post)
     class PostEndpoint(ajax.ModelEndpoint):
         readonly_fields = ["author"]
 
+        def prepare_record(self, request, record, created):
+            if created:
+                record.author = request.user
+
     # urls.py
     path("ajax/", include("ajax"))
+
+    // a page
+    import ajax from "/ajax/client.js";
+    const post = await ajax("blog/post/create", {title: "Hello"});
 
 Every call is a POST to a path below the mount:
 
@@ -80,6 +84,7 @@ from django.core import checks
 from django.core import exceptions as core_exceptions
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.files import File
+from django.core.files.base import ContentFile
 from django.core.files.uploadedfile import UploadedFile
 from django.core.signals import got_request_exception
 from django.core.validators import (
@@ -119,6 +124,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_exempt
 from django.views.generic import RedirectView
+from django.views.static import serve
 
 __version__ = "1.1.0"
 
@@ -8661,9 +8667,11 @@ class Category(models.Model):
     title = models.CharField(max_length=100)
 
 class Post(models.Model):
-    category = models.ForeignKey(Category, models.CASCADE)
+    category = models.ForeignKey(Category, models.CASCADE, related_name="posts")
     author = models.ForeignKey(User, models.CASCADE)
     title = models.CharField(max_length=200)
+    picture = models.FileField(upload_to="pictures", blank=True)
+    published = models.BooleanField(default=False)
     created = models.DateTimeField(auto_now_add=True)
     liked_by = models.ManyToManyField(User, related_name="likes", blank=True)
     if apps.is_installed("taggit"):
@@ -8672,29 +8680,61 @@ class Post(models.Model):
         tags = TaggableManager(blank=True)
 """,
     "demo/endpoints.py": """\
+import datetime
 import ajax
+from django.db.models import Count
 from demo.models import Category, Post
 
 def whoami(request):
     return {"username": request.user.username}
 
+@ajax.login_required
+@ajax.validated
+def count_posts(request, since: datetime.date, category: Category | None = None):
+    \"\"\"Count the posts since a day, of one category or of all.\"\"\"
+    posts = Post.objects.filter(created__date__gte=since)
+    if category:
+        posts = posts.filter(category=category)
+    return {"count": posts.count()}
+
 @ajax.register(Category)
 class CategoryEndpoint(ajax.ModelEndpoint):
+    fields = ["title", "post_count", "posts"]  # Its posts are its children.
+    annotations = {"post_count": Count("posts")}
+    sortable_by = ["title", "post_count"]
+
     def can_list(self, user):
         return True
 
 @ajax.register(Post)
-class PostEndpoint(CategoryEndpoint):
-    readonly_fields = ["author"]
+class PostEndpoint(ajax.ModelEndpoint):
+    readonly_fields = ["author", "published"]
+    annotations = {"like_count": Count("liked_by")}
     search_fields = ["title"]
-    sortable_by = ["title", "created"]
-    list_filter = ["category"]
+    sortable_by = ["title", "created", "like_count"]
+    list_filter = ["category", "published"]
+
+    def can_list(self, user):
+        return True
 
     def prepare_record(self, request, record, created):
         if created:
             record.author = request.user
+
+    @ajax.validated
+    def publish(self, request, record):
+        \"\"\"Publish a post.\"\"\"
+        record.published = True
+        record.save()
+        return record
 """,
 }
+
+
+#: The picture of the first post.
+_DEMO_PICTURE = b"""\
+<svg xmlns="http://www.w3.org/2000/svg"><circle cx="50" cy="50" r="40"/></svg>
+"""
 
 
 def _log_in_demo(get_response):
@@ -8726,26 +8766,34 @@ def _show_demo():
 
 
 def _fill_demo():
-    """Create the demo's user, a category and two posts that share a tag."""
+    """Create the demo's user, two categories, and posts that share a tag."""
     user = apps.get_model("auth.User").objects.create(username="demo")
-    category = apps.get_model("demo.Category").objects.create(title="News")
-    _create_demo_post(category, user, "Ten minutes of work", "ajax")
-    _create_demo_post(category, user, "No tears", "json")
+    categories = apps.get_model("demo.Category").objects
+    news = categories.create(title="News")
+    categories.create(title="Recipes")
+    post = _create_demo_post(news, user, "Ten minutes of work", "ajax")
+    post.liked_by.add(user)
+    post.picture.save("circle.svg", ContentFile(_DEMO_PICTURE))
+    _create_demo_post(news, user, "No tears", "json")
 
 
 def _create_demo_post(category, user, title, tag):
     posts = apps.get_model("demo.Post").objects
     post = posts.create(category=category, author=user, title=title)
-    post.liked_by.add(user)
     if hasattr(post, "tags"):
         post.tags.add("django", tag)
+    return post
 
 
 def _demo_settings(folder):
     """Return the demo's settings, with its database in a folder."""
     demo_urls = types.ModuleType("demo_urls")
     to_explorer = RedirectView.as_view(pattern_name="ajax:explorer")
-    demo_urls.urlpatterns = [path("", to_explorer), path("ajax/", include(__name__))]
+    demo_urls.urlpatterns = [
+        path("", to_explorer),
+        path("ajax/", include(__name__)),
+        path("media/<path:path>", serve, {"document_root": f"{folder}/media"}),
+    ]
     installed_apps = ["django.contrib.contenttypes", "django.contrib.auth"]
     if importlib.util.find_spec("taggit"):
         installed_apps.append("taggit")
@@ -8765,6 +8813,8 @@ def _demo_settings(folder):
         ],
         "INSTALLED_APPS": installed_apps,
         "DATABASES": {"default": database},
+        "MEDIA_ROOT": f"{folder}/media",
+        "MEDIA_URL": "/media/",
     }
 
 
