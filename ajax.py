@@ -35,14 +35,14 @@ The file uses a few words in one sense only:
 
     sent             the value that a client sends for a key
     model endpoint   an instance of a model's endpoint class, made for one request
-    plan             what one model looks like at one place of a reply, and how it is
-                     queried; plans are kept until something is registered
-    part             one key of a plan: it encodes, describes and reads that key
+    plan             the keys that one model has at one place of a reply, and the query
+                     for them; plans are kept until something is registered
+    part             one key of a plan: it shows, describes and reads the key
     batch            records of one model that are encoded together
     draft            a record that is being written
     closed           said of a model of which only pks may be shown
 
-Read down for definitions, up to follow a request.
+Sections go from values to requests. To follow a request, start at `dispatch`.
 """
 
 import collections
@@ -126,7 +126,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.generic import RedirectView
 from django.views.static import serve
 
-__version__ = "1.1.0"
+__version__ = "1.2.0"
 
 __all__ = [
     "AJAXError",
@@ -171,11 +171,12 @@ _MAX_SEARCH_WORDS = 10
 _MAX_SORT_KEYS = 10
 #: Levels of foreign keys shown as whole records.
 _MAX_LEVELS = 5
-#: Places in one reply at which a record is shown whole inside another one.
+#: Related records shown whole, counted by their place in the reply.
 _MAX_EXPANSIONS = 100
 #: Keys for which a reply explains what is wrong.
 _MAX_EXPLAINED_KEYS = 20
-#: SQLite joins at most 64 tables. Relations beyond this number get their own query.
+#: Tables that one query joins; further relations get a query each. SQLite's limit is
+#: 64.
 _MAX_JOINS = 40
 #: JavaScript's Number.MAX_SAFE_INTEGER: JavaScript rounds larger integers.
 _MAX_SAFE_INTEGER = 2**53 - 1
@@ -234,7 +235,7 @@ class AJAXError(Exception):
         return response
 
 
-#: The messages of exceptions whose own text is empty or private.
+#: The messages of exceptions whose text is empty or must not be shown.
 _MESSAGES = {
     400: gettext_lazy("This cannot be processed. Please check what you entered."),
     403: gettext_lazy("You may not do this."),
@@ -264,7 +265,7 @@ _STATUSES = (
     (DataError, 400, False),
     # SQLite's driver raises OverflowError for a number beyond its columns.
     (OverflowError, 400, False),
-    # Django 5.2 raises a bare DatabaseError instead: see _as_database_error().
+    # Django 6.0 raises it; 5.2 raises a bare DatabaseError: see _as_database_error().
     (getattr(core_exceptions, "ObjectNotUpdated", ()), 409, False),
 )
 
@@ -292,7 +293,7 @@ _DATABASE_CODES = {
 
 
 def _as_ajax_error(error):
-    """Return the AJAXError for an exception, None if nobody expected the exception."""
+    """Return the AJAXError for an exception, None if it is to be a 500."""
     if isinstance(error, AJAXError):
         return error
     if isinstance(error, ValidationError):
@@ -309,7 +310,7 @@ def _as_ajax_error(error):
 
 
 def _own_text(error):
-    """Return the text that an exception was raised with, "" if it has another value.
+    """Return the text that an exception was raised with, "" if it is no text.
 
     A Resolver404 has the URLconf, which clients must not see.
     """
@@ -356,7 +357,7 @@ def _error_response(request, error):
     except Exception as unexpected:
         return _report(request, unexpected)
     if isinstance(error, (DatabaseError, OverflowError)):
-        # The text may quote the client: Django escapes the arguments of log messages.
+        # The text may hold what the client sent. Django escapes a log's arguments.
         arguments = (response.reason_phrase, request.path, str(error))
         log_response("%s: %s: %s", *arguments, response=response, request=request)
     return response
@@ -399,7 +400,7 @@ def _describe_exception(error):
 
 
 def _errors_by_field(error):
-    """Return the messages of a ValidationError by field, whatever it was made of."""
+    """Return the messages of a ValidationError by field, also of one without fields."""
     return ValidationError(error.update_error_dict({})).message_dict
 
 
@@ -452,7 +453,8 @@ def _find_close(name, known_names, likeness=0.6):
 
 # --- Signals --------------------------------------------------------------------------
 
-#: Sent inside the transaction, after its last write, with `instance` and `request`.
+#: Sent after the endpoint's last write, before the commit, with `instance` and
+#: `request`.
 #: `ajax_deleted` also has `payload`: the data of the reply.
 ajax_created = Signal()
 ajax_updated = Signal()
@@ -564,15 +566,15 @@ _CONVERSIONS = {
     File: _plain_file,
 }
 
-#: The classes of values that JSON takes as they are.
+#: The classes of values that need no conversion; an integer may be too large.
 _PLAIN_CLASSES = {str, bool, type(None)}
 
 
 def _to_plain(value, encode=None):
-    """Return a value that an endpoint returned as plain dicts, lists and scalars.
+    """Convert what an endpoint returned to plain dicts, lists and scalars.
 
-    `encode` turns a list of records into a list of dicts; by default it does so for
-    nobody in particular. Raise TypeError for a value that JSON cannot hold.
+    `encode` turns a list of records into a list of dicts, by default without a user.
+    Raise TypeError for a value that JSON cannot hold.
     """
     value_class = type(value)
     if value_class in _PLAIN_CLASSES:
@@ -923,6 +925,647 @@ def _is_writable(field, is_named):
     if is_named:
         return True
     return field.editable and not field.primary_key
+
+
+# --- Reading input --------------------------------------------------------------------
+
+_FORM_TYPE = "application/x-www-form-urlencoded"
+_MULTIPART_TYPE = "multipart/form-data"
+_JSON_TYPE = "application/json"
+_TYPES = (_FORM_TYPE, _MULTIPART_TYPE, _JSON_TYPE)
+
+#: NUL, which PostgreSQL refuses, and lone surrogates, which no database stores.
+_BAD_TEXT = re.compile("[\0\ud800-\udfff]")
+#: A URL-encoded ASCII body without these bytes needs no further check.
+_ODD_BYTES = re.compile(rb"[%\0]")
+
+
+def _check_storable(value, checks_texts=True):
+    """Raise ValueError for a value that is nested too deeply or cannot be stored.
+
+    Values are checked level by level, since Python is slow at checking one by one. If
+    `checks_texts` is false, the caller knows that all texts in the value are fine.
+    """
+    level = [value]
+    for _depth in range(_MAX_JSON_DEPTH + 1):
+        classes = set(map(type, level))
+        if checks_texts and _BAD_TEXT.search("".join(_pick(str, level))):
+            raise ValueError(_("Null characters and lone surrogates are not allowed."))
+        if float in classes and not all(map(math.isfinite, _pick(float, level))):
+            raise ValueError(_("NaN and infinities are not allowed."))
+        if dict not in classes and list not in classes:
+            return
+        level = _next_level(level, checks_texts)
+    raise ValueError(_("It is nested too deeply."))
+
+
+def _next_level(level, with_keys):
+    """Return the values that lists and dicts hold, and the keys of dicts."""
+    containers = _pick(list, level)
+    for mapping in _pick(dict, level):
+        if mapping:
+            containers.append(mapping.values())
+            if with_keys:
+                containers.append(mapping)  # Iterated, a dict gives its keys.
+    return list(itertools.chain.from_iterable(containers))
+
+
+def _pick(kind, values):
+    """Return the values of exactly one class."""
+    return [value for value in values if type(value) is kind]
+
+
+def _check_body(body, checks_texts=True):
+    """Raise ValueError for a body that cannot be stored; name the bad key if it is one
+    of the first _MAX_MEMBERS."""
+    try:
+        _check_storable(body, checks_texts)
+    except ValueError as error:
+        items = {}
+        if isinstance(body, dict):
+            items = body.items()
+        elif isinstance(body, list):
+            items = enumerate(body)
+        for key, value in itertools.islice(items, _MAX_MEMBERS):
+            try:
+                _check_storable({key: value}, checks_texts)
+            except ValueError:
+                raise ValueError(f"{error} (in {_dump(key)})") from None
+        raise
+
+
+_REPEATED_KEY = gettext_lazy('The key "%s" stands twice.')
+
+
+def _make_object(pairs):
+    """Return the dict for a JSON object; raise ValueError if a key stands twice."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        counts = collections.Counter(key for key, _value in pairs)
+        [(repeated, _count)] = counts.most_common(1)
+        raise ValueError(_REPEATED_KEY % repeated[:100])
+    return made
+
+
+def _parse_json(text):
+    """Return the value of a JSON text; raise ValueError for a bad one."""
+    try:
+        value = json.loads(text, object_pairs_hook=_make_object)
+    except RecursionError:
+        raise ValueError(_("It is nested too deeply.")) from None
+    # JSON text holds NUL and lone surrogates only as escapes.
+    _check_body(value, checks_texts="\\u" in text)
+    return value
+
+
+def _read_body(request):
+    """Set `request.data` to the JSON's value, else to request.POST; raise AJAXError 400
+    for a bad body."""
+    try:
+        if request.content_type == _JSON_TYPE and request.body:
+            request.data = _parse_json(request.body.decode())
+        else:
+            request.data = request.POST
+            _check_form(request)
+            if request.content_type == _MULTIPART_TYPE and _JSON_TYPE in request.POST:
+                request.data = _read_json_part(request)
+    except ValueError as error:
+        kind = "JSON" if request.content_type == _JSON_TYPE else _("form")
+        message = _("The body is not valid (%(kind)s): %(error)s")
+        raise AJAXError(400, message % {"kind": kind, "error": error}) from None
+
+
+def _check_form(request):
+    """Raise ValueError for a form with texts that are no UTF-8 or cannot be stored."""
+    if request.content_type == _FORM_TYPE:
+        body = request.body
+        if body.isascii() and not _ODD_BYTES.search(body):
+            return
+        unquote_to_bytes(body).decode()  # Django would replace what is no UTF-8.
+    texts = dict(request.POST.lists())
+    _check_body(texts | dict.fromkeys(request.FILES))
+
+
+def _read_json_part(request):
+    """Return the object in the text part application/json, with the files in it.
+
+    Raise ValueError for a bad object, for another text beside it, and for a key that
+    is sent twice.
+    """
+    others = request.POST.keys() - {_JSON_TYPE, "csrfmiddlewaretoken"}
+    if others or len(request.POST.getlist(_JSON_TYPE)) > 1:
+        raise ValueError(_("Beside the text application/json, send only files."))
+    data = _parse_json(request.POST[_JSON_TYPE])
+    if not isinstance(data, dict):
+        raise ValueError(_("The text application/json has to be an object."))
+    for key, files in request.FILES.lists():
+        name = key.removesuffix("[]")
+        if name in data or (name == key and len(files) > 1):
+            raise ValueError(_REPEATED_KEY % name[:100])
+        data[name] = files[0] if name == key else files
+    return data
+
+
+def _check_content_type(request):
+    """Raise AJAXError 415 for a body of a type that is not read here."""
+    if request.content_type not in _TYPES and request.body:
+        message = _("Send the body as JSON or as a form: %s.")
+        raise AJAXError(415, message % ", ".join(_TYPES))
+
+
+class _FormValue(list):
+    """The texts and files that a form has for one key."""
+
+
+class _FormList(list):
+    """The texts and files that a form has for a key that ends with []."""
+
+
+def _read_keys(request):
+    """Return by key what was sent: JSON values or _FormValues.
+
+    Raise AJAXError 400 for a body that is no object.
+    """
+    if isinstance(request.data, MultiValueDict):
+        sent = _read_form_keys(request)
+    elif isinstance(request.data, dict):
+        sent = dict(request.data)
+        for key, value in sent.items():
+            if isinstance(value, File):
+                sent[key] = _FormValue([value])
+    else:
+        raise AJAXError(400, _("The body has to be a JSON object."))
+    sent.pop("csrfmiddlewaretoken", None)
+    return sent
+
+
+def _read_form_keys(request):
+    sent = {}
+    for data in (request.POST, request.FILES):
+        for key, values in data.lists():
+            name = key.removesuffix("[]")
+            if name not in sent:
+                sent[name] = _FormValue() if name == key else _FormList()
+            sent[name].extend(values)
+    return sent
+
+
+def _only_value(sent):
+    """Return the one value of a form's key; return any other value as it is."""
+    if isinstance(sent, _FormValue) and len(sent) == 1:
+        return sent[0]
+    return sent
+
+
+def _unknown_key(key, known_names):
+    """Return the message for an unknown key, with the name that may be meant."""
+    close = _find_close(key, known_names)
+    if close:
+        return _('Unknown key. Did you mean "%s"?') % close
+    return _("Unknown key.")
+
+
+def _refuse_unknown(sent, known, writable):
+    """Return an error for each key that is not known, up to a number; it may name one
+    of the writable keys."""
+    errors = {}
+    for key in sent:
+        if key not in known and len(errors) < _MAX_EXPLAINED_KEYS:
+            errors[key] = [_unknown_key(key, writable)]
+    return errors
+
+
+#: What the code of a field may raise for a value that it cannot read: time zones, for
+#: one, are files.
+_UNREADABLE = (ArithmeticError, LookupError, OSError, TypeError, ValueError)
+
+
+def _form_message(field_class, code="invalid"):
+    """Return what Django's forms say of a wrong value of a form field's class."""
+    return field_class.default_error_messages[code]
+
+
+def _too_many_members():
+    return ValidationError(_("At most %s values.") % _MAX_MEMBERS)
+
+
+def _too_many_tags():
+    return ValidationError(_("At most %s tags.") % _MAX_TAGS)
+
+
+def _required():
+    return ValidationError(_form_message(forms.Field, "required"))
+
+
+def _invalid_value(field=None, value=None):
+    """Return the ValidationError for a value that cannot be read.
+
+    Its message is the field's own, if the project gave it one; else it is what Django's
+    forms say.
+    """
+    message = getattr(field, "error_messages", {}).get("invalid")
+    if message is None or _is_of_django(field, message):
+        message = _find_kind(field).invalid or RegexValidator.message
+    return ValidationError(message, params={"value": value})
+
+
+def _is_of_django(field, message):
+    """Return whether a message for a field is Django's, not the project's."""
+    for base in type(field).__mro__:
+        if base.__module__.startswith("django."):
+            if message in vars(base).get("default_error_messages", {}).values():
+                return True
+    return False
+
+
+@functools.lru_cache(maxsize=1024)
+def _make_form_field(field):
+    """Return the form field that Django makes for a field, None if it makes none.
+
+    None is made for a FilePathField, since that reads the folder.
+    """
+    if isinstance(field, models.FilePathField):
+        return None
+    return field.formfield()
+
+
+def _takes_text(field):
+    """Return whether a field may hold the empty text."""
+    return field.empty_strings_allowed and not isinstance(field, models.BinaryField)
+
+
+#: Stands for an empty text that means nothing: the field keeps its value or default.
+_NOT_SENT = object()
+
+
+def _interpret(field, sent):
+    """Return what was sent for a field, to be written, as Django's forms take it.
+
+    Text is stripped. An empty text is NULL or _NOT_SENT for a field that takes no text.
+    """
+    text = _only_value(sent)
+    is_form = isinstance(sent, _FormValue)
+    if not isinstance(text, str):
+        return sent
+    if isinstance(field, models.JSONField) and not is_form:
+        return sent
+    if _takes_text(field):
+        value = _interpret_text(field, text, is_form)
+    elif field.is_relation:
+        value = text or _interpret_blank(field)
+    else:
+        value = text.strip() or _interpret_blank(field)
+    if is_form and value is not _NOT_SENT:
+        return _FormValue([value])
+    return value
+
+
+def _interpret_text(field, text, is_form):
+    """Return a text as the form field of a field that takes text has it."""
+    form_field = _make_form_field(field)
+    if getattr(form_field, "strip", False):
+        text = text.strip()
+    if is_form and not text:
+        return getattr(form_field, "empty_value", text)
+    return text
+
+
+def _interpret_blank(field):
+    """Return what an empty text means for a field that takes no text."""
+    if field.null:
+        return None
+    if isinstance(field, (models.BooleanField, models.BinaryField)):
+        return ""
+    if field.blank:
+        return _NOT_SENT
+    raise _required()
+
+
+def _find_single(field, sent):
+    """Return the one value that was sent for a field, None for NULL."""
+    if not isinstance(sent, _FormValue):
+        return sent
+    if len(sent) != 1:
+        raise ValidationError(_("This key takes one value."))
+    if sent[0] == "null" and not _takes_text(field):
+        return None
+    return sent[0]
+
+
+def _read_single(field, sent):
+    """Return the one value that was sent for a field, None for a NULL that it takes."""
+    value = _find_single(field, sent)
+    if value is None and not field.null:
+        raise ValidationError(field.error_messages["null"])
+    return value
+
+
+def _read_several(sent):
+    """Return the list that was sent; a form may send it as the text of a JSON list."""
+    if sent == [""] and isinstance(sent, (_FormValue, _FormList)):
+        return []
+    text = _only_value(sent)
+    if isinstance(text, str) and text is not sent:
+        parsed = _parse_list(text)
+        sent = sent if parsed is None else parsed
+    if not isinstance(sent, list):
+        raise ValidationError(_form_message(forms.MultipleChoiceField, "invalid_list"))
+    return sent
+
+
+def _parse_list(text):
+    """Return the list of a JSON text, None for another text."""
+    if text.lstrip().startswith("["):
+        with contextlib.suppress(ValueError):
+            return _parse_json(text)
+    return None
+
+
+def _as_text(value):
+    """Return a JSON text or number as text; raise ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError("It is neither a text nor a number.")
+    return str(value)
+
+
+def _as_form_text(value):
+    """Return the text with which a form shows a plain value."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else _dump(value)
+
+
+def _is_sent(shown, sent):
+    """Return whether what was sent is a plain value that was shown, in JSON or as the
+    text of a form."""
+    if not isinstance(sent, _FormValue):
+        return _is_same_json(shown, sent)
+    text = _only_value(sent)
+    if not isinstance(text, str):
+        return False
+    return _unify_newlines(text) == _unify_newlines(_as_form_text(shown))
+
+
+def _unify_newlines(text):
+    """Return a text with the newlines of Unix: forms send those of Windows."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _is_same_json(one, other):
+    """Return whether two JSON values are the same; to Python True equals 1, too."""
+    if one != other:
+        return False
+    # Python is slow at looking at each value.
+    return repr(one) == repr(other) or _has_same_booleans(one, other)
+
+
+def _has_same_booleans(one, other):
+    """Return whether two equal values have their booleans at the same places."""
+    if isinstance(one, dict):
+        return all(_has_same_booleans(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return all(map(_has_same_booleans, one, other))
+    return isinstance(one, bool) is isinstance(other, bool)
+
+
+def _read_text(field, value, is_form):
+    """Read a JSON text or number as the text that a form would send."""
+    value = field.to_python(_as_text(value))
+    if isinstance(value, datetime.datetime):
+        value = _read_datetime(value)
+    _check_storable(value)
+    return value
+
+
+def _read_time(field, value, is_form):
+    """Read a time of day; raise ValueError for one with an offset: Django drops it."""
+    text = _as_text(value)
+    if re.search("[-+Zz]", text):
+        raise ValueError("A time of day has no offset.")
+    return field.to_python(text)
+
+
+#: What forms send for booleans, besides the texts that BooleanField takes.
+_BOOLEANS = {"true": True, "on": True, "false": False, "off": False, "": False}
+
+
+def _read_boolean(field, value, is_form):
+    if not isinstance(value, bool):
+        value = _BOOLEANS.get(_as_text(value).lower(), value)
+    return field.to_python(value)
+
+
+def _read_json(field, value, is_form):
+    return _parse_json(value) if is_form else value
+
+
+def _read_file_path(field, value, is_form):
+    return field.formfield(required=not field.blank).clean(value)
+
+
+def _read_array(field, value, is_form):
+    if isinstance(value, str):
+        value = _parse_json(value)
+    if not isinstance(value, list):
+        raise ValueError("It is no list.")
+    base = field.base_field
+    return [_read_value(base, _interpret(base, item)) for item in value]
+
+
+class _Kind(NamedTuple):
+    """A kind of field: its types and format in JSON Schema, and how a value is read."""
+
+    types: tuple = ()
+    format: str = ""
+    #: Called with the field, the value, and whether a form sent it.
+    read: Callable = _read_text
+    #: The message for a value that cannot be read.
+    invalid: str = ""
+
+
+#: The kinds of fields, by the name of a class: models and forms name theirs alike. A
+#: subclass follows its nearest base listed here. How values become JSON is not said
+#: here but in _CONVERSIONS, since functions return values of no field.
+_KINDS = {
+    "ArrayField": _Kind(
+        read=_read_array,
+        invalid=_form_message(forms.MultipleChoiceField, "invalid_list"),
+    ),
+    # The database counts these keys from 1: none gets so large that it becomes text.
+    "BigAutoField": _Kind(("integer",), invalid=_form_message(forms.IntegerField)),
+    "BigIntegerField": _Kind(
+        ("integer", "string"), invalid=_form_message(forms.IntegerField)
+    ),
+    "BinaryField": _Kind(("string",), "byte"),
+    "BooleanField": _Kind(("boolean",), read=_read_boolean),
+    "CharField": _Kind(("string",)),
+    "ChoiceField": _Kind(("string",)),
+    "DateField": _Kind(("string",), "date", invalid=_form_message(forms.DateField)),
+    "DateTimeField": _Kind(
+        ("string",), "date-time", invalid=_form_message(forms.DateTimeField)
+    ),
+    "DecimalField": _Kind(
+        ("string",), "decimal", invalid=_form_message(forms.DecimalField)
+    ),
+    "DurationField": _Kind(
+        ("string",), "duration", invalid=_form_message(forms.DurationField)
+    ),
+    "EmailField": _Kind(("string",), "email"),
+    "FileField": _Kind(
+        ("string", "null"), "binary", invalid=_form_message(forms.FileField)
+    ),
+    "FilePathField": _Kind(("string",), read=_read_file_path),
+    "FloatField": _Kind(("number",), invalid=_form_message(forms.FloatField)),
+    "GenericIPAddressField": _Kind(("string",)),
+    "IntegerField": _Kind(("integer",), invalid=_form_message(forms.IntegerField)),
+    "JSONField": _Kind(read=_read_json, invalid=_form_message(forms.JSONField)),
+    "TextField": _Kind(("string",)),
+    "TimeField": _Kind(
+        ("string",), "time-local", _read_time, _form_message(forms.TimeField)
+    ),
+    "UUIDField": _Kind(("string",), "uuid", invalid=_form_message(forms.UUIDField)),
+}
+
+
+def _find_kind(field):
+    for base in type(field).__mro__:
+        if base.__name__ in _KINDS:
+            return _KINDS[base.__name__]
+    return _Kind()
+
+
+def _check_form_integer(field, value):
+    """Raise ValidationError for an integer that JavaScript would round, unless the
+    field is for such ones. SQLite's integer columns all take them."""
+    is_small = _find_kind(field).types == ("integer",)
+    if is_small and not _takes_large_integers(field) and value is not None:
+        field.run_validators(value)
+        MaxValueValidator(_MAX_SAFE_INTEGER)(value)
+        MinValueValidator(-_MAX_SAFE_INTEGER)(value)
+
+
+def _takes_large_integers(form_field):
+    """Return whether a field of a form is that of a BigIntegerField."""
+    max_value = getattr(form_field, "max_value", None)
+    return isinstance(max_value, int) and max_value > _MAX_SAFE_INTEGER
+
+
+def _read_value(field, sent):
+    """Return the value that a field, no relation or file, makes of what was sent.
+
+    Whether it is a good value (its length, range, choice) is for validation to say.
+    """
+    value = _read_single(field, sent)
+    if value is None:
+        return None
+    kind = _find_kind(field)
+    try:
+        return kind.read(field, value, isinstance(sent, _FormValue))
+    except ValidationError as error:
+        message = getattr(error, "message", None)
+        if kind.invalid and _is_of_django(field, message):
+            raise _invalid_value(field, value) from None
+        raise
+    except _UNREADABLE:
+        raise _invalid_value(field, value) from None
+
+
+#: Date-times within these days are valid in every time zone.
+_FIRST_DAY = datetime.date(1, 1, 2)
+_LAST_DAY = datetime.date(9999, 12, 30)
+
+
+def _read_datetime(value):
+    """Return a date-time as USE_TZ wants it; raise ValueError at the calendar's end."""
+    value = from_current_timezone(value)
+    if timezone.is_aware(value):
+        value = value.astimezone(datetime.timezone.utc)
+    if not _FIRST_DAY <= value.date() <= _LAST_DAY:
+        raise ValueError(_("The date-time is at the end of the calendar."))
+    if timezone.is_aware(value) and not settings.USE_TZ:
+        return timezone.make_naive(value)
+    return value
+
+
+def _read_pk(model, sent):
+    """Return a pk, or the pk of an object that holds one, as its field has it."""
+    if isinstance(sent, dict):
+        sent = sent.get("pk")
+    field = _root_key(model)
+    try:
+        pk = _read_value(field, sent)
+        # To Python 1_0 is a number, too.
+        if isinstance(pk, int) and not re.fullmatch("-?[0-9]+", str(sent)):
+            raise _invalid_value(field)
+        field.run_validators(pk)
+    except ValidationError:
+        message = _form_message(forms.ModelChoiceField, "invalid_choice")
+        raise ValidationError(message) from None
+    return pk
+
+
+def _no_record(model, pk):
+    """Return the ValidationError for the pk of no record that may be referred to."""
+    message = _("%(model)s with pk %(pk)s does not exist.")
+    params = {"model": model._meta.verbose_name, "pk": pk}
+    return ValidationError(message, params=params)
+
+
+def _read_file(field, sent):
+    """Return the upload, False to clear the file, or None to leave it as it is."""
+    value = _only_value(sent)
+    if value is None or value == "null" and isinstance(sent, _FormValue):
+        return False
+    if isinstance(value, File):
+        return field.formfield(required=False).clean(value, None)
+    if not isinstance(value, str):
+        raise _invalid_value(field)
+    return None
+
+
+def _read_tags(manager, sent, present=()):
+    """Return the tag names that were sent, in order: a list, its JSON text, or text as
+    taggit parses it.
+
+    Each name is validated by the `name` field of the manager's tag model. Those that
+    are `present` already are kept as they are, and do not count.
+    """
+    present = set(present)
+    field = manager.remote_field.model._meta.get_field("name")
+    sent_names = dict.fromkeys(_find_tag_names(manager, sent, present))
+    if len(sent_names.keys() - present) > _MAX_TAGS:
+        raise _too_many_tags()
+    names = {}
+    for name in sent_names:
+        if name not in present:
+            name = field.clean(name, None)
+        names[name] = True
+    return list(names)
+
+
+def _find_tag_names(manager, sent, present):
+    """Yield the tag names that were sent: those present as they are, others stripped
+    and without blank ones."""
+    from taggit.utils import parse_tags
+
+    value = _only_value(sent)
+    if value == "null" and value is not sent:
+        raise ValidationError(manager.error_messages["null"])
+    if isinstance(value, str):
+        names = _parse_list(value)
+        value = parse_tags(value) if names is None else names
+    if not isinstance(value, list):
+        raise ValidationError(_("Tags are a text, or a list of names."))
+    if len(value) > _MAX_TAGS + len(present):
+        raise _too_many_tags()
+    for tag in value:
+        name = tag.get("name") if isinstance(tag, dict) else tag
+        if not isinstance(name, str):
+            raise ValidationError(_("Tags are a text, or a list of names."))
+        if name in present:
+            yield name
+        elif name.strip():
+            yield name.strip()
 
 
 # --- What a caller may see of related records -----------------------------------------
@@ -2033,7 +2676,7 @@ class _Plan:
         parent_key=None,
     ):
         """Plan a model at the top of a reply, or inside the plan `outer` with `levels`
-        left. Without a user, hooks that want one cannot be asked.
+        left. Without a user, models whose hooks want one show only pks.
 
         `parent_key` is the foreign key by which the records are children of others.
         """
@@ -2188,8 +2831,9 @@ class _Plan:
     def _can_join(self, field, related):
         """Return whether an expanded foreign key is read by a join.
 
-        A constraint must guard it, since a join loses the row of a key to nothing; the
-        project must not choose the related records; and enough joins must be left.
+        The database must enforce the key, since a join drops the row of a dangling one.
+        The project must neither choose the related records nor add to their query. And
+        enough joins must be left.
         """
         if not field.db_constraint:
             return False
@@ -2307,7 +2951,8 @@ class _Plan:
         return request is None or _get_access(request).shows_whole(self.model)
 
     def describe(self, is_written=False):
-        """Return the schema of a record. If it `is_written` too, mark what is not."""
+        """Return the schema of a record. If it `is_written` too, mark the keys that
+        clients cannot write as readOnly."""
         if self.is_custom:
             return {"type": "object"}
         properties = {}
@@ -2340,7 +2985,7 @@ class _Plan:
         return [_dump(_escape_texts(json.loads(text))) for text in texts]
 
     def _encode_custom(self, batch, texts):
-        """Let the model's encoder say what is shown, within what its endpoint shows."""
+        """Let the model's encoder say what is shown; drop what the endpoint hides."""
         texts_by_id = dict(zip(map(id, batch.records), texts, strict=True))
         token = _encoding.set((self.encoder, texts_by_id))
         try:
@@ -2593,7 +3238,7 @@ class _Reader:
             batch.columns[part.start] = list(column)
 
     def _convert_keys(self, records, field):
-        """Make the project's "5" the 5 that a prefetch finds the related record by."""
+        """Convert keys that the project set as text: a prefetch compares values."""
         for record in records:
             if not field.is_cached(record):
                 key = getattr(record, field.attname)
@@ -2779,647 +3424,6 @@ class _EncoderRegistry(_Registry):
 
 
 encoder = _EncoderRegistry()
-
-
-# --- Reading input --------------------------------------------------------------------
-
-_FORM_TYPE = "application/x-www-form-urlencoded"
-_MULTIPART_TYPE = "multipart/form-data"
-_JSON_TYPE = "application/json"
-_TYPES = (_FORM_TYPE, _MULTIPART_TYPE, _JSON_TYPE)
-
-#: NUL, which PostgreSQL refuses, and lone surrogates, which no database stores.
-_BAD_TEXT = re.compile("[\0\ud800-\udfff]")
-#: A URL-encoded ASCII body without these bytes needs no further check.
-_ODD_BYTES = re.compile(rb"[%\0]")
-
-
-def _check_storable(value, checks_texts=True):
-    """Raise ValueError for a value that is nested too deeply or cannot be stored.
-
-    Values are checked level by level, since Python is slow at checking one by one. If
-    `checks_texts` is false, the caller knows that all texts in the value are fine.
-    """
-    level = [value]
-    for _depth in range(_MAX_JSON_DEPTH + 1):
-        classes = set(map(type, level))
-        if checks_texts and _BAD_TEXT.search("".join(_pick(str, level))):
-            raise ValueError(_("Null characters and lone surrogates are not allowed."))
-        if float in classes and not all(map(math.isfinite, _pick(float, level))):
-            raise ValueError(_("NaN and infinities are not allowed."))
-        if dict not in classes and list not in classes:
-            return
-        level = _next_level(level, checks_texts)
-    raise ValueError(_("It is nested too deeply."))
-
-
-def _next_level(level, with_keys):
-    """Return the values that lists and dicts hold, and the keys of dicts."""
-    containers = _pick(list, level)
-    for mapping in _pick(dict, level):
-        if mapping:
-            containers.append(mapping.values())
-            if with_keys:
-                containers.append(mapping)  # Iterated, a dict gives its keys.
-    return list(itertools.chain.from_iterable(containers))
-
-
-def _pick(kind, values):
-    """Return the values of exactly one class."""
-    return [value for value in values if type(value) is kind]
-
-
-def _check_body(body, checks_texts=True):
-    """Raise ValueError for a body that cannot be stored; name the bad key if it is one
-    of the first _MAX_MEMBERS."""
-    try:
-        _check_storable(body, checks_texts)
-    except ValueError as error:
-        items = {}
-        if isinstance(body, dict):
-            items = body.items()
-        elif isinstance(body, list):
-            items = enumerate(body)
-        for key, value in itertools.islice(items, _MAX_MEMBERS):
-            try:
-                _check_storable({key: value}, checks_texts)
-            except ValueError:
-                raise ValueError(f"{error} (in {_dump(key)})") from None
-        raise
-
-
-_REPEATED_KEY = gettext_lazy('The key "%s" stands twice.')
-
-
-def _make_object(pairs):
-    """Return the dict for a JSON object; raise ValueError if a key stands twice."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        counts = collections.Counter(key for key, _value in pairs)
-        [(repeated, _count)] = counts.most_common(1)
-        raise ValueError(_REPEATED_KEY % repeated[:100])
-    return made
-
-
-def _parse_json(text):
-    """Return the value of a JSON text; raise ValueError for a bad one."""
-    try:
-        value = json.loads(text, object_pairs_hook=_make_object)
-    except RecursionError:
-        raise ValueError(_("It is nested too deeply.")) from None
-    # JSON text holds NUL and lone surrogates only as escapes.
-    _check_body(value, checks_texts="\\u" in text)
-    return value
-
-
-def _read_body(request):
-    """Set `request.data` to the JSON's value, else to request.POST; raise AJAXError 400
-    for a bad body."""
-    try:
-        if request.content_type == _JSON_TYPE and request.body:
-            request.data = _parse_json(request.body.decode())
-        else:
-            request.data = request.POST
-            _check_form(request)
-            if request.content_type == _MULTIPART_TYPE and _JSON_TYPE in request.POST:
-                request.data = _read_json_part(request)
-    except ValueError as error:
-        kind = "JSON" if request.content_type == _JSON_TYPE else _("form")
-        message = _("The body is not valid (%(kind)s): %(error)s")
-        raise AJAXError(400, message % {"kind": kind, "error": error}) from None
-
-
-def _check_form(request):
-    """Raise ValueError for a form with texts that are no UTF-8 or cannot be stored."""
-    if request.content_type == _FORM_TYPE:
-        body = request.body
-        if body.isascii() and not _ODD_BYTES.search(body):
-            return
-        unquote_to_bytes(body).decode()  # Django would replace what is no UTF-8.
-    texts = dict(request.POST.lists())
-    _check_body(texts | dict.fromkeys(request.FILES))
-
-
-def _read_json_part(request):
-    """Return the object in the text part application/json, with the files in it.
-
-    Raise ValueError for a bad object, for another text beside it, and for a key that
-    is sent twice.
-    """
-    others = request.POST.keys() - {_JSON_TYPE, "csrfmiddlewaretoken"}
-    if others or len(request.POST.getlist(_JSON_TYPE)) > 1:
-        raise ValueError(_("Beside the text application/json, send only files."))
-    data = _parse_json(request.POST[_JSON_TYPE])
-    if not isinstance(data, dict):
-        raise ValueError(_("The text application/json has to be an object."))
-    for key, files in request.FILES.lists():
-        name = key.removesuffix("[]")
-        if name in data or (name == key and len(files) > 1):
-            raise ValueError(_REPEATED_KEY % name[:100])
-        data[name] = files[0] if name == key else files
-    return data
-
-
-def _check_content_type(request):
-    """Raise AJAXError 415 for a body of a type that is not read here."""
-    if request.content_type not in _TYPES and request.body:
-        message = _("Send the body as JSON or as a form: %s.")
-        raise AJAXError(415, message % ", ".join(_TYPES))
-
-
-class _FormValue(list):
-    """The texts and files that a form has for one key."""
-
-
-class _FormList(list):
-    """The texts and files that a form has for a key that ends with []."""
-
-
-def _read_keys(request):
-    """Return by key what was sent: JSON values or _FormValues.
-
-    Raise AJAXError 400 for a body that is no object.
-    """
-    if isinstance(request.data, MultiValueDict):
-        sent = _read_form_keys(request)
-    elif isinstance(request.data, dict):
-        sent = dict(request.data)
-        for key, value in sent.items():
-            if isinstance(value, File):
-                sent[key] = _FormValue([value])
-    else:
-        raise AJAXError(400, _("The body has to be a JSON object."))
-    sent.pop("csrfmiddlewaretoken", None)
-    return sent
-
-
-def _read_form_keys(request):
-    sent = {}
-    for data in (request.POST, request.FILES):
-        for key, values in data.lists():
-            name = key.removesuffix("[]")
-            if name not in sent:
-                sent[name] = _FormValue() if name == key else _FormList()
-            sent[name].extend(values)
-    return sent
-
-
-def _only_value(sent):
-    """Return the one value of a form's key; return any other value as it is."""
-    if isinstance(sent, _FormValue) and len(sent) == 1:
-        return sent[0]
-    return sent
-
-
-def _unknown_key(key, known_names):
-    """Return the message for an unknown key, with the name that may be meant."""
-    close = _find_close(key, known_names)
-    if close:
-        return _('Unknown key. Did you mean "%s"?') % close
-    return _("Unknown key.")
-
-
-def _refuse_unknown(sent, known, writable):
-    """Return an error for each key that is not known, up to a number; it may name one
-    of the writable keys."""
-    errors = {}
-    for key in sent:
-        if key not in known and len(errors) < _MAX_EXPLAINED_KEYS:
-            errors[key] = [_unknown_key(key, writable)]
-    return errors
-
-
-#: What the code of a field may raise for a value that it cannot read: time zones, for
-#: one, are files.
-_UNREADABLE = (ArithmeticError, LookupError, OSError, TypeError, ValueError)
-
-
-def _form_message(field_class, code="invalid"):
-    """Return what Django's forms say of a wrong value of a form field's class."""
-    return field_class.default_error_messages[code]
-
-
-def _too_many_members():
-    return ValidationError(_("At most %s values.") % _MAX_MEMBERS)
-
-
-def _too_many_tags():
-    return ValidationError(_("At most %s tags.") % _MAX_TAGS)
-
-
-def _required():
-    return ValidationError(_form_message(forms.Field, "required"))
-
-
-def _invalid_value(field=None, value=None):
-    """Return the ValidationError for a value that cannot be read.
-
-    Its message is the field's own, if the project gave it one; else it is what Django's
-    forms say.
-    """
-    message = getattr(field, "error_messages", {}).get("invalid")
-    if message is None or _is_of_django(field, message):
-        message = _find_kind(field).invalid or RegexValidator.message
-    return ValidationError(message, params={"value": value})
-
-
-def _is_of_django(field, message):
-    """Return whether a message for a field is Django's, not the project's."""
-    for base in type(field).__mro__:
-        if base.__module__.startswith("django."):
-            if message in vars(base).get("default_error_messages", {}).values():
-                return True
-    return False
-
-
-@functools.lru_cache(maxsize=1024)
-def _make_form_field(field):
-    """Return the form field that Django makes for a field, None if it makes none.
-
-    None is made for a FilePathField, since that reads the folder.
-    """
-    if isinstance(field, models.FilePathField):
-        return None
-    return field.formfield()
-
-
-def _takes_text(field):
-    """Return whether a field may hold the empty text."""
-    return field.empty_strings_allowed and not isinstance(field, models.BinaryField)
-
-
-#: Stands for an empty text that means nothing: the field keeps its value or default.
-_NOT_SENT = object()
-
-
-def _interpret(field, sent):
-    """Return what was sent for a field, to be written, as Django's forms take it.
-
-    Text is stripped. An empty text is NULL or _NOT_SENT for a field that takes no text.
-    """
-    text = _only_value(sent)
-    is_form = isinstance(sent, _FormValue)
-    if not isinstance(text, str):
-        return sent
-    if isinstance(field, models.JSONField) and not is_form:
-        return sent
-    if _takes_text(field):
-        value = _interpret_text(field, text, is_form)
-    elif field.is_relation:
-        value = text or _interpret_blank(field)
-    else:
-        value = text.strip() or _interpret_blank(field)
-    if is_form and value is not _NOT_SENT:
-        return _FormValue([value])
-    return value
-
-
-def _interpret_text(field, text, is_form):
-    """Return a text as the form field of a field that takes text has it."""
-    form_field = _make_form_field(field)
-    if getattr(form_field, "strip", False):
-        text = text.strip()
-    if is_form and not text:
-        return getattr(form_field, "empty_value", text)
-    return text
-
-
-def _interpret_blank(field):
-    """Return what an empty text means for a field that takes no text."""
-    if field.null:
-        return None
-    if isinstance(field, (models.BooleanField, models.BinaryField)):
-        return ""
-    if field.blank:
-        return _NOT_SENT
-    raise _required()
-
-
-def _find_single(field, sent):
-    """Return the one value that was sent for a field, None for NULL."""
-    if not isinstance(sent, _FormValue):
-        return sent
-    if len(sent) != 1:
-        raise ValidationError(_("This key takes one value."))
-    if sent[0] == "null" and not _takes_text(field):
-        return None
-    return sent[0]
-
-
-def _read_single(field, sent):
-    """Return the one value that was sent for a field, None for a NULL that it takes."""
-    value = _find_single(field, sent)
-    if value is None and not field.null:
-        raise ValidationError(field.error_messages["null"])
-    return value
-
-
-def _read_several(sent):
-    """Return the list that was sent; a form may send it as the text of a JSON list."""
-    if sent == [""] and isinstance(sent, (_FormValue, _FormList)):
-        return []
-    text = _only_value(sent)
-    if isinstance(text, str) and text is not sent:
-        parsed = _parse_list(text)
-        sent = sent if parsed is None else parsed
-    if not isinstance(sent, list):
-        raise ValidationError(_form_message(forms.MultipleChoiceField, "invalid_list"))
-    return sent
-
-
-def _parse_list(text):
-    """Return the list of a JSON text, None for another text."""
-    if text.lstrip().startswith("["):
-        with contextlib.suppress(ValueError):
-            return _parse_json(text)
-    return None
-
-
-def _as_text(value):
-    """Return a JSON text or number as text; raise ValueError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError("It is neither a text nor a number.")
-    return str(value)
-
-
-def _as_form_text(value):
-    """Return the text with which a form shows a plain value."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else _dump(value)
-
-
-def _is_sent(shown, sent):
-    """Return whether what was sent is a plain value that was shown, in JSON or as the
-    text of a form."""
-    if not isinstance(sent, _FormValue):
-        return _is_same_json(shown, sent)
-    text = _only_value(sent)
-    if not isinstance(text, str):
-        return False
-    return _unify_newlines(text) == _unify_newlines(_as_form_text(shown))
-
-
-def _unify_newlines(text):
-    """Return a text with the newlines of Unix: forms send those of Windows."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _is_same_json(one, other):
-    """Return whether two JSON values are the same; to Python True equals 1, too."""
-    if one != other:
-        return False
-    # Python is slow at looking at each value.
-    return repr(one) == repr(other) or _has_same_booleans(one, other)
-
-
-def _has_same_booleans(one, other):
-    """Return whether two equal values have their booleans at the same places."""
-    if isinstance(one, dict):
-        return all(_has_same_booleans(value, other[key]) for key, value in one.items())
-    if isinstance(one, list):
-        return all(map(_has_same_booleans, one, other))
-    return isinstance(one, bool) is isinstance(other, bool)
-
-
-def _read_text(field, value, is_form):
-    """Read a JSON text or number as the text that a form would send."""
-    value = field.to_python(_as_text(value))
-    if isinstance(value, datetime.datetime):
-        value = _read_datetime(value)
-    _check_storable(value)
-    return value
-
-
-def _read_time(field, value, is_form):
-    """Read a time of day; raise ValueError for one with an offset: Django drops it."""
-    text = _as_text(value)
-    if re.search("[-+Zz]", text):
-        raise ValueError("A time of day has no offset.")
-    return field.to_python(text)
-
-
-#: What forms send for booleans, besides the texts that BooleanField takes.
-_BOOLEANS = {"true": True, "on": True, "false": False, "off": False, "": False}
-
-
-def _read_boolean(field, value, is_form):
-    if not isinstance(value, bool):
-        value = _BOOLEANS.get(_as_text(value).lower(), value)
-    return field.to_python(value)
-
-
-def _read_json(field, value, is_form):
-    return _parse_json(value) if is_form else value
-
-
-def _read_file_path(field, value, is_form):
-    return field.formfield(required=not field.blank).clean(value)
-
-
-def _read_array(field, value, is_form):
-    if isinstance(value, str):
-        value = _parse_json(value)
-    if not isinstance(value, list):
-        raise ValueError("It is no list.")
-    base = field.base_field
-    return [_read_value(base, _interpret(base, item)) for item in value]
-
-
-class _Kind(NamedTuple):
-    """A kind of field: its types and format in JSON Schema, and how a value is read."""
-
-    types: tuple = ()
-    format: str = ""
-    #: Called with the field, the value, and whether a form sent it.
-    read: Callable = _read_text
-    #: The message for a value that cannot be read.
-    invalid: str = ""
-
-
-#: The kinds of fields, by the name of a class: models and forms name theirs alike. A
-#: subclass follows its nearest base listed here. How values become JSON is not said
-#: here but in _CONVERSIONS, since functions return values of no field.
-_KINDS = {
-    "ArrayField": _Kind(
-        read=_read_array,
-        invalid=_form_message(forms.MultipleChoiceField, "invalid_list"),
-    ),
-    # The database counts these keys from 1: none gets so large that it becomes text.
-    "BigAutoField": _Kind(("integer",), invalid=_form_message(forms.IntegerField)),
-    "BigIntegerField": _Kind(
-        ("integer", "string"), invalid=_form_message(forms.IntegerField)
-    ),
-    "BinaryField": _Kind(("string",), "byte"),
-    "BooleanField": _Kind(("boolean",), read=_read_boolean),
-    "CharField": _Kind(("string",)),
-    "ChoiceField": _Kind(("string",)),
-    "DateField": _Kind(("string",), "date", invalid=_form_message(forms.DateField)),
-    "DateTimeField": _Kind(
-        ("string",), "date-time", invalid=_form_message(forms.DateTimeField)
-    ),
-    "DecimalField": _Kind(
-        ("string",), "decimal", invalid=_form_message(forms.DecimalField)
-    ),
-    "DurationField": _Kind(
-        ("string",), "duration", invalid=_form_message(forms.DurationField)
-    ),
-    "EmailField": _Kind(("string",), "email"),
-    "FileField": _Kind(
-        ("string", "null"), "binary", invalid=_form_message(forms.FileField)
-    ),
-    "FilePathField": _Kind(("string",), read=_read_file_path),
-    "FloatField": _Kind(("number",), invalid=_form_message(forms.FloatField)),
-    "GenericIPAddressField": _Kind(("string",)),
-    "IntegerField": _Kind(("integer",), invalid=_form_message(forms.IntegerField)),
-    "JSONField": _Kind(read=_read_json, invalid=_form_message(forms.JSONField)),
-    "TextField": _Kind(("string",)),
-    "TimeField": _Kind(
-        ("string",), "time-local", _read_time, _form_message(forms.TimeField)
-    ),
-    "UUIDField": _Kind(("string",), "uuid", invalid=_form_message(forms.UUIDField)),
-}
-
-
-def _find_kind(field):
-    for base in type(field).__mro__:
-        if base.__name__ in _KINDS:
-            return _KINDS[base.__name__]
-    return _Kind()
-
-
-def _check_form_integer(field, value):
-    """Raise ValidationError for an integer that JavaScript would round, unless the
-    field is for such ones. SQLite's integer columns all take them."""
-    is_small = _find_kind(field).types == ("integer",)
-    if is_small and not _takes_large_integers(field) and value is not None:
-        field.run_validators(value)
-        MaxValueValidator(_MAX_SAFE_INTEGER)(value)
-        MinValueValidator(-_MAX_SAFE_INTEGER)(value)
-
-
-def _takes_large_integers(form_field):
-    """Return whether a field of a form is that of a BigIntegerField."""
-    max_value = getattr(form_field, "max_value", None)
-    return isinstance(max_value, int) and max_value > _MAX_SAFE_INTEGER
-
-
-def _read_value(field, sent):
-    """Return the value that a field, no relation or file, makes of what was sent.
-
-    Whether it is a good value (its length, range, choice) is for validation to say.
-    """
-    value = _read_single(field, sent)
-    if value is None:
-        return None
-    kind = _find_kind(field)
-    try:
-        return kind.read(field, value, isinstance(sent, _FormValue))
-    except ValidationError as error:
-        message = getattr(error, "message", None)
-        if kind.invalid and _is_of_django(field, message):
-            raise _invalid_value(field, value) from None
-        raise
-    except _UNREADABLE:
-        raise _invalid_value(field, value) from None
-
-
-#: Date-times within these days are valid in every time zone.
-_FIRST_DAY = datetime.date(1, 1, 2)
-_LAST_DAY = datetime.date(9999, 12, 30)
-
-
-def _read_datetime(value):
-    """Return a date-time as USE_TZ wants it; raise ValueError at the calendar's end."""
-    value = from_current_timezone(value)
-    if timezone.is_aware(value):
-        value = value.astimezone(datetime.timezone.utc)
-    if not _FIRST_DAY <= value.date() <= _LAST_DAY:
-        raise ValueError(_("The date-time is at the end of the calendar."))
-    if timezone.is_aware(value) and not settings.USE_TZ:
-        return timezone.make_naive(value)
-    return value
-
-
-def _read_pk(model, sent):
-    """Return a pk, or the pk of an object that holds one, as its field has it."""
-    if isinstance(sent, dict):
-        sent = sent.get("pk")
-    field = _root_key(model)
-    try:
-        pk = _read_value(field, sent)
-        # To Python 1_0 is a number, too.
-        if isinstance(pk, int) and not re.fullmatch("-?[0-9]+", str(sent)):
-            raise _invalid_value(field)
-        field.run_validators(pk)
-    except ValidationError:
-        message = _form_message(forms.ModelChoiceField, "invalid_choice")
-        raise ValidationError(message) from None
-    return pk
-
-
-def _no_record(model, pk):
-    """Return the ValidationError for the pk of no record that may be referred to."""
-    message = _("%(model)s with pk %(pk)s does not exist.")
-    params = {"model": model._meta.verbose_name, "pk": pk}
-    return ValidationError(message, params=params)
-
-
-def _read_file(field, sent):
-    """Return the upload, False to clear the file, or None to leave it as it is."""
-    value = _only_value(sent)
-    if value is None or value == "null" and isinstance(sent, _FormValue):
-        return False
-    if isinstance(value, File):
-        return field.formfield(required=False).clean(value, None)
-    if not isinstance(value, str):
-        raise _invalid_value(field)
-    return None
-
-
-def _read_tags(manager, sent, present=()):
-    """Return the tag names that were sent, in order: a list, its JSON text, or text as
-    taggit parses it.
-
-    Each name is validated by the `name` field of the manager's tag model. Those that
-    are `present` already are kept as they are, and do not count.
-    """
-    present = set(present)
-    field = manager.remote_field.model._meta.get_field("name")
-    sent_names = dict.fromkeys(_find_tag_names(manager, sent, present))
-    if len(sent_names.keys() - present) > _MAX_TAGS:
-        raise _too_many_tags()
-    names = {}
-    for name in sent_names:
-        if name not in present:
-            name = field.clean(name, None)
-        names[name] = True
-    return list(names)
-
-
-def _find_tag_names(manager, sent, present):
-    """Yield the tag names that were sent: those present as they are, others stripped
-    and without blank ones."""
-    from taggit.utils import parse_tags
-
-    value = _only_value(sent)
-    if value == "null" and value is not sent:
-        raise ValidationError(manager.error_messages["null"])
-    if isinstance(value, str):
-        names = _parse_list(value)
-        value = parse_tags(value) if names is None else names
-    if not isinstance(value, list):
-        raise ValidationError(_("Tags are a text, or a list of names."))
-    if len(value) > _MAX_TAGS + len(present):
-        raise _too_many_tags()
-    for tag in value:
-        name = tag.get("name") if isinstance(tag, dict) else tag
-        if not isinstance(name, str):
-            raise ValidationError(_("Tags are a text, or a list of names."))
-        if name in present:
-            yield name
-        elif name.strip():
-            yield name.strip()
 
 
 # --- What clients may ask of a list ---------------------------------------------------
@@ -4668,7 +4672,7 @@ class _Draft:
         self.unwritten = []
         self.errors = {}
         self.relations = {}
-        #: By foreign key, the value that refers to a record, as was checked.
+        #: By foreign key, the value that was found to refer to a record.
         self.checked_keys = {}
 
     def read_into(self, record, stored=None):
@@ -4816,8 +4820,8 @@ class _Draft:
 
     @contextlib.contextmanager
     def refusing_first(self):
-        """Answer 403 if a hook fails because a value is missing or was not readable: a
-        user who must not write learns nothing else."""
+        """Answer 403 if a hook fails over a bad or missing value: a user who must not
+        write learns nothing else from it."""
         try:
             yield
         except Exception as error:
@@ -5398,8 +5402,9 @@ def _plain_pks(records):
 
 
 class _Operation(NamedTuple):
-    """What is known of an operation besides its method."""
+    """A row in the table of operations."""
 
+    #: The name of its method.
     method: str
     #: Whether it wants a record; None for one that is called with or without.
     on_record: bool | None
@@ -5417,8 +5422,9 @@ class _Operation(NamedTuple):
     locks_record: bool = False
 
 
-#: The operations of every model. To add one, write its method, a line here, and the
-#: schemas of its request and reply in _make_shapes().
+#: The operations of every model. To add one, write its method, which has to ask its
+#: hook itself (by _permit(), or as `list` does), a line here, and the schemas of its
+#: request and reply in _make_shapes().
 _OPERATIONS = {
     "create": _Operation(
         "create", False, "can_create", "add", summary="Create {model}."
@@ -6218,7 +6224,7 @@ def _flatten(served):
 
 
 def _find_tables(model):
-    """Return a model and its parents, as the models that their tables are of."""
+    """Return the concrete models whose tables hold the records of a model."""
     return {base._meta.concrete_model for base in (model, *model._meta.all_parents)}
 
 
@@ -6436,7 +6442,7 @@ _ADVICE_BY_BASE = {
 
 def _find_asked_names():
     """Return the names of all options and hooks, by the base class that has them."""
-    # The operations and what an instance has at hand are none.
+    # Operations and attributes of instances are neither options nor hooks.
     no_hooks = {*_OPERATIONS, "tags", "request", "user", "record"}
     names_by_base = {}
     for base in _ADVICE_BY_BASE:
