@@ -5642,6 +5642,9 @@ const INPUT_NAME = "csrfmiddlewaretoken";
 /** The token that came with a refusal. A login changes the token. */
 let freshToken;
 
+/** The number of texts that were put behind inputs. */
+let errorCount = 0;
+
 /** Call an endpoint and return the data of its reply. */
 export default async function ajax(path, data, options) {
   const reply = await ajax.reply(path, data, options);
@@ -5671,26 +5674,22 @@ ajax.fetch = async (path, data = {}, options) => {
   return send(path, body, options);
 };
 
-/** Show the errors of a failed call at a form's inputs. Return the text of all others. */
+/** Put errors behind those inputs of a form that can be seen. Return the text of all others. */
 ajax.showErrors = (form, error) => {
-  const inputs = getInputs(form);
-  const clear = () => inputs.forEach(input => input.setCustomValidity?.(""));
-  clear();
+  form.dispatchEvent(new Event("ajax-clear"));
+  const isNamed = isObject(error.errors) && !Array.isArray(error.errors);
+  const errors = isNamed ? error.errors : {__all__: error.errors};
   const others = [];
-  const errors = typeof error.errors === "string" ? [error.errors] : error.errors;
-  for (const [name, messages] of Object.entries(errors ?? {__all__: error.message})) {
-    const text = [messages].flat().join(" ");
-    const wrongInput = inputs.find(input => input.name === name && input.willValidate);
-    if (wrongInput) wrongInput.setCustomValidity(text);
-    else if (name === "__all__") others.push(text);
-    else others.push(`${name}: ${text}`);
-  }
-  form.reportValidity();
-  // Browsers do not send a form with errors. So the next input, click or key clears them.
-  for (const event of ["input", "click", "keydown"]) {
-    document.addEventListener(event, clear, {once: true, capture: true});
-  }
-  return others.join("\n");
+  const wrongInputs = Object.entries(errors).flatMap(([name, messages]) => {
+    const text = joinTexts(messages);
+    const inputs = getInputs(form, name).filter(isVisible);
+    if (inputs.length > 0) showError(form, inputs, text);
+    else if (text) others.push(name === "__all__" ? text : `${name}: ${text}`);
+    return inputs;
+  });
+  const firstInput = getInputs(form).find(input => wrongInputs.includes(input));
+  firstInput?.focus();
+  return others.join("\n") || (firstInput ? "" : error.message);
 };
 
 /** A failed call. Its code is the HTTP status, or 0 without a response. */
@@ -5768,9 +5767,12 @@ function encode(data) {
   return body;
 }
 
-/** Return the inputs of a form, even if one of them is called "elements". */
-function getInputs(form) {
-  return Array.from(Reflect.get(HTMLFormElement.prototype, "elements", form));
+/** Return the inputs of a form, or those for a key: the name of a list may end with []. */
+function getInputs(form, key) {
+  // An input may be called "elements".
+  const elements = Array.from(Reflect.get(HTMLFormElement.prototype, "elements", form));
+  const inputs = elements.filter(({type}) => !/^(button|fieldset|output|reset|submit)$/.test(type));
+  return inputs.filter(({name}) => key === undefined || name === key || name === `${key}[]`);
 }
 
 /** Read a form, with what browsers leave out: unticked boxes and lists without a choice. */
@@ -5814,13 +5816,52 @@ function addFiles(form, name, value) {
 
 /** Return a value that JSON can hold; it would turn a Map, a file or an element into {}. */
 function checkValue(name, value) {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  if (!isObject(value) || Array.isArray(value)) return value;
   const prototype = Object.getPrototypeOf(value);
   const isPlain = prototype === null || Object.getPrototypeOf(prototype) === null;
   const isOfPage = [Blob, Event, FileList, Node].some(kind => value instanceof kind);
   if (!isOfPage && (isPlain || Object.keys(value).length > 0)) return value;
   const place = name && ` (in "${name}")`;
   throw new TypeError(`JSON cannot hold this ${value.constructor?.name}${place}.`);
+}
+
+/** Return whether a value is an object or a list. */
+function isObject(value) {
+  return typeof value === "object" && value !== null;
+}
+
+/** Join the texts of an error, which may have any shape. */
+function joinTexts(value) {
+  return isObject(value) ? Object.values(value).map(joinTexts).join(" ") : String(value ?? "");
+}
+
+/** Return whether an input can be seen. In a closed <details> it has a place, too. */
+function isVisible(input) {
+  const hasPlace = input.getClientRects().length > 0 && !input.closest("details:not([open])");
+  return hasPlace && getComputedStyle(input).visibility === "visible";
+}
+
+/** Put a text behind inputs, until one of them changes or the form is reset. */
+function showError(form, inputs, textContent) {
+  const element = document.createElement("span");
+  const id = `ajax-error-${++errorCount}`;
+  Object.assign(element, {id, textContent, className: "ajax-error"});
+  element.setAttribute("role", "alert");
+  const lastInput = inputs[inputs.length - 1];
+  (lastInput.closest("label") ?? lastInput).after(element);
+  const oldIds = inputs.map(input => input.getAttribute("aria-describedby") ?? "");
+  const mark = (isWrong, newId) => inputs.forEach((input, index) => {
+    input.setAttribute("aria-invalid", isWrong);
+    input.setAttribute("aria-describedby", `${oldIds[index]} ${newId}`.trim());
+  });
+  const clear = () => {
+    if (element.isConnected) mark(false, "");
+    element.remove();
+  };
+  mark(true, id);
+  for (const type of ["reset", "ajax-clear"]) form.addEventListener(type, clear);
+  for (const input of inputs) input.addEventListener("input", clear);
+  for (const input of inputs) input.addEventListener("change", clear);
 }
 """  # noqa: E501
 
