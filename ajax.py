@@ -4496,15 +4496,26 @@ def _may_explore(request):
 
 
 def _fill_in(text, token):
-    """Return a text with the site's names of the cookie and the header, and a token."""
+    """Return a text with the site's names of the cookie, the header and the time zone,
+    and a token."""
     replacements = {
         "CSRF_TOKEN": token,
         "csrftoken": settings.CSRF_COOKIE_NAME,
         "X-CSRFToken": _get_header_name(),
+        "UTC": _get_zone_name(),
     }
     for usual, replacement in replacements.items():
         text = text.replace(_dump(usual), _dump(replacement), 1)
     return text
+
+
+def _get_zone_name():
+    """Return the current time zone as JavaScript has it: its name or its offset."""
+    zone = timezone.get_current_timezone()
+    if hasattr(zone, "key"):
+        return zone.key
+    offset = datetime.datetime.now(zone).isoformat()[-6:]
+    return "UTC" if offset == "+00:00" else offset
 
 
 # --- OpenAPI --------------------------------------------------------------------------
@@ -5638,6 +5649,7 @@ _CLIENT = r"""/** Call the endpoints of ajax.py from a page.
 const COOKIE_NAME = "csrftoken";
 const HEADER_NAME = "X-CSRFToken";
 const INPUT_NAME = "csrfmiddlewaretoken";
+const TIME_ZONE = "UTC";
 
 /** The token that came with a refusal. A login changes the token. */
 let freshToken;
@@ -5690,6 +5702,12 @@ ajax.showErrors = (form, error) => {
   const firstInput = getInputs(form).find(input => wrongInputs.includes(input));
   firstInput?.focus();
   return others.join("\n") || (firstInput ? "" : error.message);
+};
+
+/** Fill a form's inputs from a record. Return the names of the values that they cannot show. */
+ajax.fill = (form, record) => {
+  const names = Object.keys(record);
+  return names.filter(name => !fillInputs(getInputs(form, name), record[name]));
 };
 
 /** A failed call. Its code is the HTTP status, or 0 without a response. */
@@ -5862,6 +5880,75 @@ function showError(form, inputs, textContent) {
   for (const type of ["reset", "ajax-clear"]) form.addEventListener(type, clear);
   for (const input of inputs) input.addEventListener("input", clear);
   for (const input of inputs) input.addEventListener("change", clear);
+}
+
+/** Fill the inputs of one name with a value. Return whether they show it. */
+function fillInputs(inputs, value) {
+  const boxes = inputs.filter(({type}) => type === "checkbox" || type === "radio");
+  const selects = inputs.filter(({options}) => options);
+  const choices = [...boxes, ...selects.flatMap(({options}) => Array.from(options))];
+  if (choices.length === 0) return inputs.map(input => fillText(input, value)).every(Boolean);
+  const isBoolean = typeof value === "boolean";
+  if (isBoolean && choices.length === 1 && boxes[0]?.type === "checkbox") {
+    boxes[0].checked = value;
+    return true;
+  }
+  const texts = findTagNames(value) ?? [value ?? ""].flat().map(toText);
+  const read = choice => isBoolean ? choice.value.toLowerCase() : choice.value;
+  for (const select of selects) select.selectedIndex = -1;
+  for (const choice of choices) {
+    const isChosen = texts.includes(read(choice));
+    if (boxes.includes(choice)) choice.checked = isChosen;
+    else if (isChosen) choice.selected = true;
+  }
+  const shown = choices.filter(({checked, selected}) => checked || selected).map(read);
+  return value === null || texts.every(text => shown.includes(text));
+}
+
+/** Fill an input with a text. Return whether it shows the value. */
+function fillText(input, value) {
+  const type = input.type ?? "";
+  if (type === "file") return value === null;
+  const tags = findTagNames(value);
+  let text = toText(value ?? "");
+  if (type === "textarea" && isObject(value)) text = JSON.stringify(value);
+  if (tags && !(type === "textarea" && tags.length === 0)) text = joinTags(tags);
+  if (!/^(date|time)/.test(type)) {
+    input.value = text;
+  } else {
+    text = toServerTime(text);
+    // Such inputs hold milliseconds at most, and those for a date no time.
+    input.value = type === "date" ? text.slice(0, 10) : text.replace(/(\.\d{3})\d+$/, "$1");
+  }
+  if (input.validity?.stepMismatch) input.step = "any";
+  if (type.includes("time")) return !text === !input.value && !/\.\d{3}\d*[1-9]/.test(text);
+  return input.value === text.replace(/\r\n?/g, "\n");
+}
+
+/** Return a value as a form sends it: a record as its pk. */
+function toText(value) {
+  return isObject(value) ? String(value.pk ?? JSON.stringify(value)) : String(value);
+}
+
+/** Return the names of a list of tags, or undefined for any other value. */
+function findTagNames(value) {
+  const isTag = item => isObject(item) && Object.keys(item).sort().join() === "name,pk,slug";
+  return Array.isArray(value) && value.every(isTag) ? value.map(tag => tag.name) : undefined;
+}
+
+/** Join the names of tags as taggit reads them; names with quotes only JSON can hold. */
+function joinTags(names) {
+  if (names.some(name => name.includes('"'))) return JSON.stringify(names);
+  return names.map(name => /[ ,]/.test(name) ? `"${name}"` : name).join(", ");
+}
+
+/** Return a date-time as the server's clock shows it, and any other text as it is. */
+function toServerTime(text) {
+  const match = /^(.+T[\d:]+)(\.\d+)?(Z|[+-][\d:]+)$/.exec(text);
+  if (!match) return text;
+  const [, time, fraction = "", offset] = match;
+  const options = {timeZone: TIME_ZONE};
+  return new Date(time + offset).toLocaleString("sv", options).replace(" ", "T") + fraction;
 }
 """  # noqa: E501
 
@@ -6654,7 +6741,8 @@ _PAGE = """<!doctype html>
 """
 
 #: The content type and the text of each file of the page. Serving a text replaces the
-#: names of the cookie and the header by the site's own, and CSRF_TOKEN by a token.
+#: names of the cookie, the header and the time zone by the site's own, and CSRF_TOKEN
+#: by a token.
 _TEXTS = {
     "": ("text/html", _PAGE),
     "explorer.css": ("text/css", _STYLE),
