@@ -45,7 +45,6 @@ The file uses a few words in one sense only:
 Read down for definitions, up to follow a request.
 """
 
-import binascii
 import collections
 import contextlib
 import contextvars
@@ -54,6 +53,7 @@ import datetime
 import decimal
 import difflib
 import enum
+import errno
 import functools
 import importlib.util
 import inspect
@@ -68,11 +68,11 @@ import traceback
 import types
 import typing
 import uuid
-from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlencode
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django import forms
@@ -87,6 +87,12 @@ from django.core.files import File
 from django.core.files.base import ContentFile
 from django.core.files.uploadedfile import UploadedFile
 from django.core.signals import got_request_exception
+from django.core.validators import (
+    DecimalValidator,
+    MaxValueValidator,
+    MinValueValidator,
+    RegexValidator,
+)
 from django.db import connections, models, router, transaction
 from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models.expressions import RawSQL
@@ -106,9 +112,11 @@ from django.utils import timezone
 from django.utils.autoreload import autoreload_started
 from django.utils.choices import flatten_choices
 from django.utils.datastructures import MultiValueDict
+from django.utils.dateparse import parse_datetime
 from django.utils.duration import duration_iso_string
+from django.utils.formats import localize_input
 from django.utils.functional import Promise, cached_property
-from django.utils.html import escape
+from django.utils.html import escape, format_html
 from django.utils.log import log_response
 from django.utils.module_loading import import_string, module_has_submodule
 from django.utils.text import smart_split
@@ -539,7 +547,7 @@ _CONVERSIONS = {
     bool: bool,
     str: str.__str__,
     int: _plain_integer,
-    _JSONInteger: int,
+    _JSONInteger: _JSONInteger,
     float: _plain_float,
     enum.Enum: _plain_enum,
     datetime.datetime: _plain_datetime,
@@ -786,6 +794,16 @@ def _root_key(model):
     return field
 
 
+def _find_children(model):
+    """Return the models that inherit a model's table, and the children of those."""
+    children = []
+    for relation in model._meta.concrete_model._meta.related_objects:
+        if relation.one_to_one and relation.parent_link:
+            child = relation.related_model
+            children += [child, *_find_children(child)]
+    return children
+
+
 def _model_fields(model):
     """Return by name, in order, the fields that a model has to show besides its pk."""
     fields = {}
@@ -923,6 +941,8 @@ class _Access:
         self.permissions = {}
         #: By model, why an expansion shows only pks: for the site's developer.
         self.reasons = {}
+        #: The names of a form's fields, if the request calls a form.
+        self.form_names = None
 
     def find_endpoint(self, model):
         """Return the endpoint of a model for the request."""
@@ -944,7 +964,8 @@ class _Access:
         model_endpoint = self.find_endpoint(model)
         label = model._meta.app_label
         try:
-            return model_endpoint.authenticate(self.request, label, "get")
+            answer = model_endpoint.authenticate(self.request, label, "get")
+            return _is_yes(model_endpoint, "authenticate", answer)
         except core_exceptions.PermissionDenied:
             return False
         except AJAXError as error:
@@ -1221,6 +1242,9 @@ class _Part:
     start = None
     #: Whether the part wants instances.
     needs_records = False
+    #: Whether what is sent is compared with what was shown, before it is read. It need
+    #: not be where the values that are read can be compared.
+    compares_text = False
 
     def __init__(self, plan, name, field=None):
         self.plan = plan
@@ -1237,9 +1261,19 @@ class _Part:
     def read(self, draft, sent):
         """Read what was sent into a draft; raise ValidationError for a bad value."""
 
+    def agrees(self, draft, sent, reply):
+        """Return whether the record has what was sent, although it was not written.
+
+        `reply` is what the client gets of the record. Raise ValidationError for a bad
+        value.
+        """
+        return self.name in reply and _is_sent(reply[self.name], sent)
+
 
 class _Column(_Part):
     """A key whose value is in a column."""
+
+    compares_text = True
 
     def __init__(self, plan, name, field, lookup=None):
         super().__init__(plan, name, field)
@@ -1249,17 +1283,31 @@ class _Column(_Part):
         return _dump_column(batch.column(self.start), self.field)
 
     def read(self, draft, sent):
+        sent = _interpret(self.field, sent)
+        if sent is _NOT_SENT:
+            return
         value = _read_value(self.field, sent)
         try:
             setattr(draft.record, self.field.attname, value)
         except (AttributeError, *_UNREADABLE):
             # An attribute of a class of its own may refuse the value, as money does
             # without a currency.
-            raise _invalid_value() from None
+            raise _invalid_value(self.field, value) from None
+
+    def agrees(self, draft, sent, reply):
+        if draft.shows(self, sent):
+            return True
+        if _is_special(self.field):
+            return False
+        trial = draft.copy_stored()
+        self.read(trial, sent)
+        return _is_same(self.field, draft.stored, trial.record)
 
 
 class _JSONColumn(_Column):
     """A JSONField, whose values need no conversion."""
+
+    compares_text = False
 
     def encode(self, batch):
         return _dump_each(batch.column(self.start))
@@ -1282,12 +1330,21 @@ class _FileColumn(_Column):
         return _dump_column(files)
 
     def read(self, draft, sent):
-        self.field.save_form_data(draft.record, _read_file(self.field, sent))
+        file = _read_file(self.field, sent)
+        if file is None:
+            draft.unwritten.append(self.name)
+        else:
+            self.field.save_form_data(draft.record, file)
+
+    def agrees(self, draft, sent, reply):
+        return draft.shows(self, sent)
 
 
 class _ForeignKey(_Column):
     """A foreign key that is shown as a pk; one to another field than the pk is looked
     up."""
+
+    compares_text = False
 
     def __init__(self, plan, field):
         super().__init__(plan, field.name, field)
@@ -1310,13 +1367,13 @@ class _ForeignKey(_Column):
         return _dump_column(self.find_pks(batch))
 
     def read(self, draft, sent):
-        value = _read_single(self.field, sent)
+        if self.agrees(draft, sent, {}):
+            return
+        value = _read_single(self.field, _interpret(self.field, sent))
         if value is None:
             setattr(draft.record, self.field.name, None)
             return
         pk = _read_pk(self.field.remote_field.model, value)
-        if self.refers_to(draft, pk):
-            return
         if self.can_refer(draft, pk):
             setattr(draft.record, self.field.attname, pk)
         else:
@@ -1326,12 +1383,37 @@ class _ForeignKey(_Column):
         self.field.run_validators(key)
         draft.checked_keys[self.field] = key
 
-    def refers_to(self, draft, pk):
-        """Return whether the stored record refers to a pk already: such a value may
-        stay, so that a record that was read can be sent back whole."""
-        if draft.stored is None or not self.target.primary_key:
+    def agrees(self, draft, sent, reply):
+        """Return whether the record refers to what was sent already.
+
+        Such a value may stay, so that a record that was read can be sent back whole.
+        """
+        sent = _interpret(self.field, sent)
+        if sent is _NOT_SENT:
+            return True
+        if draft.stored is None:
             return False
-        return pk == getattr(draft.record, self.field.attname)
+        value = _find_single(self.field, sent)
+        if value is None:
+            return self.shows_null(draft)
+        pk = _read_pk(self.field.remote_field.model, value)
+        return pk == self.find_stored_pk(draft)
+
+    def shows_null(self, draft):
+        """Return whether `get` shows null for the stored key, which may refer to
+        nothing."""
+        if getattr(draft.stored, self.field.attname) is None:
+            return True
+        return not self.field.db_constraint and self.encode(draft.batch) == ["null"]
+
+    def find_stored_pk(self, draft):
+        """Return the pk that the stored record refers to, None if it is no record's."""
+        key = getattr(draft.stored, self.field.attname)
+        if self.target.primary_key:
+            return key
+        rows = self.field.remote_field.model._base_manager.using(draft.batch.using)
+        rows = rows.filter(**{self.target.name: key})
+        return rows.values_list("pk", flat=True).first()
 
     def can_refer(self, draft, pk):
         """Return whether the record with a pk may be referred to, by a kept statement.
@@ -1375,12 +1457,10 @@ class _ExpandedKey(_ForeignKey):
         return [text or pk for text, pk in zip(texts, pks, strict=True)]
 
     def describe(self):
-        schema = self.related.describe()
-        schema_types = ["object", *_describe_field(self.field).get("type", ["string"])]
-        if "null" not in schema_types:
-            schema_types.append("null")
-        schema["type"] = schema_types
-        return schema
+        # Wherever it is expanded, some users see only the pk.
+        pk_schema = {"type": ["string"], **_describe_field(self.field)}
+        _allow_null(pk_schema)
+        return {"anyOf": [_refer_to_schema(self.related.model), pk_schema]}
 
 
 class _JoinedKey(_ExpandedKey):
@@ -1452,19 +1532,42 @@ class _Members(_Part):
         return _dump_column(self.find_members(batch))
 
     def read(self, draft, sent):
-        values = _read_several(sent)
-        if not values and not self.field.blank:
-            raise ValidationError(self.field.error_messages["blank"])
-        if len(values) > _MAX_MEMBERS:
-            raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
-        related = self.field.remote_field.model
-        pks = {_read_pk(related, value) for value in values}
+        members = self.find_stored_members(draft)
+        pks = self.read_pks(sent, len(members))
+        if pks == members and draft.stored is not None:
+            return
+        if not pks and not self.field.blank:
+            raise _required()
         # Members may stay: a record that was read can be sent back whole.
-        members = []
-        if draft.stored is not None:
-            members = getattr(draft.stored, self.name).values_list("pk", flat=True)
-        draft.find_related(self.field, pks.difference(members))
-        draft.relations[self.name] = pks
+        added = pks - members
+        if len(added) > _MAX_MEMBERS:
+            raise _too_many_members()
+        draft.find_related(self.field, added)
+        draft.relations[self] = pks
+
+    def read_pks(self, sent, member_count):
+        """Return the set of the pks that were sent for a record with some members."""
+        values = _read_several(sent)
+        if len(values) > _MAX_MEMBERS + member_count:
+            raise _too_many_members()
+        related = self.field.remote_field.model
+        return {_read_pk(related, value) for value in values}
+
+    def find_stored_members(self, draft):
+        """Return the set of the pks of the stored record's members."""
+        if draft.stored is None:
+            return set()
+        rows = self.rows.using(draft.batch.using)
+        rows = rows.filter(**{self.source: draft.stored.pk})
+        return {member for _pk, member in rows if member is not None}
+
+    def agrees(self, draft, sent, reply):
+        members = reply.get(self.name, [])
+        return self.read_pks(sent, len(members)) == self.read_pks(members, len(members))
+
+    def save(self, record, pks):
+        """Save the members of a record, those that its manager hides among them."""
+        getattr(record, self.name)(manager="_base_manager").set(pks)
 
 
 class _ExpandedMembers(_Members):
@@ -1557,15 +1660,21 @@ class _Tags(_Part):
     template = '{"pk":%s,"name":%s,"slug":%s}'
 
     def __init__(self, plan, field):
-        from taggit.models import CommonGenericTaggedItemBase
-
         super().__init__(plan, field.name, field)
         self.model = plan.model
         self.through = field.through
-        self.is_generic = issubclass(self.through, CommonGenericTaggedItemBase)
-        #: The through table's column that refers to the record.
-        self.key_name = "object_id" if self.is_generic else "content_object_id"
-        self.key = self.through._meta.get_field(self.key_name)
+        self.key = self.find_key(field)
+        self.key_name = self.key.attname
+        self.is_generic = not self.key.is_relation
+
+    @staticmethod
+    def find_key(manager):
+        """Return the field of the through table that refers to the record."""
+        from taggit.models import CommonGenericTaggedItemBase
+
+        if issubclass(manager.through, CommonGenericTaggedItemBase):
+            return manager.through._meta.get_field("object_id")
+        return manager.through._meta.get_field("content_object")
 
     @cached_property
     def order(self):
@@ -1588,40 +1697,40 @@ class _Tags(_Part):
         columns = ("pk", self.key_name, "tag_id", "tag__name", "tag__slug")
         return _Statement(rows.values_list(*columns), *fields)
 
-    @cached_property
-    def must_cast(self):
-        """Whether the key is text, as generic keys may be, and the pk is not."""
-        is_text_pk = isinstance(_root_key(self.model), _TEXT_FIELDS)
+    def must_cast(self, model):
+        """Return whether the key is text, as generic keys may be, and a model's pk is
+        not."""
+        is_text_pk = isinstance(_root_key(model), _TEXT_FIELDS)
         return isinstance(self.key, _TEXT_FIELDS) and not is_text_pk
 
-    @property
-    def record_pk(self):
-        """The through table's key, as a pk of the model."""
-        if self.must_cast:
-            return Cast(self.key_name, _root_key(self.model))
+    def get_record_pk(self, model):
+        """Return the through table's key, as a pk of a model."""
+        if self.must_cast(model):
+            return Cast(self.key_name, _root_key(model))
         return F(self.key_name)
 
     @property
     def outer_pk(self):
         """The pk of an outer query's record, as a key of the through table."""
-        if self.must_cast:
+        if self.must_cast(self.model):
             return Cast(OuterRef("pk"), self.key)
         return OuterRef("pk")
 
-    def get_content_type(self):
+    def get_content_type(self, model):
         from django.contrib.contenttypes.models import ContentType
 
-        return ContentType.objects.get_for_model(self.model)
+        return ContentType.objects.get_for_model(model)
 
-    def get_items(self, using=None):
-        """Return the through table's rows of this model."""
+    def get_items(self, model, using=None):
+        """Return the through table's rows of a model."""
         items = self.through._base_manager.all()
         if self.is_generic:
-            items = items.filter(content_type=self.get_content_type())
+            items = items.filter(content_type=self.get_content_type(model))
         return items.using(using) if using else items
 
     def match_any(self, value):
-        """Return the condition that a record has any of the tags that were sent."""
+        """Return the condition that a record has any of the tags that were sent, or
+        that it is the parent of a record that has."""
         lookup = "tag__name__exact"
         if getattr(settings, "TAGGIT_CASE_INSENSITIVE", False):
             lookup = "tag__name__iexact"
@@ -1629,18 +1738,30 @@ class _Tags(_Part):
         if not names:
             return Q(pk__in=[])
         is_named = Q.create([(lookup, name) for name in names], connector=Q.OR)
-        items = self.get_items().filter(is_named)
-        return Q(pk__in=items.values_list(self.record_pk))
+        condition = Q(pk__in=self.find_tagged(self.model, is_named))
+        if self.is_generic:
+            # The tags of a child have the child's content type.
+            for child in _find_children(self.model):
+                tagged = self.find_tagged(child, is_named)
+                rows = child._base_manager.filter(pk__in=tagged)
+                condition |= Q(pk__in=rows.values(self.model._meta.pk.name))
+        return condition
+
+    def find_tagged(self, model, is_named):
+        """Return the query for the pks of a model's records with some tags."""
+        items = self.get_items(model).filter(is_named)
+        return items.values_list(self.get_record_pk(model))
 
     def rank(self, queryset, pk, using):
         """Return the records of a queryset that share tags with a record, most shared
         first."""
-        items = self.get_items(using)
+        items = self.get_items(self.model, using)
         own_tags = items.filter(**{self.key_name: pk}).values("tag_id")
         shared = items.filter(tag_id__in=own_tags)
         shared_by_one = shared.filter(**{self.key_name: self.outer_pk}).order_by()
         count = shared_by_one.values(self.key_name).values(shared=Count("pk"))
-        similar = queryset.filter(pk__in=shared.values_list(self.record_pk))
+        similar_pks = shared.values_list(self.get_record_pk(self.model))
+        similar = queryset.filter(pk__in=similar_pks)
         return similar.order_by(Subquery(count).desc(), "pk")
 
     def load_rows(self, pks, using):
@@ -1649,7 +1770,7 @@ class _Tags(_Part):
             return []
         values = [list(pks)]
         if self.is_generic:
-            values.insert(0, self.get_content_type().pk)
+            values.insert(0, self.get_content_type(self.model).pk)
         rows = self.rows.load(using, values=values).rows()
         if self.order:
             return list(rows)
@@ -1680,7 +1801,28 @@ class _Tags(_Part):
         return texts_by_tag
 
     def read(self, draft, sent):
-        draft.relations[self.name] = _read_tags(self.field, sent)
+        stored_names = []
+        if draft.stored is not None:
+            stored_names = self.find_names(draft.stored, draft.batch.using)
+        names = _read_tags(self.field, sent, stored_names)
+        if set(names) == set(stored_names) and draft.stored is not None:
+            return
+        if not names and not self.field.blank:
+            raise _required()
+        draft.relations[self] = names
+
+    def find_names(self, record, using):
+        """Return the names of a record's tags."""
+        rows = self.load_rows({self.key.to_python(record.pk)}, using)
+        return [name for _item, _key, _tag, name, _slug in rows]
+
+    def agrees(self, draft, sent, reply):
+        names = [tag["name"] for tag in reply.get(self.name, [])]
+        return set(_read_tags(self.field, sent, names)) == set(names)
+
+    def save(self, record, names):
+        """Save the tags of a record."""
+        getattr(record, self.name).set(names)
 
 
 class _AnyRecord(_Part):
@@ -2464,7 +2606,8 @@ class _Reader:
         model_endpoint = batch.model_endpoint
         records = []
         for record in batch.records:
-            if model_endpoint.can_get(model_endpoint.user, record):
+            answer = model_endpoint.can_get(model_endpoint.user, record)
+            if _is_yes(model_endpoint, "can_get", answer):
                 records.append(record)
         return _Instances(self.plan, records, batch.using, model_endpoint)
 
@@ -2487,11 +2630,29 @@ def _encode_records(records, chosen_encoder=None, html_escape=False, request=Non
     encoded = {}
     for model, same in records_by_model.items():
         has_user = request is not None
-        plan = make_plan(model, None, has_user, html_escape, chosen_encoder)
+        plan = _plan_for_form(model, request)
+        if plan is None:
+            plan = make_plan(model, None, has_user, html_escape, chosen_encoder)
         texts = plan.encode(plan.reader.adopt(same, request))
         for record, text in zip(same, texts, strict=True):
             encoded[id(record)] = _load(text)
     return [encoded[id(record)] for record in records]
+
+
+def _plan_for_form(model, request):
+    """Return the plan for a record that a form saved, None if the usual one says what
+    is shown.
+
+    Of a model that neither an endpoint nor an encoder describes, only the pk and the
+    form's own fields are shown.
+    """
+    if request is None or endpoint.has(model) or encoder.find(model):
+        return None
+    form_names = _get_access(request).form_names
+    if form_names is None or _is_user_model(model):
+        return None
+    form_encoder = IncludeEncoder(form_names)
+    return _Plan(model, has_user=True, chosen_encoder=form_encoder, levels=0)
 
 
 class DefaultEncoder:
@@ -2613,7 +2774,7 @@ class _EncoderRegistry(_Registry):
         if not issubclass(encoder_class, DefaultEncoder):
             message = f"{encoder!r} is no encoder: extend DefaultEncoder.to_dict()."
             raise ImproperlyConfigured(message)
-        _refuse_names(encoder_class)
+        _refuse_encoder(encoder)
         return encoder() if encoder is encoder_class else encoder
 
 
@@ -2767,8 +2928,11 @@ def _check_content_type(request):
 
 
 class _FormValue(list):
-    """The texts and files that a form has for one key; a key that ends with [] gets a
-    plain list."""
+    """The texts and files that a form has for one key."""
+
+
+class _FormList(list):
+    """The texts and files that a form has for a key that ends with []."""
 
 
 def _read_keys(request):
@@ -2795,7 +2959,7 @@ def _read_form_keys(request):
         for key, values in data.lists():
             name = key.removesuffix("[]")
             if name not in sent:
-                sent[name] = _FormValue() if name == key else []
+                sent[name] = _FormValue() if name == key else _FormList()
             sent[name].extend(values)
     return sent
 
@@ -2815,12 +2979,13 @@ def _unknown_key(key, known_names):
     return _("Unknown key.")
 
 
-def _refuse_unknown(sent, shown):
-    """Return an error for each key that is not shown, up to a number."""
+def _refuse_unknown(sent, known, writable):
+    """Return an error for each key that is not known, up to a number; it may name one
+    of the writable keys."""
     errors = {}
     for key in sent:
-        if key not in shown and len(errors) < _MAX_EXPLAINED_KEYS:
-            errors[key] = [_unknown_key(key, shown)]
+        if key not in known and len(errors) < _MAX_EXPLAINED_KEYS:
+            errors[key] = [_unknown_key(key, writable)]
     return errors
 
 
@@ -2829,20 +2994,121 @@ def _refuse_unknown(sent, shown):
 _UNREADABLE = (ArithmeticError, LookupError, OSError, TypeError, ValueError)
 
 
-def _invalid_value():
-    return ValidationError(_("This value cannot be read."))
+def _form_message(field_class, code="invalid"):
+    """Return what Django's forms say of a wrong value of a form field's class."""
+    return field_class.default_error_messages[code]
+
+
+def _too_many_members():
+    return ValidationError(_("At most %s values.") % _MAX_MEMBERS)
+
+
+def _too_many_tags():
+    return ValidationError(_("At most %s tags.") % _MAX_TAGS)
+
+
+def _required():
+    return ValidationError(_form_message(forms.Field, "required"))
+
+
+def _invalid_value(field=None, value=None):
+    """Return the ValidationError for a value that cannot be read.
+
+    Its message is the field's own, if the project gave it one; else it is what Django's
+    forms say.
+    """
+    message = getattr(field, "error_messages", {}).get("invalid")
+    if message is None or _is_of_django(field, message):
+        message = _find_kind(field).invalid or RegexValidator.message
+    return ValidationError(message, params={"value": value})
+
+
+def _is_of_django(field, message):
+    """Return whether a message for a field is Django's, not the project's."""
+    for base in type(field).__mro__:
+        if base.__module__.startswith("django."):
+            if message in vars(base).get("default_error_messages", {}).values():
+                return True
+    return False
+
+
+@functools.lru_cache(maxsize=1024)
+def _make_form_field(field):
+    """Return the form field that Django makes for a field, None if it makes none.
+
+    None is made for a FilePathField, since that reads the folder.
+    """
+    if isinstance(field, models.FilePathField):
+        return None
+    return field.formfield()
+
+
+def _takes_text(field):
+    """Return whether a field may hold the empty text."""
+    return field.empty_strings_allowed and not isinstance(field, models.BinaryField)
+
+
+#: Stands for an empty text that means nothing: the field keeps its value or default.
+_NOT_SENT = object()
+
+
+def _interpret(field, sent):
+    """Return what was sent for a field, to be written, as Django's forms take it.
+
+    Text is stripped. An empty text is NULL or _NOT_SENT for a field that takes no text.
+    """
+    text = _only_value(sent)
+    is_form = isinstance(sent, _FormValue)
+    if not isinstance(text, str):
+        return sent
+    if isinstance(field, models.JSONField) and not is_form:
+        return sent
+    if _takes_text(field):
+        value = _interpret_text(field, text, is_form)
+    elif field.is_relation:
+        value = text or _interpret_blank(field)
+    else:
+        value = text.strip() or _interpret_blank(field)
+    if is_form and value is not _NOT_SENT:
+        return _FormValue([value])
+    return value
+
+
+def _interpret_text(field, text, is_form):
+    """Return a text as the form field of a field that takes text has it."""
+    form_field = _make_form_field(field)
+    if getattr(form_field, "strip", False):
+        text = text.strip()
+    if is_form and not text:
+        return getattr(form_field, "empty_value", text)
+    return text
+
+
+def _interpret_blank(field):
+    """Return what an empty text means for a field that takes no text."""
+    if field.null:
+        return None
+    if isinstance(field, (models.BooleanField, models.BinaryField)):
+        return ""
+    if field.blank:
+        return _NOT_SENT
+    raise _required()
+
+
+def _find_single(field, sent):
+    """Return the one value that was sent for a field, None for NULL."""
+    if not isinstance(sent, _FormValue):
+        return sent
+    if len(sent) != 1:
+        raise ValidationError(_("This key takes one value."))
+    if sent[0] == "null" and not _takes_text(field):
+        return None
+    return sent[0]
 
 
 def _read_single(field, sent):
-    """Return the one value that was sent for a field, None for NULL."""
-    value = sent
-    if isinstance(sent, _FormValue):
-        if len(sent) != 1:
-            raise ValidationError(_("This key takes one value."))
-        value = sent[0]
-        is_text = isinstance(field, _TEXT_FIELDS)
-        if value in ("", "null") and field.null and not is_text:
-            value = None
+    """Return the one value that was sent for a field, None for a NULL that it takes."""
+    value = _find_single(field, sent)
     if value is None and not field.null:
         raise ValidationError(field.error_messages["null"])
     return value
@@ -2850,22 +3116,70 @@ def _read_single(field, sent):
 
 def _read_several(sent):
     """Return the list that was sent; a form may send it as the text of a JSON list."""
-    if sent == [""]:
+    if sent == [""] and isinstance(sent, (_FormValue, _FormList)):
         return []
     text = _only_value(sent)
-    if isinstance(text, str) and text.startswith("[") and text is not sent:
-        with contextlib.suppress(ValueError):
-            sent = _parse_json(text)
+    if isinstance(text, str) and text is not sent:
+        parsed = _parse_list(text)
+        sent = sent if parsed is None else parsed
     if not isinstance(sent, list):
-        raise ValidationError(_("This key takes a list."))
+        raise ValidationError(_form_message(forms.MultipleChoiceField, "invalid_list"))
     return sent
 
 
+def _parse_list(text):
+    """Return the list of a JSON text, None for another text."""
+    if text.lstrip().startswith("["):
+        with contextlib.suppress(ValueError):
+            return _parse_json(text)
+    return None
+
+
 def _as_text(value):
-    """Return a JSON text or number as text; raise ValidationError for anything else."""
+    """Return a JSON text or number as text; raise ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise _invalid_value()
+        raise ValueError("It is neither a text nor a number.")
     return str(value)
+
+
+def _as_form_text(value):
+    """Return the text with which a form shows a plain value."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else _dump(value)
+
+
+def _is_sent(shown, sent):
+    """Return whether what was sent is a plain value that was shown, in JSON or as the
+    text of a form."""
+    if not isinstance(sent, _FormValue):
+        return _is_same_json(shown, sent)
+    text = _only_value(sent)
+    if not isinstance(text, str):
+        return False
+    return _unify_newlines(text) == _unify_newlines(_as_form_text(shown))
+
+
+def _unify_newlines(text):
+    """Return a text with the newlines of Unix: forms send those of Windows."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _is_same_json(one, other):
+    """Return whether two JSON values are the same; to Python True equals 1, too."""
+    if one != other:
+        return False
+    # Python is slow at looking at each value.
+    return repr(one) == repr(other) or _has_same_booleans(one, other)
+
+
+def _has_same_booleans(one, other):
+    """Return whether two equal values have their booleans at the same places."""
+    if isinstance(one, dict):
+        return all(_has_same_booleans(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return all(map(_has_same_booleans, one, other))
+    return isinstance(one, bool) is isinstance(other, bool)
 
 
 def _read_text(field, value, is_form):
@@ -2875,6 +3189,14 @@ def _read_text(field, value, is_form):
         value = _read_datetime(value)
     _check_storable(value)
     return value
+
+
+def _read_time(field, value, is_form):
+    """Read a time of day; raise ValueError for one with an offset: Django drops it."""
+    text = _as_text(value)
+    if re.search("[-+Zz]", text):
+        raise ValueError("A time of day has no offset.")
+    return field.to_python(text)
 
 
 #: What forms send for booleans, besides the texts that BooleanField takes.
@@ -2899,8 +3221,9 @@ def _read_array(field, value, is_form):
     if isinstance(value, str):
         value = _parse_json(value)
     if not isinstance(value, list):
-        raise _invalid_value()
-    return [_read_value(field.base_field, item) for item in value]
+        raise ValueError("It is no list.")
+    base = field.base_field
+    return [_read_value(base, _interpret(base, item)) for item in value]
 
 
 class _Kind(NamedTuple):
@@ -2910,32 +3233,51 @@ class _Kind(NamedTuple):
     format: str = ""
     #: Called with the field, the value, and whether a form sent it.
     read: Callable = _read_text
+    #: The message for a value that cannot be read.
+    invalid: str = ""
 
 
 #: The kinds of fields, by the name of a class: models and forms name theirs alike. A
 #: subclass follows its nearest base listed here. How values become JSON is not said
 #: here but in _CONVERSIONS, since functions return values of no field.
 _KINDS = {
-    "ArrayField": _Kind(read=_read_array),
+    "ArrayField": _Kind(
+        read=_read_array,
+        invalid=_form_message(forms.MultipleChoiceField, "invalid_list"),
+    ),
+    # The database counts these keys from 1: none gets so large that it becomes text.
+    "BigAutoField": _Kind(("integer",), invalid=_form_message(forms.IntegerField)),
+    "BigIntegerField": _Kind(
+        ("integer", "string"), invalid=_form_message(forms.IntegerField)
+    ),
     "BinaryField": _Kind(("string",), "byte"),
     "BooleanField": _Kind(("boolean",), read=_read_boolean),
     "CharField": _Kind(("string",)),
     "ChoiceField": _Kind(("string",)),
-    "DateField": _Kind(("string",), "date"),
-    "DateTimeField": _Kind(("string",), "date-time"),
-    "DecimalField": _Kind(("string",), "decimal"),
-    "DurationField": _Kind(("string",), "duration"),
+    "DateField": _Kind(("string",), "date", invalid=_form_message(forms.DateField)),
+    "DateTimeField": _Kind(
+        ("string",), "date-time", invalid=_form_message(forms.DateTimeField)
+    ),
+    "DecimalField": _Kind(
+        ("string",), "decimal", invalid=_form_message(forms.DecimalField)
+    ),
+    "DurationField": _Kind(
+        ("string",), "duration", invalid=_form_message(forms.DurationField)
+    ),
     "EmailField": _Kind(("string",), "email"),
-    "FileField": _Kind(("string", "null"), "binary"),
+    "FileField": _Kind(
+        ("string", "null"), "binary", invalid=_form_message(forms.FileField)
+    ),
     "FilePathField": _Kind(("string",), read=_read_file_path),
-    "FloatField": _Kind(("number",)),
+    "FloatField": _Kind(("number",), invalid=_form_message(forms.FloatField)),
     "GenericIPAddressField": _Kind(("string",)),
-    # Also text: every integer column of SQLite's holds 64 bits.
-    "IntegerField": _Kind(("integer", "string")),
-    "JSONField": _Kind(read=_read_json),
+    "IntegerField": _Kind(("integer",), invalid=_form_message(forms.IntegerField)),
+    "JSONField": _Kind(read=_read_json, invalid=_form_message(forms.JSONField)),
     "TextField": _Kind(("string",)),
-    "TimeField": _Kind(("string",), "time-local"),
-    "UUIDField": _Kind(("string",), "uuid"),
+    "TimeField": _Kind(
+        ("string",), "time-local", _read_time, _form_message(forms.TimeField)
+    ),
+    "UUIDField": _Kind(("string",), "uuid", invalid=_form_message(forms.UUIDField)),
 }
 
 
@@ -2946,6 +3288,22 @@ def _find_kind(field):
     return _Kind()
 
 
+def _check_form_integer(field, value):
+    """Raise ValidationError for an integer that JavaScript would round, unless the
+    field is for such ones. SQLite's integer columns all take them."""
+    is_small = _find_kind(field).types == ("integer",)
+    if is_small and not _takes_large_integers(field) and value is not None:
+        field.run_validators(value)
+        MaxValueValidator(_MAX_SAFE_INTEGER)(value)
+        MinValueValidator(-_MAX_SAFE_INTEGER)(value)
+
+
+def _takes_large_integers(form_field):
+    """Return whether a field of a form is that of a BigIntegerField."""
+    max_value = getattr(form_field, "max_value", None)
+    return isinstance(max_value, int) and max_value > _MAX_SAFE_INTEGER
+
+
 def _read_value(field, sent):
     """Return the value that a field, no relation or file, makes of what was sent.
 
@@ -2954,10 +3312,16 @@ def _read_value(field, sent):
     value = _read_single(field, sent)
     if value is None:
         return None
+    kind = _find_kind(field)
     try:
-        return _find_kind(field).read(field, value, isinstance(sent, _FormValue))
+        return kind.read(field, value, isinstance(sent, _FormValue))
+    except ValidationError as error:
+        message = getattr(error, "message", None)
+        if kind.invalid and _is_of_django(field, message):
+            raise _invalid_value(field, value) from None
+        raise
     except _UNREADABLE:
-        raise _invalid_value() from None
+        raise _invalid_value(field, value) from None
 
 
 #: Date-times within these days are valid in every time zone.
@@ -2982,11 +3346,15 @@ def _read_pk(model, sent):
     if isinstance(sent, dict):
         sent = sent.get("pk")
     field = _root_key(model)
-    pk = _read_value(field, sent)
-    # To Python 1_0 is a number, too.
-    if isinstance(pk, int) and not re.fullmatch("-?[0-9]+", str(sent)):
-        raise _invalid_value()
-    field.run_validators(pk)
+    try:
+        pk = _read_value(field, sent)
+        # To Python 1_0 is a number, too.
+        if isinstance(pk, int) and not re.fullmatch("-?[0-9]+", str(sent)):
+            raise _invalid_value(field)
+        field.run_validators(pk)
+    except ValidationError:
+        message = _form_message(forms.ModelChoiceField, "invalid_choice")
+        raise ValidationError(message) from None
     return pk
 
 
@@ -3000,35 +3368,58 @@ def _no_record(model, pk):
 def _read_file(field, sent):
     """Return the upload, False to clear the file, or None to leave it as it is."""
     value = _only_value(sent)
-    if value is None or value == "null":
+    if value is None or value == "null" and isinstance(sent, _FormValue):
         return False
     if isinstance(value, File):
         return field.formfield(required=False).clean(value, None)
     if not isinstance(value, str):
-        raise _invalid_value()
+        raise _invalid_value(field)
     return None
 
 
-def _read_tags(manager, sent):
-    """Return the tag names that were sent: a list, or text as taggit parses it.
+def _read_tags(manager, sent, present=()):
+    """Return the tag names that were sent, in order: a list, its JSON text, or text as
+    taggit parses it.
 
-    Each name is validated by the `name` field of the manager's tag model.
+    Each name is validated by the `name` field of the manager's tag model. Those that
+    are `present` already are kept as they are, and do not count.
     """
+    present = set(present)
+    field = manager.remote_field.model._meta.get_field("name")
+    sent_names = dict.fromkeys(_find_tag_names(manager, sent, present))
+    if len(sent_names.keys() - present) > _MAX_TAGS:
+        raise _too_many_tags()
+    names = {}
+    for name in sent_names:
+        if name not in present:
+            name = field.clean(name, None)
+        names[name] = True
+    return list(names)
+
+
+def _find_tag_names(manager, sent, present):
+    """Yield the tag names that were sent: those present as they are, others stripped
+    and without blank ones."""
     from taggit.utils import parse_tags
 
     value = _only_value(sent)
+    if value == "null" and value is not sent:
+        raise ValidationError(manager.error_messages["null"])
     if isinstance(value, str):
-        value = parse_tags(value)
-    if not isinstance(value, list) or len(value) > _MAX_TAGS:
-        raise ValidationError(_("Tags are text, or a list of at most %s.") % _MAX_TAGS)
-    field = manager.remote_field.model._meta.get_field("name")
-    names = set()
+        names = _parse_list(value)
+        value = parse_tags(value) if names is None else names
+    if not isinstance(value, list):
+        raise ValidationError(_("Tags are a text, or a list of names."))
+    if len(value) > _MAX_TAGS + len(present):
+        raise _too_many_tags()
     for tag in value:
         name = tag.get("name") if isinstance(tag, dict) else tag
         if not isinstance(name, str):
-            raise _invalid_value()
-        names.add(field.clean(name, None))
-    return sorted(names)
+            raise ValidationError(_("Tags are a text, or a list of names."))
+        if name in present:
+            yield name
+        elif name.strip():
+            yield name.strip()
 
 
 # --- What clients may ask of a list ---------------------------------------------------
@@ -3039,12 +3430,14 @@ _DATE_PARTS = {
     "date", "time", "year", "iso_year", "quarter", "month", "week", "week_day",
     "iso_week_day", "day", "hour", "minute", "second",
 }  # fmt: skip
+#: Lookups that compare with a text, whatever the field has.
+_TEXT_LOOKUPS = {
+    "iexact", "contains", "icontains", "startswith", "istartswith", "endswith",
+    "iendswith",
+}  # fmt: skip
 #: The lookups that a filter may use. Patterns are not among them, since one can run for
 #: ever; nor are the lookups of arrays and ranges, which take no plain text.
-_LOOKUPS = {
-    *_COMPARISONS, *_DATE_PARTS, "isnull", "in", "iexact", "contains", "icontains",
-    "startswith", "istartswith", "endswith", "iendswith",
-}  # fmt: skip
+_LOOKUPS = {*_COMPARISONS, *_DATE_PARTS, *_TEXT_LOOKUPS, "isnull", "in"}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -3072,8 +3465,11 @@ def _is_offered(field, lookups):
         own_lookups = field.get_lookups()
         if lookups[0] in own_lookups:
             return lookups in (["isnull"], ["exact"])
-        # The names before the lookup are keys of the JSON.
+        # The names before the lookup are keys of the JSON. Whether JSON contains other
+        # JSON is no question that each database can answer.
         lookups = [lookup for lookup in lookups if lookup in own_lookups]
+        if lookups == ["contains"]:
+            return False
     if not lookups:
         return True
     return lookups[-1] in _LOOKUPS and _DATE_PARTS.issuperset(lookups[:-1])
@@ -3085,6 +3481,14 @@ def _read_whole_number(sent, default):
     if not re.fullmatch("-?[0-9]+", text):
         return default
     return min(int(text[:30]), _MAX_SAFE_INTEGER)
+
+
+def _is_empty_text(sent):
+    """Return whether an empty text was sent, with which a form says that it does not
+    ask."""
+    if isinstance(sent, (_FormValue, _FormList)):
+        return sent == [""]
+    return sent == ""
 
 
 class _ListOptions:
@@ -3125,13 +3529,13 @@ class _ListOptions:
         conditions = []
         errors = {}
         for key, value in sent.items():
-            if value in ("", [""]) and key in self.known_keys:
-                continue  # So a filter form sends a box that is left empty.
             try:
                 if key == "order_by":
                     order = self.read_order(value) or order
-                else:
-                    conditions.append(self.read_condition(key, value))
+                    continue
+                make_condition = self.find_condition_maker(key)
+                if not _is_empty_text(value):
+                    conditions.append(make_condition(value))
             except ValidationError as error:
                 errors[key] = error.messages
             except _UNREADABLE:
@@ -3142,10 +3546,10 @@ class _ListOptions:
             raise _invalid(errors)
         return order, conditions
 
-    def read_condition(self, key, value):
-        """Return the condition that a key and its value make."""
+    def find_condition_maker(self, key):
+        """Return the function that makes a condition of the value of a key."""
         if key in self.condition_makers:
-            return self.condition_makers[key](value)
+            return self.condition_makers[key]
         raise ValidationError(_unknown_key(key, self.known_keys))
 
     def read_order(self, value):
@@ -3311,6 +3715,8 @@ class _ListOptions:
             raise _invalid_value()
         elif not _is_offered(field, lookups):
             raise _invalid_value()
+        elif lookups[-1] in _TEXT_LOOKUPS:
+            value = _as_form_text(value)
         if isinstance(value, str) and len(value) > _MAX_FILTER_LENGTH:
             raise ValidationError(_("At most %s characters.") % _MAX_FILTER_LENGTH)
         return Q((entry, value))
@@ -3325,16 +3731,21 @@ class _ListOptions:
         """Return the schemas of all that may be sent, by key."""
         properties = {}
         for name in self.model_endpoint._plan.managers:
-            properties[name] = _describe_list(_TEXT)
+            properties[name] = _or_several({"type": ["string"]})
         for entry in self.model_endpoint.list_filter:
             field, lookups = self.find_end(entry.removesuffix("__in"))
-            properties[entry] = dict(_TEXT) if lookups else _describe_field(field)
+            properties[entry] = _or_several(_describe_filter(field, lookups))
+            _add_help_text(properties[entry], field)
         if self.model_endpoint.search_fields:
             properties["search"] = _TEXT
         if self.model_endpoint.sortable_by:
             names = ", ".join(self.model_endpoint.sortable_by)
             description = f"{names}; a minus sign before a name reverses its order."
-            properties["order_by"] = {**_TEXT, "description": description}
+            properties["order_by"] = {
+                **_or_several({"type": ["string"]}),
+                "description": description,
+                "x-ajax": {"sortable_by": list(self.model_endpoint.sortable_by)},
+            }
         properties["items_per_page"] = _NUMBER
         properties["current_page"] = _NUMBER
         return properties
@@ -3343,14 +3754,18 @@ class _ListOptions:
 # --- Decorators -----------------------------------------------------------------------
 
 
-def _make_login_error(**extra):
-    """Return the AJAXError 403 for a visitor, with the address of the login page."""
+def _login_url():
+    """Return the address of the login page as keywords of an AJAXError."""
     try:
-        extra["login_url"] = resolve_url(settings.LOGIN_URL)
+        return {"login_url": resolve_url(settings.LOGIN_URL)}
     except (NoReverseMatch, TypeError):
         # A project need not have a login page.
-        extra |= _hint("LOGIN_URL names no page of this site.")
-    return AJAXError(403, _("Please log in."), **extra)
+        return _hint("LOGIN_URL names no page of this site.")
+
+
+def _make_login_error(**extra):
+    """Return the AJAXError 403 for a visitor, with the address of the login page."""
+    return AJAXError(403, _("Please log in."), **{**extra, **_login_url()})
 
 
 def _is_logged_in(request):
@@ -3451,11 +3866,23 @@ def _run_view(view, request, *args, **kwargs):
     return async_to_sync(finish)()
 
 
+def _find_signature(function):
+    """Return the signature of a function, of a decorated one that of the inner one.
+
+    A method made by async_to_sync() is a partial function: its inner one takes `self`.
+    """
+    signature = inspect.signature(function)
+    if isinstance(function, functools.partial) and hasattr(function, "__wrapped__"):
+        parameters = list(signature.parameters.values())
+        signature = signature.replace(parameters=parameters[1:])
+    return signature
+
+
 @functools.lru_cache(maxsize=256)
 def _count_places(function):
     """Return how many arguments a function takes by position."""
     places = 0
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in _find_signature(function).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
             return sys.maxsize
         if parameter.kind < parameter.VAR_POSITIONAL:
@@ -3466,24 +3893,48 @@ def _count_places(function):
 @functools.lru_cache(maxsize=256)
 def _takes_keyword(function, name):
     """Return whether a function takes a keyword argument of a name."""
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in _find_signature(function).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD or parameter.name == name:
             return True
     return False
 
 
-def _call_hook(hook, *arguments, **modified):
-    """Call a hook with as many arguments as it takes: the old package's took fewer.
+def _fit_arguments(hook, arguments, modified):
+    """Return as many arguments as a hook takes, and those that it takes by keyword.
 
-    A hook that takes `modified` as a keyword gets it so.
+    The hooks of the old package took fewer. A hook that takes `modified` as a keyword
+    gets it so.
     """
     function = getattr(hook, "__func__", hook)
     if modified and not _takes_keyword(function, "modified"):
-        arguments = (*arguments, modified.pop("modified"))
+        arguments = (*arguments, modified["modified"])
+        modified = {}
     places = _count_places(function)
     if function is not hook:
         places -= 1  # The place of `self`.
-    return hook(*arguments[:places], **modified)
+    return arguments[:places], modified
+
+
+def _call_hook(hook, *arguments, **modified):
+    """Call a hook with as many arguments as it takes."""
+    arguments, modified = _fit_arguments(hook, arguments, modified)
+    return hook(*arguments, **modified)
+
+
+def _is_yes(owner, hook, answer):
+    """Return whether the answer of a hook, a method of `owner`, is yes.
+
+    Raise TypeError for an answer that is always true: a coroutine, a generator, or a
+    method that was not called.
+    """
+    if isinstance(answer, (bool, type(None))):
+        return bool(answer)
+    is_generator = inspect.isgenerator(answer) or inspect.isasyncgen(answer)
+    if is_generator or inspect.isawaitable(answer) or callable(answer):
+        place = f"{type(owner).__name__}.{hook}"
+        kind = type(answer).__name__
+        raise TypeError(f"{place} returned a {kind} instead of True or False.")
+    return bool(answer)
 
 
 def _takes_one(function, *before):
@@ -3502,6 +3953,16 @@ def _takes_request(function, *before):
     if names[position : position + 1] != ["request"]:
         return False
     return _takes_one(function, *before)
+
+
+def _is_operation(value):
+    """Return whether an attribute of an endpoint class has the shape of an operation: a
+    method of which the only required argument is called `request`."""
+    if not inspect.isfunction(value):
+        return False
+    if hasattr(value, "_parameters"):
+        return True
+    return _takes_request(inspect.unwrap(value), "self")
 
 
 # --- Checked parameters ---------------------------------------------------------------
@@ -3566,7 +4027,11 @@ class _TextInput(_FieldInput):
         return sent is None
 
     def read(self, sent, request):
-        text = _as_text(_read_single(self.field, sent))
+        value = _read_single(self.field, sent)
+        try:
+            text = _as_text(value)
+        except _UNREADABLE:
+            raise _invalid_value(self.field, value) from None
         self.field.clean(text, None)
         self.validate(text)
         return text
@@ -3893,7 +4358,7 @@ class _Parameters:
         _check_content_type(request)
         sent = _read_keys(request)
         values = {}
-        errors = _refuse_unknown(sent, self.by_name)
+        errors = _refuse_unknown(sent, self.by_name, self.by_name)
         for name, parameter in self.by_name.items():
             try:
                 parameter.read_into(values, sent, request)
@@ -4028,7 +4493,7 @@ def _is_same(field, stored, modified):
     if isinstance(after, File) and not getattr(after, "_committed", False):
         return False  # A new upload, whatever its name.
     if isinstance(field, models.JSONField):
-        return repr(before) == repr(after)  # To Python True equals 1.
+        return _is_same_json(before, after)
     return before == after
 
 
@@ -4048,6 +4513,144 @@ def _insert_first(record):
         record.save_base = insert
 
 
+def _say_as_forms(error):
+    """Let the errors of a model say what Django's forms say."""
+    usual = models.Field.default_error_messages["invalid_choice"]
+    for errors in error.update_error_dict({}).values():
+        for field_error in errors:
+            if field_error.message == usual:
+                message = _form_message(forms.ChoiceField, "invalid_choice")
+                field_error.message = message
+
+
+#: SQLite keeps decimals as floating-point numbers, of which Django reads these digits.
+_SQLITE_DECIMALS = decimal.Context(prec=15)
+#: The days of a duration that a column of microseconds holds.
+_MAX_DAYS = 2**63 // (24 * 60 * 60 * 1_000_000)
+
+
+def _find_losses(record, skipped_names, using):
+    """Return by field name the messages for values that could not be read back."""
+    losses = {}
+    for field in record._meta.concrete_fields:
+        if field.name not in skipped_names:
+            try:
+                _check_loss(field, vars(record).get(field.attname), using)
+            except ValidationError as error:
+                losses[field.name] = error.messages
+    return losses
+
+
+def _check_loss(field, value, using):
+    """Raise ValidationError for a value that could not be read back as it is."""
+    if value is not None:
+        for field_class, check in _LOSS_CHECKS.items():
+            if isinstance(field, field_class):
+                check(field, value, connections[using])
+
+
+def _check_decimal(field, value, connection):
+    """Raise ValidationError for a decimal that SQLite would round."""
+    if connection.vendor != "sqlite":
+        return
+    stored = field.get_db_prep_save(value, connection)
+    if isinstance(stored, decimal.Decimal):  # It may also be an expression.
+        kept = _SQLITE_DECIMALS.create_decimal_from_float(float(stored))
+        if kept != stored:
+            message = DecimalValidator.messages["max_digits"]
+            raise ValidationError(message, params={"max": _SQLITE_DECIMALS.prec})
+
+
+def _check_duration(field, value, connection):
+    """Raise ValidationError for a duration beyond a column of microseconds."""
+    if connection.features.has_native_duration_field:
+        return
+    if isinstance(value, datetime.timedelta) and abs(value.days) >= _MAX_DAYS:
+        message = _form_message(forms.DurationField, "overflow")
+        message = message.format(min_days=-_MAX_DAYS + 1, max_days=_MAX_DAYS - 1)
+        raise ValidationError(message)
+
+
+def _check_integer(field, value, connection):
+    """Raise ValidationError for an integer that JavaScript would round, if the field is
+    not made for big ones."""
+    if isinstance(field, models.BigIntegerField) or not isinstance(value, int):
+        return
+    MaxValueValidator(_MAX_SAFE_INTEGER)(value)
+    MinValueValidator(-_MAX_SAFE_INTEGER)(value)
+
+
+#: By field class, what raises ValidationError for a value that would not come back.
+_LOSS_CHECKS = {
+    models.DecimalField: _check_decimal,
+    models.DurationField: _check_duration,
+    models.IntegerField: _check_integer,
+}
+
+
+# Files. A storage takes no part in transactions.
+
+
+@contextlib.contextmanager
+def _storing_uploads(request, record, find_name=str):
+    """Remember the files that a block stores for a record.
+
+    Raise AJAXError 400 for a file name that the storage cannot take, with an error
+    under the name that `find_name` gives for the field's.
+    """
+    uploads = _find_uploads(record)
+    request._ajax_uploads = [*getattr(request, "_ajax_uploads", ()), *uploads]
+    try:
+        yield
+    except (core_exceptions.SuspiciousFileOperation, OSError) as error:
+        is_name_bad = getattr(error, "errno", errno.ENAMETOOLONG) == errno.ENAMETOOLONG
+        for file in uploads:
+            # The fields are saved in order.
+            if is_name_bad and not file._committed:
+                message = _("Give the file another name.")
+                raise _invalid({find_name(file.field.name): [message]}) from error
+        raise
+
+
+def _find_uploads(record):
+    """Return the files of a record that its save() will store."""
+    uploads = []
+    for field in record._meta.concrete_fields:
+        if isinstance(field, models.FileField):
+            file = getattr(record, field.attname)
+            if file and not file._committed:
+                uploads.append(file)
+    return uploads
+
+
+@contextlib.contextmanager
+def _removing_uploads(request):
+    """Delete the files that a block stored for a write, if the block fails."""
+    try:
+        yield
+    except BaseException:
+        _remove_uploads(request)
+        raise
+
+
+def _remove_uploads(request):
+    """Delete the files that were stored for a write, unless a row refers to them.
+
+    The write may have been committed before the failure, and a storage may have
+    replaced a file of another record.
+    """
+    uploads = getattr(request, "_ajax_uploads", [])
+    for file in list(uploads):
+        model = file.instance._meta.model
+        rows = model._base_manager.using(router.db_for_write(model))
+        rows = rows.filter(**{file.field.name: file.name})
+        # In a broken transaction rows cannot be read: `dispatch` tries it again later.
+        with contextlib.suppress(DatabaseError):
+            if file._committed and not rows.exists():
+                file.storage.delete(file.name)
+            uploads.remove(file)
+
+
 class _Draft:
     """A record that is being written: what was sent is read into it, validated, saved.
 
@@ -4061,6 +4664,8 @@ class _Draft:
         self.plan = model_endpoint._plan
         self.request = model_endpoint.request
         self.sent = _read_keys(model_endpoint.request)
+        #: The keys that were sent and are not written.
+        self.unwritten = []
         self.errors = {}
         self.relations = {}
         #: By foreign key, the value that refers to a record, as was checked.
@@ -4071,15 +4676,114 @@ class _Draft:
         self.record = record
         self.stored = stored
         for key, value in self.find_sent_in_order():
-            part = self.plan.writable.get(key)
-            if part is None or (part.field.primary_key and stored is not None):
-                continue
+            part = self.find_writable(key)
             try:
-                part.read(self, value)
+                if part is None:
+                    self.unwritten.append(key)
+                elif not self.shows(part, value):
+                    part.read(self, value)
             except ValidationError as error:
                 self.errors[key] = error.messages
-        shown = {*self.plan.names, *self.plan.writable, *_pk_names(self.plan.model)}
-        self.errors.update(_refuse_unknown(self.sent, shown))
+        if stored is None:
+            self.require_relations()
+        # A custom encoder may show any key.
+        if not self.plan.is_custom:
+            self.refuse_unknown()
+
+    def find_writable(self, key):
+        """Return the part that is written under a key, None if there is none."""
+        part = self.plan.writable.get(key)
+        if part and part.field.primary_key and self.stored is not None:
+            return None
+        return part
+
+    def require_relations(self):
+        """Hold an error for each relation without a value that has to have one."""
+        for name, part in self.plan.writable.items():
+            is_required = part.field.many_to_many and not part.field.blank
+            if is_required and name not in self.sent:
+                self.errors[name] = _required().messages
+
+    def refuse_unknown(self):
+        """Hold an error for each key that is not shown."""
+        known = {*self.plan.names, *self.plan.writable, *_pk_names(self.plan.model)}
+        writable = list(filter(self.find_writable, self.plan.writable))
+        self.errors.update(_refuse_unknown(self.sent, known, writable))
+
+    # What is stored and shown already
+
+    @cached_property
+    def batch(self):
+        """The batch of the stored record."""
+        using = self.model_endpoint._using
+        return self.plan.reader.make_batch([self.stored], using, self.request)
+
+    @cached_property
+    def shown(self):
+        """What is shown of the stored record, where code of the project's says it."""
+        return _encode_records([self.stored], request=self.request)[0]
+
+    def shows(self, part, sent):
+        """Return whether `get` shows of the stored record what was sent for a part."""
+        if self.stored is None:
+            return False
+        is_form = isinstance(sent, _FormValue)
+        if isinstance(part, _JSONColumn) and is_form:
+            return False  # "1" may be a text in JSON, the form's text is a number.
+        if self.plan.is_custom or self.plan.is_escaped:
+            return part.name in self.shown and _is_sent(self.shown[part.name], sent)
+        if not part.compares_text:
+            return False
+        if _is_sent(json.loads(part.encode(self.batch)[0]), sent):
+            return True
+        return is_form and self.shows_moment(part, _only_value(sent))
+
+    def shows_moment(self, part, text):
+        """Return whether a text is the stored date-time in the current zone, in which
+        it may be ambiguous."""
+        stored = getattr(self.stored, part.field.attname)
+        is_aware = isinstance(stored, datetime.datetime) and timezone.is_aware(stored)
+        if not is_aware or not isinstance(text, str):
+            return False
+        with contextlib.suppress(OverflowError, ValueError):
+            return parse_datetime(text) == timezone.make_naive(stored)
+        return False
+
+    def copy_stored(self):
+        """Return a draft of a copy of the stored record."""
+        copied = copy.copy(self)
+        copied.record = _copy_record(self.stored)
+        return copied
+
+    def find_ignored(self, reply):
+        """Return the keys that were sent and not written, but for those of an update
+        that agree with the record.
+
+        `reply` is what the client gets of the record. If it is only a pk, the record is
+        hidden, and whether a key agrees with it must not be told.
+        """
+        is_hidden = reply.keys() == {"pk"}
+        ignored = []
+        for key in dict.fromkeys(self.unwritten):
+            if key in self.plan._key_names or key == self.model_endpoint.version_field:
+                continue
+            if self.stored is None or is_hidden or not self.agrees(key, reply):
+                ignored.append(key)
+        return ignored
+
+    def agrees(self, key, reply):
+        """Return whether a stored record has what was sent for a key."""
+        sent = self.sent[key]
+        if self.plan.is_custom:
+            for record in (self.shown, reply):
+                if key in record and _is_sent(record[key], sent):
+                    return True
+            return False
+        [part] = [part for part in self.plan.parts if part.name == key]
+        try:
+            return part.agrees(self, sent, reply)
+        except ValidationError:
+            return False
 
     def find_sent_in_order(self):
         """Return the keys that were sent, in the order of the model's fields, and their
@@ -4102,7 +4806,8 @@ class _Draft:
         related_endpoint = _get_access(self.request).find_endpoint(related)
         records = {}
         for record in rows:
-            if related_endpoint.can_get(related_endpoint.user, record):
+            answer = related_endpoint.can_get(related_endpoint.user, record)
+            if _is_yes(related_endpoint, "can_get", answer):
                 records[record.pk] = record
         for pk in pks:
             if pk not in records:
@@ -4123,7 +4828,10 @@ class _Draft:
             )
             if is_refusal or not (self.errors or is_missing):
                 raise
-            raise AJAXError(403, _MESSAGES[403]) from error
+            hint = f"A hook failed over a value that is missing or wrong: {error}"
+            for name, messages in self.errors.items():
+                hint += f" {name}: {' '.join(map(str, messages))}"
+            raise AJAXError(403, _MESSAGES[403], **_hint(hint)) from error
 
     def find_unchanged(self):
         """Return the fields of which the value is stored already."""
@@ -4154,10 +4862,15 @@ class _Draft:
                 record.clean_fields = lambda exclude=None: None
                 record.full_clean()
         except ValidationError as error:
+            _say_as_forms(error)
             for name, messages in _errors_by_field(error).items():
                 errors.setdefault(self.find_shown_name(name), []).extend(messages)
         finally:
             vars(record).pop("clean_fields", None)
+        skipped_names = {*errors, *self.find_skipped_names()}
+        losses = _find_losses(record, skipped_names, self.model_endpoint._using)
+        for name, messages in losses.items():
+            errors.setdefault(self.find_shown_name(name), []).extend(messages)
         if errors:
             raise _invalid(errors)
 
@@ -4182,8 +4895,503 @@ class _Draft:
 
     def save_relations(self):
         """Save the values that can be saved only after the record."""
-        for name, values in self.relations.items():
-            getattr(self.record, name).set(values)
+        for part, values in self.relations.items():
+            part.save(self.record, values)
+
+
+# --- Forms ----------------------------------------------------------------------------
+
+# A form reads texts, as a page sends them. It is made with the texts of all values.
+# Then its fields are known, also those that it makes itself. For each field, a _FormKey
+# puts into the form's data what a page would send for the field's widget.
+
+
+def _make_form_data(sent):
+    """Return what was sent as a form's data and files. Null is left out."""
+    data = MultiValueDict()
+    files = MultiValueDict()
+    for key, value in sent.items():
+        uploads = [item for item in _as_list(value) if isinstance(item, File)]
+        if uploads:
+            files.setlist(key, uploads)
+        texts = _make_texts(value)
+        if texts and value is not None:
+            data.setlist(key, texts)
+    return data, files
+
+
+def _make_texts(value):
+    """Return the texts of a value that was sent, or of a list of values. Files are not
+    among them."""
+    items = [item for item in _as_list(value) if not isinstance(item, File)]
+    dumped = iter(_dump_each([item for item in items if not isinstance(item, str)]))
+    return [item if isinstance(item, str) else next(dumped) for item in items]
+
+
+def _adapt_form(form, sent, data):
+    """Let each field of a form read what was sent, which the form has as `data`.
+
+    Raise TooManyFieldsSent for more values than a form may have.
+    """
+    columns = _find_written_columns(form)
+    is_readable = isinstance(form.data, MultiValueDict)
+    for name in form.fields:
+        form_key = _FormKey(form, name, columns.get(name))
+        if is_readable and form_key.is_as_sent(data):
+            form_key.read(sent)
+    limit = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
+    if sent and is_readable and limit is not None:
+        if sum(len(values) for _key, values in form.data.lists()) > limit:
+            raise core_exceptions.TooManyFieldsSent(_("It has too many values."))
+
+
+def _find_written_columns(form):
+    """Return by name the fields of its model that a ModelForm writes."""
+    if not isinstance(form, forms.BaseModelForm):
+        return {}
+    options = form._meta
+    columns = {}
+    for name, column in _model_fields(options.model).items():
+        is_left_out = options.fields is not None and name not in options.fields
+        if not is_left_out and name not in (options.exclude or ()):
+            columns[name] = column
+    return columns
+
+
+def _is_tag_field(field):
+    if not apps.is_installed("taggit"):
+        return False
+    from taggit.forms import TagField
+
+    return isinstance(field, TagField)
+
+
+def _is_array_field(field):
+    # By name: django.contrib.postgres cannot be imported without its driver.
+    return "SimpleArrayField" in {base.__name__ for base in type(field).__mro__}
+
+
+#: How Django's widgets read one value. How other widgets read is unknown.
+_SINGLE_READERS = {
+    widget_class.value_from_datadict
+    for widget_class in (
+        forms.Widget,
+        forms.CheckboxInput,
+        forms.Select,
+        forms.NullBooleanSelect,
+        forms.FileInput,
+        forms.ClearableFileInput,
+    )
+}
+
+#: The values of these are no texts, though Django extends CharField and ChoiceField.
+_NO_TEXT_FIELDS = (
+    forms.GenericIPAddressField,
+    forms.JSONField,
+    forms.ModelChoiceField,
+    forms.UUIDField,
+)
+
+
+def _reads_several(widget):
+    if isinstance(widget, forms.MultipleHiddenInput):
+        return True
+    return getattr(widget, "allow_multiple_selected", False)
+
+
+def _reads_one(widget):
+    is_single = type(widget).value_from_datadict in _SINGLE_READERS
+    return is_single and not _reads_several(widget)
+
+
+def _find_inputs(widget, key):
+    """Yield the key and the widget of each input that a widget consists of."""
+    if isinstance(widget, forms.MultiWidget):
+        parts = zip(widget.widgets_names, widget.widgets, strict=True)
+        for suffix, part in parts:
+            yield from _find_inputs(part, f"{key}{suffix}")
+    else:
+        yield key, widget
+
+
+def _take_one(sent):
+    """Return the one value that was sent; raise ValidationError for a list."""
+    value = _only_value(sent)
+    if isinstance(value, list):
+        raise ValidationError(_("This key takes one value."))
+    return value
+
+
+class _FormKey:
+    """Reads what was sent for one field of a form, and cleans it as the field does.
+
+    Its clean() replaces the field's, so that the form has its errors as the field's.
+    `column` is the field of the model that a ModelForm writes the value to, or None.
+    """
+
+    def __init__(self, form, name, column):
+        self.form = form
+        self.name = name
+        self.key = form.add_prefix(name)
+        self.field = form.fields[name]
+        self.column = column
+        #: What is wrong with the value that was sent.
+        self.error = None
+        #: Whether null was sent for a file, or for a nullable column.
+        self.is_cleared = False
+        self.is_null = False
+        #: The names of tags that were sent as a list.
+        self.tag_names = None
+        self.clean_field = self.field.clean
+        if isinstance(getattr(self.clean_field, "__self__", None), _FormKey):
+            # Several forms share the field, and an earlier one has replaced clean().
+            self.clean_field = self.clean_field.__self__.clean_field
+        self.field.clean = self.clean
+
+    def is_as_sent(self, data):
+        """Return whether the form still has what was sent as `data`, and reads it.
+
+        It may have put a value of its own in its place.
+        """
+        if self.field.disabled:
+            return False
+        return self.form.data.getlist(self.key) == data.getlist(self.key)
+
+    def refusal(self, value=""):
+        """Return the error for a value that the field cannot read, in its words."""
+        messages = self.field.error_messages
+        for code in ("invalid", "invalid_choice"):
+            if code in messages:
+                return ValidationError(messages[code], code, {"value": value})
+        return ValidationError(RegexValidator.message)
+
+    # Reading
+
+    def read(self, sent):
+        """Put what was sent into the form's data; keep the error of a bad value."""
+        try:
+            if isinstance(self.field.widget, forms.MultiWidget):
+                self.check_parts(sent)
+            elif self.key in sent:
+                self.put(self.read_texts(sent[self.key]))
+        except ValidationError as error:
+            self.error = error
+        except (TypeError, ValueError):
+            self.error = self.refusal()
+
+    def check_parts(self, sent):
+        """Raise ValidationError if one of several inputs was sent a list."""
+        for key, widget in _find_inputs(self.field.widget, self.key):
+            if key in sent and _reads_one(widget):
+                _take_one(sent[key])
+
+    def put(self, texts):
+        """Put texts into the form's data. An empty text that means the default is left
+        out."""
+        if texts is None:
+            return
+        if texts == [""] and self.has_default():
+            self.form.data.pop(self.key, None)
+        else:
+            self.form.data.setlist(self.key, texts)
+
+    def has_default(self):
+        """Return whether an empty text means the default, since the column can hold
+        neither it nor NULL."""
+        column = self.column
+        if column is None or column.null or not column.blank:
+            return False
+        takes_empty = (*_TEXT_FIELDS, models.BooleanField, models.BinaryField)
+        return not isinstance(column, takes_empty) and column.has_default()
+
+    def read_texts(self, sent):
+        """Return the texts that a page would send, None to keep those that were sent.
+
+        Raise ValidationError for a value of the wrong shape.
+        """
+        field = self.field
+        if self.says_null(sent):
+            return self.read_null()
+        if field.widget.needs_multipart_form:
+            return self.read_file(sent)
+        if any(isinstance(item, File) for item in _as_list(sent)):
+            raise self.refusal()
+        if isinstance(field, forms.JSONField):
+            return [self.read_json(sent)]
+        if _is_tag_field(field) and _reads_one(field.widget):
+            return [self.read_tags(sent)]
+        if _is_array_field(field) and isinstance(_only_value(sent), list):
+            return [self.read_items(sent)]
+        if _reads_several(field.widget):
+            return self.read_several(sent)
+        if isinstance(field, forms.BooleanField) and _reads_one(field.widget):
+            return [self.read_boolean(_take_one(sent), isinstance(sent, _FormValue))]
+        if _reads_one(field.widget):
+            return [self.read_text(_take_one(sent))]
+        return None
+
+    def says_null(self, sent):
+        if isinstance(sent, _FormValue):
+            return sent == ["null"] and not self.takes_text()
+        return sent is None
+
+    def takes_text(self):
+        """Return whether the text "null" may be a value, and not NULL."""
+        if self.column is not None:
+            return isinstance(self.column, _TEXT_FIELDS)
+        if isinstance(self.field, _NO_TEXT_FIELDS) or _is_tag_field(self.field):
+            return False
+        return isinstance(self.field, (forms.CharField, forms.ChoiceField))
+
+    def read_null(self):
+        """Return the texts for null: an empty input."""
+        field = self.field
+        if isinstance(field, forms.FileField):
+            if field.required:
+                raise ValidationError(field.error_messages["required"], "required")
+            self.is_cleared = True
+            return None
+        if _reads_several(field.widget):
+            return []
+        if not _reads_one(field.widget):
+            return None
+        column = self.column
+        if column is not None and not column.many_to_many:
+            takes_empty = (*_TEXT_FIELDS, models.BooleanField)
+            self.is_null = column.null
+            if not (column.null or field.required or isinstance(column, takes_empty)):
+                raise ValidationError(column.error_messages["null"], "null")
+        return [""]
+
+    def read_json(self, sent):
+        """Return the text of a JSON value; check one that a form sent as text."""
+        if not isinstance(sent, _FormValue):
+            return _dump(sent)
+        text = _take_one(sent).strip()
+        try:
+            _parse_json(text or "null")
+        except ValueError:
+            raise self.refusal() from None
+        return text
+
+    def read_file(self, sent):
+        """Check what was sent for a file. A text, such as its URL, changes nothing."""
+        if _reads_one(self.field.widget):
+            sent = _take_one(sent)
+        for item in _as_list(sent):
+            if not isinstance(item, (File, str)):
+                raise self.refusal()
+
+    def read_tags(self, sent):
+        """Return the text that taggit parses into the names that were sent.
+
+        Raise ValidationError for names of which there is no such text: taggit cannot
+        quote a double quote.
+        """
+        from taggit.utils import edit_string_for_tags, parse_tags
+
+        value = _only_value(sent)
+        tags = _parse_list(value) if isinstance(value, str) else value
+        if tags is None:
+            return value
+        if not isinstance(tags, list):
+            raise self.refusal()
+        names = self.read_names(tags)
+        records = [types.SimpleNamespace(name=name) for name in names]
+        for text in (edit_string_for_tags(records), ", ".join(names)):
+            if set(parse_tags(text)) == set(names):
+                self.tag_names = names
+                return text
+        raise ValidationError(_("Enter tags without double quotes."))
+
+    def read_names(self, tags):
+        """Return the names in a list of tags, stripped, in order, each of them once."""
+        names = []
+        for tag in tags:
+            name = tag.get("name") if isinstance(tag, dict) else tag
+            if not isinstance(name, str):
+                raise self.refusal()
+            names.append(name.strip())
+        return [name for name in dict.fromkeys(names) if name]
+
+    def read_items(self, sent):
+        """Return the list that was sent for an array, with texts in it."""
+        items = []
+        for item in sent:
+            is_list = isinstance(item, list)
+            items.append(self.read_items(item) if is_list else _as_text(item))
+        return items
+
+    def read_several(self, sent):
+        """Return the texts of several choices."""
+        if sent in ("", [""]):
+            return []
+        values = _read_several(sent) if isinstance(sent, list) else [sent]
+        if isinstance(self.field, forms.ModelMultipleChoiceField):
+            stored = self.form.initial.get(self.name)
+            kept = len(stored) if isinstance(stored, list) else 0
+            if len(values) > _MAX_MEMBERS + kept:
+                raise ValidationError(_("Select at most %s values.") % _MAX_MEMBERS)
+        return [self.read_text(value) for value in values]
+
+    def read_text(self, value):
+        """Return one value as the text that a page would send."""
+        field = self.field
+        is_choice_of_records = isinstance(field, forms.ModelChoiceField)
+        if is_choice_of_records and isinstance(value, dict):
+            value = self.read_key(value)
+        if isinstance(value, str):
+            return value if self.takes_text() or is_choice_of_records else value.strip()
+        if isinstance(value, bool):
+            if isinstance(field, forms.ChoiceField) and not is_choice_of_records:
+                text = _dump(value)
+                return text if field.valid_value(text) else str(value)
+        elif isinstance(value, (int, float)):
+            return localize_input(value) if field.localize else _dump(value)
+        if type(field).__module__.startswith("django.forms."):
+            raise self.refusal(_dump(value)[:100])
+        return _dump(value)  # A field of the project's own may read JSON.
+
+    def read_key(self, record):
+        """Return the pk of a record that was read before, or what the form takes
+        instead of it."""
+        name = self.field.to_field_name or "pk"
+        if name in _pk_names(self.field.queryset.model):
+            name = "pk"
+        if name not in record:
+            raise self.refusal(_dump(record)[:100])
+        return record[name]
+
+    def read_boolean(self, value, is_form):
+        """Return the text for true or false. In a form, a checkbox may have another."""
+        has_three_states = isinstance(self.field, forms.NullBooleanField)
+        if isinstance(value, str):
+            value = value.strip()
+            if value == "" or (has_three_states and value == "unknown"):
+                return value
+        try:
+            return _dump(_read_boolean(models.BooleanField(), value, True))
+        except (ValidationError, ValueError):
+            if is_form and not has_three_states:
+                return value
+            raise self.refusal() from None
+
+    # Cleaning
+
+    def clean(self, value, *initial):
+        """Clean a value as the field does; raise ValidationError also for one that
+        could not be read or stored."""
+        if self.error is not None:
+            raise self.error
+        if self.is_cleared:
+            value = False
+        try:
+            cleaned = _check_times(self.clean_field(value, *initial))
+            _check_storable(cleaned)
+            _check_form_integer(self.field, cleaned)
+            if self.is_null and cleaned in self.field.empty_values:
+                return None
+            return self.check_column(cleaned)
+        except (*_UNREADABLE, RecursionError):
+            # What Django's fields let through: numbers beyond a column, odd base64.
+            raise self.refusal() from None
+
+    def check_column(self, value):
+        """Return a clean value as the column takes it; raise ValidationError for one
+        that the column cannot hold."""
+        column = self.column
+        if _is_tag_field(self.field) and isinstance(value, list):
+            return self.check_tags(value)
+        if isinstance(column, models.BinaryField) and isinstance(value, str):
+            if value == "" and column.null:
+                return None
+            return b64decode(value.encode(), validate=True)
+        if column is not None:
+            _check_loss(column, value, router.db_for_write(column.model))
+        return value
+
+    def check_tags(self, names):
+        """Return the names of tags; raise ValidationError for too many, or a bad one.
+
+        Tags that the record has already may stay.
+        """
+        stored = self.form.initial.get(self.name)
+        kept = set()
+        if isinstance(stored, list):
+            kept = {getattr(tag, "name", None) for tag in stored}
+        added = [name for name in names if name not in kept]
+        if len(added) > _MAX_TAGS:
+            raise ValidationError(_("Enter at most %s tags.") % _MAX_TAGS)
+        if _is_tags_manager(self.column):
+            tag_field = self.column.remote_field.model._meta.get_field("name")
+            for name in added:
+                tag_field.clean(name, None)
+        if self.tag_names is not None and set(self.tag_names) == set(names):
+            return self.tag_names  # taggit sorts what it parses.
+        return names
+
+
+def _as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def _check_times(value):
+    """Return date-times, in lists too, as USE_TZ wants them; check those of ranges."""
+    if isinstance(value, datetime.datetime):
+        return _read_datetime(value)
+    if isinstance(value, list):
+        return [_check_times(item) for item in value]
+    if hasattr(value, "lower_inc"):
+        _check_times(value.lower)
+        _check_times(value.upper)
+    return value
+
+
+def _lock_instance(form):
+    """Lock the row of a ModelForm's saved instance, and read the instance again.
+
+    Return whether there is one; raise AJAXError 404 if its row is gone.
+    """
+    if not isinstance(form, forms.BaseModelForm) or form.instance._state.adding:
+        return False
+    instance = form.instance
+    model = instance._meta.model
+    using = router.db_for_write(model, instance=instance)
+    rows = models.QuerySet(model, using=using).select_for_update()
+    # The instance may be of another database than the one of the transaction.
+    with transaction.atomic(using, savepoint=False):
+        try:
+            instance.refresh_from_db(using, from_queryset=rows)
+        except model.DoesNotExist:
+            raise _record_not_found(model, instance.pk) from None
+    return True
+
+
+def _errors_as_sent(form, errors):
+    """Return errors by the keys under which a form's fields are sent."""
+    errors_by_key = {}
+    for name, messages in errors.items():
+        key = form.add_prefix(name) if name in form.fields else name
+        errors_by_key[key] = list(messages)
+    return errors_by_key
+
+
+def _plain_cleaned_data(form):
+    """Return a form's cleaned data as plain data, with all records in it as pks."""
+    plain = {}
+    for name, value in form.cleaned_data.items():
+        if isinstance(form.fields.get(name), forms.JSONField):
+            plain[name] = _load(_dump(value))
+        elif isinstance(value, (models.Model, Iterable)):
+            plain[name] = _to_plain(value, _plain_pks)
+        else:
+            # A field may have a class of its own for its values.
+            plain[name] = _plain_column_value(value)
+    return plain
+
+
+def _plain_pks(records):
+    return [_plain_pk(record) for record in records]
 
 
 # --- Operations -----------------------------------------------------------------------
@@ -4202,7 +5410,7 @@ class _Operation(NamedTuple):
     reads: bool = False
     #: What the explorer asks the user first.
     question: str = ""
-    #: What openapi.json says that it does; else the docstring of the method says it.
+    #: What openapi.json says that it does, of a model and its models.
     summary: str = ""
     is_custom: bool = False
     #: Whether it is one transaction that locks the record.
@@ -4212,35 +5420,44 @@ class _Operation(NamedTuple):
 #: The operations of every model. To add one, write its method, a line here, and the
 #: schemas of its request and reply in _make_shapes().
 _OPERATIONS = {
-    "create": _Operation("create", False, "can_create", "add"),
-    "list": _Operation("list", False, "can_list", reads=True),
-    "get": _Operation("get", True, reads=True),
-    "update": _Operation("update", True, "can_update", "change"),
+    "create": _Operation(
+        "create", False, "can_create", "add", summary="Create {model}."
+    ),
+    "list": _Operation("list", False, "can_list", reads=True, summary="List {models}."),
+    "get": _Operation("get", True, reads=True, summary="Get {model}."),
+    "update": _Operation(
+        "update", True, "can_update", "change", summary="Update {model}."
+    ),
     "delete": _Operation(
-        "delete", True, "can_delete", "delete", question="Delete this record?"
+        "delete",
+        True,
+        "can_delete",
+        "delete",
+        question="Delete this record?",
+        summary="Delete {model}.",
     ),
 }
 _CHANGE_TAGS = _Operation("tags", True, "can_update", "change")
 #: The commands of a TaggableManager.
 _COMMANDS = {
     "add": _CHANGE_TAGS._replace(
-        summary="Add tags to the record; return all its tags.",
+        summary="Add tags to {model}; return all its tags.",
     ),
     "remove": _CHANGE_TAGS._replace(
-        summary="Remove tags from the record; return the tags that are left.",
+        summary="Remove tags from {model}; return the tags that are left.",
     ),
     "set": _CHANGE_TAGS._replace(
-        summary="Replace the tags of the record; return them.",
+        summary="Replace the tags of {model}; return them.",
     ),
     "clear": _CHANGE_TAGS._replace(
         question="Take all tags away?",
-        summary="Remove all tags from the record.",
+        summary="Remove all tags from {model}.",
     ),
     "similar": _Operation(
         "_similar",
         True,
         reads=True,
-        summary="Return the records that share tags with this one, most shared first.",
+        summary="Return the {models} that share tags with one, most shared first.",
     ),
 }
 #: The only operation of a function or a form.
@@ -4258,17 +5475,17 @@ def _operations(endpoint_class):
             if name.startswith("_") or hasattr(ModelEndpoint, name):
                 continue
             is_overridden = getattr(endpoint_class, name) is not value
-            if is_overridden or not inspect.isfunction(value):
+            if is_overridden or not _is_operation(value):
                 continue
             parameters = getattr(value, "_parameters", None)
-            if parameters is not None and parameters.takes_record:
-                operations[name] = _Operation(
-                    name, True, is_custom=True, locks_record=True
-                )
-            elif parameters is not None or _takes_request(
-                inspect.unwrap(value), "self"
-            ):
-                operations[name] = _Operation(name, None, is_custom=True)
+            takes_record = parameters is not None and parameters.takes_record
+            operations[name] = _Operation(
+                name,
+                True if takes_record else None,
+                summary=f"Call `{name}` of {{model}}.",
+                is_custom=True,
+                locks_record=takes_record,
+            )
     return operations
 
 
@@ -4286,20 +5503,38 @@ class BaseAuthentication:
         return _is_logged_in(request) and request.user.is_active
 
 
+def _find_authentication_class():
+    """Return the class that AJAX_AUTHENTICATION names; raise ImproperlyConfigured for
+    one that would let the wrong users in."""
+    default = f"{__name__}.BaseAuthentication"
+    dotted_path = getattr(settings, "AJAX_AUTHENTICATION", default)
+    authentication_class = import_string(dotted_path)
+    _refuse_authentication(authentication_class)
+    return authentication_class
+
+
 class BaseEndpoint:
     """A callable endpoint: extend it, define `__call__(self, request)`, and put an
     instance into endpoints.py."""
 
     csrf_exempt = False
-    request: Any = None
 
     def _encode_record(self, record):
-        """Return a record as a dict, if a request is known as its user may see it."""
-        return _to_plain(record, partial(_encode_records, request=self.request))
+        """Return a record as a dict."""
+        return _encode_for(self, record)
 
     def _encode_data(self, data):
         """Return a QuerySet, or any iterable of records, as a list of dicts."""
-        return _to_plain(data, partial(_encode_records, request=self.request))
+        return _encode_for(self, data)
+
+
+def _encode_for(served_endpoint, value):
+    """Return a value as plain data, with records as the endpoint's user may see them.
+
+    Only the endpoints of models and forms know the request, and so the user.
+    """
+    request = getattr(served_endpoint, "request", None)
+    return _to_plain(value, partial(_encode_records, request=request))
 
 
 class _Function(BaseEndpoint):
@@ -4352,6 +5587,11 @@ def _has_login_middleware(middleware):
     return False
 
 
+def _record_not_found(model, pk):
+    message = _('%(model)s with id of "%(pk)s" not found.')
+    return AJAXError(404, message % {"model": model.__name__, "pk": pk})
+
+
 class _ServedEndpoint(BaseEndpoint):
     """What the endpoints of models and forms share. There is one instance per request.
 
@@ -4360,6 +5600,7 @@ class _ServedEndpoint(BaseEndpoint):
     path, or None.
     """
 
+    request: Any = None
     _operation = _CALL
 
     def __init__(self, application, model, method, pk=None, command=None):
@@ -4382,10 +5623,9 @@ class _ServedEndpoint(BaseEndpoint):
     def authenticate(self, request, application, method) -> bool:
         """Return whether the user may call at all; by default AJAX_AUTHENTICATION says
         so."""
-        default = f"{__name__}.BaseAuthentication"
-        dotted_path = getattr(settings, "AJAX_AUTHENTICATION", default)
-        authentication = import_string(dotted_path)()
-        return authentication.is_authenticated(request, application, method)
+        authentication = _find_authentication_class()()
+        answer = authentication.is_authenticated(request, application, method)
+        return _is_yes(authentication, "is_authenticated", answer)
 
     def _find_operation(self):
         """Return the operation that the path names."""
@@ -4395,7 +5635,8 @@ class _ServedEndpoint(BaseEndpoint):
         """Raise AJAXError 403 if the user may not call, 415 if the body's type is none
         that is read."""
         self.request = request
-        if not self.authenticate(request, self.application, self.method):
+        answer = self.authenticate(request, self.application, self.method)
+        if not _is_yes(self, "authenticate", answer):
             refusal = self._refusal("authenticate")
             if not _is_logged_in(request):
                 refusal = _make_login_error(**refusal.extra)
@@ -4470,7 +5711,7 @@ class ModelEndpoint(_ServedEndpoint):
     def create(self, request):
         """Save a new record; return it as `get` would."""
         draft = _Draft(self)
-        with _transaction(self._using):
+        with _removing_uploads(request), _transaction(self._using):
             self.record = record = self.model()
             draft.read_into(record)
             with draft.refusing_first():
@@ -4478,10 +5719,11 @@ class ModelEndpoint(_ServedEndpoint):
                 self._permit("create", record)
             draft.validate()
             _insert_first(record)
-            self.save_record(request, record, True)
+            with _storing_uploads(request, record, draft.find_shown_name):
+                self.save_record(request, record, True)
             draft.save_relations()
             ajax_created.send(sender=self.model, instance=record, request=request)
-            return self._show_written(record.pk)
+            return self._show_written(record.pk, draft)
 
     def get(self, request):
         """Return the record."""
@@ -4497,7 +5739,7 @@ class ModelEndpoint(_ServedEndpoint):
     def update(self, request):
         """Save what changed of the record; return it as `get` would."""
         draft = _Draft(self)
-        with _transaction(self._using):
+        with _removing_uploads(request), _transaction(self._using):
             # Code of the project's that tracks changes wants the very instance that was
             # read to be saved.
             modified = self._get_record(locked=True)
@@ -4512,10 +5754,11 @@ class ModelEndpoint(_ServedEndpoint):
             if is_changed or draft.relations:
                 self.record = modified
                 if is_changed or self.version_field:
-                    self.save_record(request, modified, False)
+                    with _storing_uploads(request, modified, draft.find_shown_name):
+                        self.save_record(request, modified, False)
                 draft.save_relations()
                 ajax_updated.send(sender=self.model, instance=modified, request=request)
-            return self._show_written(stored.pk)
+            return self._show_written(stored.pk, draft)
 
     def delete(self, request):
         """Delete the record; return {"pk": ...}."""
@@ -4533,7 +5776,7 @@ class ModelEndpoint(_ServedEndpoint):
 
     def list(self, request):
         """Return a page of records; `total` and the like go beside them."""
-        if not self.can_list(self.user):
+        if not _is_yes(self, "can_list", self.can_list(self.user)):
             raise self._refusal("can_list")
         sent = _read_keys(request)
         default_size, largest_size = self._get_page_sizes()
@@ -4561,9 +5804,9 @@ class ModelEndpoint(_ServedEndpoint):
             if self.command == "clear":
                 command()
             elif self.command == "set":
-                command(self._read_tag_names(request, part.field))
+                command(self._read_tag_names(request, record, part))
             else:
-                command(*self._read_tag_names(request, part.field))
+                command(*self._read_tag_names(request, record, part))
             if self.version_field:
                 self.save_record(request, record, False)
             return json.loads(part.encode_tags([record.pk], self._using)[0])
@@ -4629,6 +5872,9 @@ class ModelEndpoint(_ServedEndpoint):
 
     # From the path to the operation
 
+    #: The keys that were sent to create() or update() and not written.
+    _ignored = ()
+
     @classmethod
     def _for_model(cls, model, request):
         """Return an endpoint for a model that another endpoint's request touches."""
@@ -4664,34 +5910,42 @@ class ModelEndpoint(_ServedEndpoint):
             return operation
         raise _missing(_("There is no such operation."), self.command, _COMMANDS)
 
-    def _offers(self, name):
+    @classmethod
+    def _offers(cls, name):
         """Return whether `operations` has an operation, or a tags manager."""
-        return self.operations is None or name in self.operations
+        return cls.operations is None or name in cls.operations
 
     def _no_operation(self):
         """Return the AJAXError 404 for an operation that is not offered."""
         names = self.operations
-        if not names:
+        if names is None:
             names = {*_operations(type(self)), *self._plan.managers}
         return _missing(_("There is no such operation."), self.method, names)
 
     def _run(self, request):
-        """Return what the operation returns; a custom one on a record wants can_get to
-        allow it."""
+        """Return what the operation returns, with the keys that it ignored; a custom
+        one on a record wants can_get to allow it."""
         if self._operation.locks_record:
             with _transaction(self._using):
                 self._get_visible_record(locked=True)
                 return _success_response(super()._run(request), request)
         if self._operation.is_custom and self.pk is not None:
             self._get_visible_record()
-        return super()._run(request)
+        result = super()._run(request)
+        if not self._ignored or isinstance(result, (AJAXError, HttpResponseBase)):
+            return result
+        if not isinstance(result, EnvelopedResponse):
+            result = EnvelopedResponse(result, {})
+        metadata = {**result.metadata, "ignored": self._ignored}
+        return EnvelopedResponse(result.data, metadata)
 
     def _permit(self, name, *records, **modified):
         """Raise AJAXError 403 unless the hook of an operation allows it, and the user
         has the permission, if it is wanted."""
         operation = _OPERATIONS[name]
         hook = getattr(self, operation.hook)
-        if not _call_hook(hook, self.user, *records, **modified):
+        answer = _call_hook(hook, self.user, *records, **modified)
+        if not _is_yes(self, operation.hook, answer):
             raise self._refusal(operation.hook)
         if self._wants_permissions:
             self._require_permission(operation.permission)
@@ -4747,22 +6001,28 @@ class ModelEndpoint(_ServedEndpoint):
     def _get_visible_record(self, locked=False):
         """Return the record of the path; raise AJAXError 403 if can_get says no."""
         record = self._get_record(locked=True) if locked else self.record
-        if not self.can_get(self.user, record):
+        if not _is_yes(self, "can_get", self.can_get(self.user, record)):
             raise self._refusal("can_get")
         return record
 
     def _not_found(self):
-        message = _('%(model)s with id of "%(pk)s" not found.')
-        return AJAXError(404, message % {"model": self.model.__name__, "pk": self.pk})
+        return _record_not_found(self.model, self.pk)
 
-    def _show_written(self, pk):
-        """Return a written record as `get` shows it, only its pk if `get` would not."""
+    def _show_record(self, pk):
+        """Return a record as `get` shows it, only its pk if `get` would not."""
         reader = self._plan.reader
         batch = reader.drop_refused(reader.load_one(pk, self, self._using))
         texts = self._plan.encode(batch)
         if texts:
             return _load(texts[0])
         return {"pk": _plain_column_value(pk, self.model._meta.pk)}
+
+    def _show_written(self, pk, draft):
+        """Return a written record; keep the keys that were ignored, for the reply."""
+        reply = self._show_record(pk)
+        ignored = dict.fromkeys([*self._ignored, *draft.find_ignored(reply)])
+        self._ignored = list(ignored)
+        return reply
 
     def _check_version(self, record, sent):
         """Raise AJAXError 409 if the record was changed since the user read it, 400 for
@@ -4777,7 +6037,7 @@ class ModelEndpoint(_ServedEndpoint):
             raise _invalid({name: error.messages}) from None
         if version != getattr(record, field.attname):
             message = _("Somebody else has changed this record.")
-            raise AJAXError(409, message, current=self._show_written(record.pk))
+            raise AJAXError(409, message, current=self._show_record(record.pk))
 
     # Lists and tags
 
@@ -4800,13 +6060,14 @@ class ModelEndpoint(_ServedEndpoint):
         texts = self._plan.encode(reader.load_visible(queryset[:size], self))
         return [_load(text) for text in texts]
 
-    def _read_tag_names(self, request, manager):
+    def _read_tag_names(self, request, record, part):
         """Return the names of the tags that were sent, or raise AJAXError 400."""
         sent = _read_keys(request)
-        errors = _refuse_unknown(sent, ["tags"])
+        errors = _refuse_unknown(sent, ["tags"], ["tags"])
         names = []
         try:
-            names = _read_tags(manager, sent.get("tags"))
+            stored_names = part.find_names(record, self._using)
+            names = _read_tags(part.field, sent.get("tags"), stored_names)
         except ValidationError as error:
             errors["tags"] = error.messages
         if errors:
@@ -4818,29 +6079,38 @@ class FormEndpoint(_ServedEndpoint):
     """Serves a Django form: validates what is sent, saves it, returns the result."""
 
     def get_form_kwargs(self, request) -> dict[str, Any]:
-        """Return further keyword arguments for the form, such as `instance`."""
+        """Return further keyword arguments for the form, such as `instance`.
+
+        It is called again once the row of a saved instance is locked.
+        """
         return {}
 
     def create(self, request):
         """Return what `form.save()` returned, else the cleaned data, records as pks."""
         form = self._make_form(request)
-        if not _is_valid(form):
-            raise _invalid(form.errors)
+        if _lock_instance(form):
+            form = self._make_form(request)
+            if form.instance._state.adding:
+                # It is not this user's to edit any more: nothing new is created.
+                raise AJAXError(404, _MESSAGES[404])
+        if not form.is_valid():
+            raise _invalid(_errors_as_sent(form, form.errors))
+        uploads = contextlib.nullcontext()
         if hasattr(form, "instance"):
             _insert_first(form.instance)
-        if hasattr(form, "save"):
-            return form.save()
-        for name, value in form.cleaned_data.items():
-            field = form.fields.get(name)
-            if isinstance(field, forms.ModelChoiceField):
-                form.cleaned_data[name] = field.prepare_value(value)
-            elif not isinstance(value, (models.Model, Iterable)):
-                # A field may have a class of its own for its values.
-                form.cleaned_data[name] = _plain_column_value(value)
-        return form.cleaned_data
+            uploads = _storing_uploads(request, form.instance)
+        if not hasattr(form, "save"):
+            return _plain_cleaned_data(form)
+        try:
+            with uploads:
+                return form.save()
+        except ValidationError as error:
+            errors = _errors_as_sent(form, _errors_by_field(error))
+            raise ValidationError(errors) from error
 
     def _run(self, request):
         """Return what `create` does; a ModelForm is one transaction up to the reply."""
+        _get_access(request).form_names = list(self.model.base_fields)
         options = getattr(self.model, "_meta", None)
         if options is None:
             return super()._run(request)
@@ -4848,93 +6118,14 @@ class FormEndpoint(_ServedEndpoint):
             return _success_response(super()._run(request), request)
 
     def _make_form(self, request):
-        """Return the form with what was sent."""
-        kwargs = {
-            "data": _make_form_data(self.model, request),
-            "files": _make_form_files(request),
-            **self.get_form_kwargs(request),
-        }
-        form = self.model(**kwargs)
-        for field in form.fields.values():
-            field.clean = partial(_clean_storable, field.clean, field)
+        """Return the form with what was sent, as its fields read it."""
+        sent = _read_keys(request)
+        data, files = _make_form_data(sent)
+        own_kwargs = self.get_form_kwargs(request)
+        form = self.model(**{"data": data.copy(), "files": files, **own_kwargs})
+        _adapt_form(form, {} if "data" in own_kwargs else sent, data)
+        _get_access(request).form_names = list(form.fields)
         return form
-
-
-def _is_valid(form):
-    """Return whether a form is valid; raise ValidationError for base64 that is none."""
-    try:
-        return form.is_valid()
-    except (binascii.Error, UnicodeEncodeError):
-        # Django 5.2 raises them for a BinaryField.
-        raise _invalid_value() from None
-
-
-def _clean_storable(clean, field, value, *initial):
-    """Clean a value as its form field does; raise ValidationError also if no database
-    could store it."""
-    try:
-        if isinstance(field, forms.JSONField) and isinstance(value, str):
-            _parse_json(value or "null")
-        cleaned = _check_times(clean(value, *initial))
-        _check_storable(cleaned)
-        return cleaned
-    except (*_UNREADABLE, RecursionError):
-        # What Django's fields let through: numbers beyond a column, odd base64.
-        raise _invalid_value() from None
-
-
-def _check_times(value):
-    """Return date-times, in lists too, as USE_TZ wants them; check those of ranges."""
-    if isinstance(value, datetime.datetime):
-        return _read_datetime(value)
-    if isinstance(value, list):
-        return [_check_times(item) for item in value]
-    if hasattr(value, "lower_inc"):
-        _check_times(value.lower)
-        _check_times(value.upper)
-    return value
-
-
-def _make_form_data(form_class, request):
-    """Return a form's data: JSON values become the texts that a browser would send.
-
-    Raise TooManyFieldsSent for more values than a form may have.
-    """
-    data = MultiValueDict()
-    for key, value in _read_keys(request).items():
-        is_json_field = isinstance(form_class.base_fields.get(key), forms.JSONField)
-        if is_json_field and not isinstance(value, _FormValue):
-            data[key] = _dump(value)
-        elif value is not None:
-            data.setlist(key, _make_texts(value))
-    limit = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
-    if limit is not None and sum(map(len, dict(data.lists()).values())) > limit:
-        raise core_exceptions.TooManyFieldsSent(_("It has too many values."))
-    several = (forms.MultipleChoiceField, forms.ModelMultipleChoiceField)
-    for name, field in form_class.base_fields.items():
-        if isinstance(field, several) and data.getlist(name) == [""]:
-            data.setlist(name, [])  # So a page says that nothing is chosen.
-    return data
-
-
-def _make_form_files(request):
-    """Return a form's files, by their keys without []."""
-    files = MultiValueDict()
-    for key, value in request.FILES.lists():
-        for file in value:
-            files.appendlist(key.removesuffix("[]"), file)
-    return files
-
-
-def _make_texts(value):
-    """Return the texts that a form would send for a value; files are not among them."""
-    texts = []
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, str):
-            texts.append(item)
-        elif not isinstance(item, File):
-            texts.append(_dump(item))
-    return texts
 
 
 # --- Registry -------------------------------------------------------------------------
@@ -4954,13 +6145,17 @@ class _EndpointRegistry(_Registry):
         A swapped model is skipped. Raise AlreadyRegistered for a model, form or path
         that is served, and ImproperlyConfigured for what cannot be served.
         """
-        if model and isinstance(model, (list, tuple, set)):
-            for item in model:
-                self.register(item, endpoint_class)
-            return
+        several = list(_flatten(model))
+        for item in several:
+            self._register_one(item, endpoint_class, several)
+
+    def _register_one(self, model, endpoint_class, several):
+        """Serve one of several models or forms that are registered together."""
         base = _find_base(model)
         endpoint_class = endpoint_class or base
         _check_served(model, endpoint_class, base)
+        same_class = [*several, *self._find_served_by(endpoint_class)]
+        _refuse_endpoint(base, endpoint_class, model, same_class)
         if base is ModelEndpoint and model._meta.swapped:
             return
         if model in self._registry:
@@ -4970,6 +6165,14 @@ class _EndpointRegistry(_Registry):
             self._check_free(key, model)
         self._add(model, endpoint_class)
         self._paths.update(dict.fromkeys(paths, model))
+
+    def _find_served_by(self, endpoint_class):
+        """Return the models and forms that an endpoint class serves already."""
+        served = []
+        for model, registered_class in self._registry.items():
+            if registered_class is endpoint_class:
+                served.append(model)
+        return served
 
     def _check_free(self, key, model):
         if key in self._paths:
@@ -5005,6 +6208,15 @@ class _EndpointRegistry(_Registry):
         return False
 
 
+def _flatten(served):
+    """Yield the models and forms of a list, and of the lists in it."""
+    if served and isinstance(served, (list, tuple, set)):
+        for item in served:
+            yield from _flatten(item)
+    else:
+        yield served
+
+
 def _find_tables(model):
     """Return a model and its parents, as the models that their tables are of."""
     return {base._meta.concrete_model for base in (model, *model._meta.all_parents)}
@@ -5021,180 +6233,14 @@ def _find_base(served):
 
 
 def _check_served(served, endpoint_class, base):
-    """Raise ImproperlyConfigured for what cannot be served, or would be open."""
-    if not issubclass(endpoint_class, base):
-        raise ImproperlyConfigured(f"{_label(served)} wants a {base.__name__}.")
+    """Raise ImproperlyConfigured for a model or form that cannot be served."""
+    if not isinstance(endpoint_class, type) or not issubclass(endpoint_class, base):
+        message = f"{_label(served)} wants a class that extends {base.__name__}."
+        raise ImproperlyConfigured(message)
     if base is ModelEndpoint:
         pk = served._meta.pk
         if pk is None or isinstance(pk, models.CompositePrimaryKey):
             message = f"{_label(served)} has no primary key of one field."
-            raise ImproperlyConfigured(message)
-    _refuse_old_exclude(served)
-    _refuse_names(endpoint_class)
-    if base is ModelEndpoint:
-        _refuse_reverse_relations(served, endpoint_class)
-        _refuse_annotations(served, endpoint_class)
-        _refuse_version_field(served, endpoint_class)
-
-
-#: Names of the old package and of ModelAdmin that nothing asks, and what to do instead.
-_OLD_NAMES = {
-    "authentication": "override authenticate(), or set AJAX_AUTHENTICATION.",
-    "_save": "override save_record().",
-    "_extract_data": "override prepare_record(), or set readonly_fields.",
-    "_extract_tags": "override prepare_record().",
-    "_set_tags": "override save_record() and tags().",
-    "_get_record": "override get_queryset() or can_get().",
-    "_encode_record": "set fields, or register an encoder.",
-    "_encode_data": "set fields, or register an encoder.",
-    "__call__": "override to_dict().",
-    "_escape": "override to_dict(), or set html_escape = True.",
-    "__exclude__": "set exclude in its endpoint, or register an ExcludeEncoder.",
-    "has_add_permission": "override can_create().",
-    "has_change_permission": "override can_update().",
-    "has_delete_permission": "override can_delete().",
-    "has_view_permission": "override can_get() and can_list().",
-    "save_model": "override save_record().",
-}
-
-
-def _find_asked_names():
-    """Return the names of all options and hooks."""
-    names = set()
-    for base in (ModelEndpoint, FormEndpoint, DefaultEncoder):
-        names.update(name for name in dir(base) if not name.startswith("_"))
-    # The operations and what an instance has at hand are none.
-    return names - {*_OPERATIONS, "tags", "request", "user", "record"}
-
-
-_ASKED_NAMES = _find_asked_names()
-#: The attributes that an instance has: an operation of that name would hide one.
-_INSTANCE_NAMES = {
-    "application",
-    "command",
-    "method",
-    "model",
-    "pk",
-    "record",
-    "request",
-    "user",
-}
-
-
-def _refuse_names(checked_class):
-    """Raise ImproperlyConfigured for a name that does not do what it says: what it was
-    meant to close would be open."""
-    for name, value in _find_own_names(checked_class).items():
-        advice = _advise(checked_class, name, value)
-        if advice:
-            full_name = f"{checked_class.__module__}.{checked_class.__name__}.{name}"
-            raise ImproperlyConfigured(f"Nothing asks {full_name}: {advice}")
-
-
-def _advise(checked_class, name, value):
-    """Return what to do instead of giving a class this name, None if it is fine."""
-    if name in _OLD_NAMES:
-        return _OLD_NAMES[name]
-    if _is_internal(checked_class, name):
-        return "the base class uses this name itself: choose another one."
-    if name in _INSTANCE_NAMES and inspect.isfunction(value):
-        return "each instance has an attribute of this name: choose another one."
-    is_operation = inspect.isfunction(value) and _takes_request(value, "self")
-    if name in _ASKED_NAMES or is_operation:
-        return None
-    close = _find_close(name, _ASKED_NAMES, 0.88)
-    return close and f"did you mean {close}?"
-
-
-def _is_internal(checked_class, name):
-    """Return whether a base class of this module has a name for its own use."""
-    if not name.startswith("_") or name.endswith("__"):
-        return False
-    for base in checked_class.__mro__:
-        if base.__module__ == __name__ and name in vars(base):
-            return True
-    return False
-
-
-def _refuse_old_exclude(model):
-    """Raise ImproperlyConfigured for a model with the old package's __exclude__."""
-    if "__exclude__" in _find_own_names(model):
-        full_name = f"{model.__module__}.{model.__name__}.__exclude__"
-        advice = _OLD_NAMES["__exclude__"]
-        raise ImproperlyConfigured(f"Nothing asks {full_name}: {advice}")
-
-
-def _find_own_names(checked_class):
-    """Return by name what a class and its bases outside of this module define."""
-    own = {}
-    for base in checked_class.__mro__:
-        if base.__module__ != __name__:
-            own.update(vars(base))
-    return own
-
-
-def _refuse_reverse_relations(model, endpoint_class):
-    """Raise ImproperlyConfigured if `fields` names a relation to the model that has no
-    children to show: a many-to-many of another model, or a child of inheritance."""
-    names = endpoint_class.fields or ()
-    for relation in model._meta.related_objects if names else ():
-        for name in (relation.name, relation.get_accessor_name()):
-            if name in names and _find_child_relation(model, name) is None:
-                message = f"{endpoint_class.__name__}.fields names {name}"
-                advice = "a reverse relation: name a method that lists it."
-                raise ImproperlyConfigured(f"{message}, {advice}")
-
-
-def _refuse_annotations(model, endpoint_class):
-    """Raise ImproperlyConfigured for annotations that would hide a name of the model,
-    or give several rows for one record."""
-    annotations = _Annotations(model, endpoint_class)
-    for name, expression in annotations.given.items():
-        place = f"{endpoint_class.__name__}.annotations[{name!r}]"
-        if hasattr(model, name) or _defines(endpoint_class, name):
-            message = f"{place} has the name of an attribute: choose another name."
-            raise ImproperlyConfigured(message)
-        if annotations.wants_request(name):
-            if not callable(expression):
-                message = f"{place} is neither an expression nor a function."
-                raise ImproperlyConfigured(message)
-            continue
-        if annotations.static[name] is expression and _repeats_rows(model, expression):
-            advice = "use an aggregate, such as Count, or a Subquery."
-            message = f"{place} gives several values for one record: {advice}"
-            raise ImproperlyConfigured(message)
-
-
-def _repeats_rows(model, expression):
-    """Return whether an expression names a field behind a relation to many records."""
-    from django.contrib.admin.utils import lookup_spawns_duplicates
-
-    if isinstance(expression, F) and not isinstance(expression, OuterRef):
-        return lookup_spawns_duplicates(model._meta, expression.name)
-    if isinstance(expression, Q):
-        expressions = []
-        for child in expression.children:
-            is_pair = isinstance(child, tuple)
-            if is_pair and lookup_spawns_duplicates(model._meta, child[0]):
-                return True
-            expressions.append(child[1] if is_pair else child)
-    elif isinstance(expression, Subquery):
-        return False  # Its names are of another model.
-    else:
-        get_expressions = getattr(expression, "get_source_expressions", list)
-        expressions = get_expressions()
-    return any(_repeats_rows(model, inner) for inner in expressions)
-
-
-def _refuse_version_field(model, endpoint_class):
-    """Raise ImproperlyConfigured for a version that clients do not see. They could not
-    send it, and every change would be accepted."""
-    name = endpoint_class.version_field
-    if name is not None:
-        columns = {field.name for field in model._meta.concrete_fields}
-        if name not in columns.intersection(_select_visible(model, endpoint_class)):
-            place = f"{endpoint_class.__name__}.version_field"
-            message = f"{place} names {name!r}, which is no column that is shown."
             raise ImproperlyConfigured(message)
 
 
@@ -5230,6 +6276,861 @@ def register(*served) -> Callable[[type], type]:
         return endpoint_class
 
     return decorate
+
+
+# --- What registering refuses ---------------------------------------------------------
+
+# An author who misspells a hook believes that it is asked; but the usual hook is asked,
+# and the records are open. So such a class is refused when it is registered. The
+# message names the class and the name, and says what to write instead.
+#
+# Each rule is a function that yields what it finds in a class: the class that defines a
+# name, the name, and the end of a sentence about it.
+
+#: Names that nothing asks, by what to do instead: names of the old package, of
+#: ModelAdmin, of Django's views, and of Django REST framework, django-ninja and others.
+_UNASKED_NAMES = {
+    "Override authenticate(), or set AJAX_AUTHENTICATION.": """
+        authentication authentication_classes get_authenticators perform_authentication
+        permission_classes get_permissions check_permissions permission_denied
+        has_permission has_module_permission login_required login_url get_login_url
+        redirect_field_name test_func get_test_func raise_exception
+        permission_denied_message get_permission_denied_message handle_no_permission
+        dispatch initial throttle_classes throttle_scope get_throttles check_throttles
+        is_authenticated
+        """,
+    "Set require_permissions = True, or override can_update() and the like.": """
+        permission_required get_permission_required
+        """,
+    "Override can_get(), can_update() and can_delete().": """
+        has_object_permission check_object_permissions
+        """,
+    "Override can_create().": "has_add_permission has_create_permission",
+    "Override can_get() and can_list().": "has_view_permission has_read_permission",
+    "Override can_get().": "retrieve",
+    "Override can_update().": """
+        has_change_permission has_update_permission partial_update
+        """,
+    "Override can_delete().": """
+        has_delete_permission has_destroy_permission destroy get_deleted_objects
+        """,
+    "Override prepare_record() to fill in values, or save_record() to save them.": """
+        _save save_model save_form save_formset save_related perform_create
+        perform_update pre_save post_save form_valid get_initial
+        get_changeform_initial_data prepopulated_fields get_form_kwargs
+        """,
+    "Override prepare_record(), or set readonly_fields.": "_extract_data",
+    "Override prepare_record().": "_extract_tags",
+    "Override save_record() and tags().": "_set_tags",
+    "Override delete_record().": "delete_model delete_queryset perform_destroy",
+    "Override get_queryset(), or can_get().": """
+        _get_record get_object queryset filter_queryset get_qs get_query
+        """,
+    "Override get_field_queryset().": """
+        formfield_for_foreignkey formfield_for_manytomany formfield_for_dbfield
+        formfield_for_choice_field formfield_overrides
+        """,
+    "Set fields, or register an encoder.": """
+        _encode_record _encode_data serializer_class get_serializer_class
+        get_serializer get_serializer_context to_representation to_dict html_escape
+        """,
+    "Set fields, exclude and readonly_fields in the endpoint itself.": """
+        get_fields fieldsets get_fieldsets list_display get_list_display
+        list_display_links get_list_display_links form_class get_form get_form_class
+        model_fields model_config Meta Config
+        """,
+    "Name a method of the endpoint in fields.": """
+        inlines get_inlines get_inline_instances get_formsets_with_inlines
+        """,
+    "Set exclude.": "get_exclude model_exclude",
+    "Set readonly_fields. Override can_update() to decide by the user.": """
+        get_readonly_fields list_editable
+        """,
+    "Set expand.": "list_select_related get_list_select_related",
+    "Set ordering.": "get_ordering",
+    "Set sortable_by.": "get_sortable_by ordering_fields",
+    "Set search_fields. Override get_queryset() to hide records.": """
+        get_search_fields get_search_results
+        """,
+    "Set list_filter.": """
+        get_list_filter filterset_fields filterset_class filter_backends filter_class
+        filter_fields date_hierarchy
+        """,
+    "Set list_per_page and max_per_page.": """
+        pagination_class paginate_by get_paginate_by paginate_queryset paginator
+        paginator_class get_paginator page_size page_size_query_param max_page_size
+        list_max_show_all
+        """,
+    "Set operations.": """
+        http_method_names allowed_methods list_allowed_methods detail_allowed_methods
+        get_actions
+        """,
+    "Clients name a record by its pk. Override get_queryset() to hide records.": """
+        lookup_field lookup_url_kwarg lookup_value_regex slug_field slug_url_kwarg
+        pk_url_kwarg
+        """,
+    "Write an operation: a method whose only argument is request.": """
+        __call__ as_view get_urls
+        """,
+}
+
+#: Names that nothing asks either, but that are good names for an operation, a property,
+#: or a method that takes a record.
+_HOPEFUL_NAMES = {
+    "Override authenticate().": """
+        auth authenticated auth_required can_access login permission permissions
+        require_auth require_login requires_login throttle
+        """,
+    "Override can_create().": "can_add can_insert",
+    "Override can_get().": "can_read can_retrieve can_see can_show can_view",
+    "Override can_list().": "can_browse can_index",
+    "Override can_update().": "can_change can_edit can_modify can_save can_write",
+    "Override can_delete().": "can_destroy can_remove",
+    "Set fields.": """
+        allowed_fields form include include_fields only_fields public_fields serializer
+        visible_fields
+        """,
+    "Set exclude.": """
+        exclude_fields excluded_fields hidden_fields private_fields secret_fields
+        write_only_fields
+        """,
+    "Set readonly_fields.": """
+        editable_fields protected_fields read_only readonly uneditable_fields
+        writable_fields
+        """,
+    "Set ordering.": "order_by",
+    "Set sortable_by.": "order_fields sort_fields sortable_fields",
+    "Set expand.": "depth",
+    "Set operations.": "allowed_actions allowed_operations methods",
+    "Write it into the model's clean().": "clean full_clean",
+}
+
+#: The same for an encoder.
+_UNASKED_NAMES_OF_ENCODERS = {
+    "Override to_dict().": "__call__ to_representation",
+    "Override to_dict(), or set html_escape = True.": "_escape",
+}
+
+
+def _by_name(names_by_advice):
+    """Return a table of names by advice as one of advice by name."""
+    advice_by_name = {}
+    for advice, names in names_by_advice.items():
+        for name in names.split():
+            advice_by_name[name] = advice
+    return advice_by_name
+
+
+_UNASKED = _by_name(_UNASKED_NAMES)
+_HOPEFUL = _by_name(_HOPEFUL_NAMES)
+_UNASKED_OF_ENCODERS = _by_name(_UNASKED_NAMES_OF_ENCODERS)
+
+#: What a name of one kind of class has to say to the author of another kind.
+_ADVICE_BY_BASE = {
+    ModelEndpoint: "Set fields, or override a hook.",
+    FormEndpoint: "Override authenticate() or get_form_kwargs(), or change the form.",
+    DefaultEncoder: "Set it in the endpoint, or override to_dict().",
+    BaseAuthentication: "Override is_authenticated().",
+}
+
+
+def _find_asked_names():
+    """Return the names of all options and hooks, by the base class that has them."""
+    # The operations and what an instance has at hand are none.
+    no_hooks = {*_OPERATIONS, "tags", "request", "user", "record"}
+    names_by_base = {}
+    for base in _ADVICE_BY_BASE:
+        public_names = {name for name in dir(base) if not name.startswith("_")}
+        names_by_base[base] = public_names - no_hooks
+    return names_by_base
+
+
+_ASKED_BY_BASE = _find_asked_names()
+_ASKED_NAMES = sorted(set().union(*_ASKED_BY_BASE.values()))
+#: Words that are one letter from a hook by accident.
+_OTHER_WORDS = {"can_bet", "can_let", "can_lift", "can_set", "can_vet"}
+#: Options of which a slip may also be a good name for a method: `field`, `operation`.
+_ONE_WORD_OPTIONS = {"exclude", "expand", "fields", "operations", "ordering"}
+
+#: The attributes that an instance has: an operation of that name would hide one.
+_INSTANCE_NAMES = {
+    "application",
+    "command",
+    "method",
+    "model",
+    "pk",
+    "record",
+    "request",
+    "user",
+}
+
+#: The options by the type of their values.
+_LIST_OPTIONS = (
+    "fields", "exclude", "readonly_fields", "immutable_fields", "expand", "ordering",
+    "sortable_by", "search_fields", "list_filter", "operations", "include",
+)  # fmt: skip
+_NUMBER_OPTIONS = ("list_per_page", "max_per_page")
+_FLAG_OPTIONS = ("csrf_exempt", "html_escape", "require_permissions")
+
+#: The parameters of `list` that are no filters.
+_LIST_PARAMETERS = ("items_per_page", "current_page", "order_by", "search")
+
+_PROPERTIES = (property, cached_property, functools.cached_property)
+_METHODS = (types.FunctionType, classmethod, staticmethod, functools.partialmethod)
+
+
+class _Candidate:
+    """A class that is to be registered, as the rules see it.
+
+    `base` is the class of this file that it extends. `subject` is what is registered:
+    the class, or an instance of it. `models` are all models that the class serves.
+    """
+
+    def __init__(self, base, subject, model=None, served=()):
+        self.base = base
+        self.subject = subject
+        self.checked_class = subject if isinstance(subject, type) else type(subject)
+        self.model = model
+        self.models = []
+        for item in served:
+            if isinstance(item, type) and issubclass(item, models.Model):
+                self.models.append(item)
+
+    @cached_property
+    def asked_names(self):
+        """The options and hooks that classes of its kind have."""
+        asked_names = set(_ASKED_BY_BASE[self.base])
+        if issubclass(self.checked_class, IncludeEncoder):
+            asked_names.add("include")
+        if issubclass(self.checked_class, ExcludeEncoder):
+            asked_names.add("exclude")
+        return asked_names
+
+    @cached_property
+    def own_names(self):
+        """The names that the project defines, each with its class and its value."""
+        own_names = {}
+        for owner in self.checked_class.__mro__:
+            if owner.__module__ == __name__:
+                continue
+            for name, value in vars(owner).items():
+                if name == "__call__" or not name.startswith("__"):
+                    own_names.setdefault(name, (owner, name, value))
+        return list(own_names.values())
+
+    @cached_property
+    def unasked_names(self):
+        """Those among them that this file does not ask, and clients do not see."""
+        unasked_names = []
+        for owner, name, value in self.own_names:
+            is_key = self.base is ModelEndpoint and self.names_in_fields(name)
+            if name not in self.asked_names and not is_key:
+                unasked_names.append((owner, name, value))
+        return unasked_names
+
+    @cached_property
+    def own_hooks(self):
+        """The hooks and operations among the own names."""
+        own_hooks = []
+        for owner, name, value in self.own_names:
+            is_public = not name.startswith("_")
+            if is_public and callable(getattr(self.base, name, None)):
+                own_hooks.append((owner, name, value))
+        return own_hooks
+
+    def overrides(self, name):
+        """Return whether the project defines a name."""
+        return any(own_name == name for _owner, own_name, _value in self.own_names)
+
+    def bind(self, value):
+        """Return a value of the class as its instances have it."""
+        if isinstance(value, _PROPERTIES) or not hasattr(value, "__get__"):
+            return value
+        return value.__get__(object(), self.checked_class)
+
+    def names_in_fields(self, name):
+        """Return whether `fields` lists a name."""
+        fields = self.checked_class.fields
+        return fields not in (None, "__all__") and name in fields
+
+    def shows(self, name):
+        """Return whether the endpoint shows a field of the model."""
+        fields = self.checked_class.fields
+        if name in self.checked_class.exclude:
+            return False
+        if fields is None and _is_user_model(self.model):
+            return name == _public_name_field(self.model)
+        if fields is None or fields == "__all__":
+            return name != "password"
+        return name in fields
+
+
+def _refuse(candidate, rules):
+    """Raise ImproperlyConfigured with the first thing that a rule finds."""
+    for rule in rules:
+        for owner, name, sentence in rule(candidate):
+            place = f"{owner.__module__}.{owner.__name__}.{name}"
+            raise ImproperlyConfigured(f"{place} {sentence}")
+
+
+def _refuse_endpoint(base, endpoint_class, model, served):
+    """Raise ImproperlyConfigured for an endpoint class that would be open, or do
+    nothing, without a word."""
+    candidate = _Candidate(base, endpoint_class, model, served)
+    _refuse(candidate, _CLASS_RULES)
+    if base is ModelEndpoint:
+        _refuse(candidate, _MODEL_RULES)
+
+
+def _refuse_encoder(encoder):
+    """Raise ImproperlyConfigured for an encoder, or its class, that would show more
+    than it says."""
+    _refuse(_Candidate(DefaultEncoder, encoder), _CLASS_RULES)
+
+
+@functools.lru_cache(maxsize=8)
+def _refuse_authentication(authentication_class):
+    """Raise ImproperlyConfigured for a class that would let the wrong users in."""
+    _refuse(_Candidate(BaseAuthentication, authentication_class), _CLASS_RULES)
+
+
+# Rules for every class
+
+
+def _find_shadowed_names(candidate):
+    """Find the hooks of a mixin that stands after the base class: those of the base
+    class are called in their place, and narrow nothing."""
+    ours = set()
+    for owner in candidate.checked_class.__mro__:
+        if owner.__module__ == __name__:
+            ours.update(vars(owner))
+            continue
+        for name in vars(owner):
+            if name in ours and not name.startswith("_"):
+                bases = [owner.__name__]
+                for base in candidate.checked_class.__bases__:
+                    if base is not owner:
+                        bases.append(base.__name__)
+                definition = f"{candidate.checked_class.__name__}({', '.join(bases)})"
+                sentence = f"is never reached. Write class {definition}."
+                yield owner, name, sentence
+
+
+def _find_unasked_names(candidate):
+    """Find names of other packages: what they are to forbid would be allowed."""
+    advise = _ADVISERS[candidate.base]
+    for owner, name, value in candidate.unasked_names:
+        advice = advise(candidate, name, value)
+        if advice:
+            yield owner, name, f"is never asked. {advice}"
+
+
+def _advise_endpoint(candidate, name, value):
+    """Return what to do instead of a name that nothing asks, None for other names."""
+    if name in _UNASKED:
+        return _UNASKED[name]
+    if like := _find_unasked_like(candidate, name, value):
+        return _UNASKED[like]
+    if re.fullmatch("has_.*_permissions?", name):
+        return "Override can_create(), can_get(), can_update() or can_delete()."
+    if name in _HOPEFUL and not _has_use(candidate, value):
+        return f"{_HOPEFUL[name]} If it is your own helper, give it another name."
+    return None
+
+
+def _advise_form(candidate, name, value):
+    """Return the same for a FormEndpoint, of which few hooks are asked."""
+    advice = _advise_endpoint(candidate, name, value)
+    if advice and "authenticate" not in advice:
+        return _ADVICE_BY_BASE[FormEndpoint]
+    return advice
+
+
+def _advise_encoder(candidate, name, value):
+    """Return the same for an encoder."""
+    return _UNASKED_OF_ENCODERS.get(name)
+
+
+def _advise_authentication(candidate, name, value):
+    """Return None: a class that says who may call can have any other name."""
+
+
+_ADVISERS = {
+    ModelEndpoint: _advise_endpoint,
+    FormEndpoint: _advise_form,
+    DefaultEncoder: _advise_encoder,
+    BaseAuthentication: _advise_authentication,
+}
+
+
+def _find_unasked_like(candidate, name, value):
+    """Return the name in `_UNASKED` that is meant by a name in camelCase, or by the
+    singular or plural of a long one."""
+    text = _squeeze(name)
+    least_length = 17 if isinstance(value, (*_METHODS, *_PROPERTIES)) else 12
+    for unasked in _UNASKED:
+        is_one_word = "_" not in unasked
+        if is_one_word or unasked.startswith("_") or unasked in candidate.asked_names:
+            continue
+        other = _squeeze(unasked)
+        is_number = text.rstrip("es") == other.rstrip("es")
+        if text == other or (is_number and len(other) >= least_length):
+            return unasked
+    return None
+
+
+def _has_use(candidate, value):
+    """Return whether a project can use a value in its endpoint: as an operation, a
+    property, or a method that takes the record."""
+    if isinstance(value, _PROPERTIES):
+        return True
+    method = candidate.bind(value) if isinstance(value, _METHODS) else None
+    if method is None or not _takes_one(method):
+        return False
+    return "user" not in inspect.signature(method).parameters
+
+
+def _find_names_of_other_kinds(candidate):
+    """Find options and hooks that only another kind of class has: a FormEndpoint with
+    `can_create` would be open."""
+    if candidate.base is ModelEndpoint:
+        return  # They are among the unasked names.
+    if candidate.overrides("to_dict") or candidate.overrides("is_authenticated"):
+        return  # Its own code may use any attribute.
+    for owner, name, _value in candidate.unasked_names:
+        if name in _ASKED_NAMES or name == "include":
+            advice = _ADVICE_BY_BASE[candidate.base]
+            yield owner, name, f"is never asked here. {advice}"
+
+
+def _find_taken_names(candidate):
+    """Find names that this file uses itself: an operation would take the place of the
+    machinery, and of the questions that it asks."""
+    for owner, name, value in candidate.own_names:
+        is_changeable = name in ("record", "user") and isinstance(value, property)
+        is_method = isinstance(value, (*_METHODS, property))
+        if _is_internal(candidate.checked_class, name):
+            sentence = "has a name that the base class uses. Choose another one."
+            yield owner, name, sentence
+        elif name in _INSTANCE_NAMES and is_method and not is_changeable:
+            sentence = "has the name of an attribute of each instance. Choose another."
+            yield owner, name, sentence
+
+
+def _is_internal(checked_class, name):
+    """Return whether a base class of this module has a name for its own use."""
+    if not name.startswith("_") or name.endswith("__"):
+        return False
+    for base in checked_class.__mro__:
+        if base.__module__ == __name__ and name in vars(base):
+            return True
+    return False
+
+
+def _find_slips(candidate):
+    """Find names that are one slip from an option or a hook: the usual one would stay
+    in force, and that is open."""
+    for owner, name, value in candidate.unasked_names:
+        if name in _ASKED_NAMES or name in _HOPEFUL or name in _OTHER_WORDS:
+            continue
+        meant = _find_meant(name, value)
+        if meant:
+            sentence = (
+                f"is never asked. Did you mean {meant}? If it is a name of your own, "
+                "choose one that is less like it."
+            )
+            yield owner, name, sentence
+
+
+def _find_meant(name, value):
+    """Return the option or hook that a name is one slip from, None if there is none."""
+    is_method = isinstance(value, (*_METHODS, *_PROPERTIES))
+    for asked in _ASKED_NAMES:
+        if _squeeze(name) == _squeeze(asked):
+            return asked
+        # A method called `field` or `operation` is not meant as an option.
+        is_other_word = is_method and asked in _ONE_WORD_OPTIONS
+        if not is_other_word and _is_slip(name, asked):
+            return asked
+    return None
+
+
+def _squeeze(name):
+    """Return a name without what snake_case and camelCase differ in."""
+    return name.replace("_", "").lower()
+
+
+def _is_slip(name, asked):
+    """Return whether a name is one slip from a name that is asked."""
+    if name.startswith("_"):
+        return False
+    text = _squeeze(name)
+    other = _squeeze(asked)
+    if _is_one_letter_off(text, other):
+        return True
+    return len(other) >= 14 and _find_close(text, [other], 0.9) is not None
+
+
+def _is_one_letter_off(text, other):
+    """Return whether texts differ by one letter that is added, missing, or wrong, or by
+    two that are swapped."""
+    while text and other and text[0] == other[0]:
+        text, other = text[1:], other[1:]
+    while text and other and text[-1] == other[-1]:
+        text, other = text[:-1], other[:-1]
+    if len(text) == len(other) == 2:
+        return text == other[::-1]
+    return len(text) <= 1 and len(other) <= 1
+
+
+def _find_wrong_options(candidate):
+    """Find options with a value of the wrong type: of ("author") Python makes a text,
+    which closes only fields whose names are letters of it."""
+    for name in (*_LIST_OPTIONS, *_NUMBER_OPTIONS, *_FLAG_OPTIONS):
+        if name in candidate.asked_names and hasattr(candidate.subject, name):
+            value = getattr(candidate.subject, name)
+            usual_value = getattr(candidate.base, name, ())
+            problem = _find_wrong_type(name, value, usual_value)
+            if problem:
+                yield candidate.checked_class, name, problem
+
+
+def _find_wrong_type(name, value, usual_value):
+    """Return what is wrong with the value of an option, None if nothing is."""
+    if value is None and usual_value is None:
+        return None
+    if name in _FLAG_OPTIONS:
+        wanted = "True or False"
+        is_right = isinstance(value, bool)
+    elif name in _NUMBER_OPTIONS:
+        wanted = "a number from 1"
+        is_right = isinstance(value, int) and value >= 1
+    else:
+        wanted = "a list of names"
+        is_text = isinstance(value, (str, bytes))
+        is_right = isinstance(value, Collection) and not is_text
+        is_levels = name == "expand" and isinstance(value, int)
+        is_right = is_right or is_levels or (name, value) == ("fields", "__all__")
+    return None if is_right else _describe_mismatch(value, wanted)
+
+
+def _describe_mismatch(value, wanted):
+    """Return the end of a sentence about a value that is not what is wanted."""
+    if isinstance(value, str):
+        names = re.findall(r"[^\s,]+", value)
+        advice = f" Write {names}." if wanted == "a list of names" else ""
+        return f"is the text {value!r} instead of {wanted}.{advice}"
+    if value is None or isinstance(value, int):
+        return f"is {value} instead of {wanted}."
+    return f"is a {type(value).__name__} instead of {wanted}."
+
+
+def _find_values_for_hooks(candidate):
+    """Find hooks that are no methods: they would fail, or a class would be called and
+    its instance would count as yes."""
+    for owner, name, value in candidate.own_hooks:
+        hook = candidate.bind(value)
+        if isinstance(hook, type) or not callable(hook):
+            wanted = f"a method, {_write_definition(candidate.base, name)}"
+            yield owner, name, _describe_mismatch(value, wanted)
+
+
+def _write_definition(base, name):
+    """Return the first line of a hook as it is to be written."""
+    names = ", ".join(["self", *_find_arguments(base, name)])
+    return f"def {name}({names})"
+
+
+def _find_arguments(base, name):
+    """Return the names of the arguments that a hook of a base class gets."""
+    parameters = list(inspect.signature(getattr(base, name)).parameters.values())
+    return [item.name for item in parameters[1:] if item.default is item.empty]
+
+
+def _find_async_hooks(candidate):
+    """Find hooks that are async or generators: nothing waits for them, and what they
+    return would count as yes."""
+    for owner, name, value in candidate.own_hooks:
+        hook = candidate.bind(value)
+        is_async = iscoroutinefunction(hook) or inspect.isasyncgenfunction(hook)
+        is_waited_for = name in (*_OPERATIONS, "tags")
+        if is_waited_for or not (is_async or inspect.isgeneratorfunction(hook)):
+            continue
+        kind = "async" if is_async else "a generator"
+        definition = _write_definition(candidate.base, name)
+        sentence = (
+            f"is {kind}: nothing waits for its answer, which would count as yes. "
+            f"Write {definition}."
+        )
+        yield owner, name, sentence
+
+
+def _find_wrong_parameters(candidate):
+    """Find hooks that cannot be called with what they get, or take the user for the
+    record: `can_get(self, record)` would ask `user.is_active`."""
+    for owner, name, value in candidate.own_hooks:
+        arguments = _find_arguments(candidate.base, name)
+        signature = _fit_signature(candidate.bind(value), name, arguments)
+        is_right = signature is not None
+        if is_right:
+            is_right = not _has_swapped_names(candidate.model, signature, arguments)
+        if not is_right:
+            definition = _write_definition(candidate.base, name)
+            called = ", ".join(arguments)
+            sentence = f"is called with ({called}). Write {definition}."
+            yield owner, name, sentence
+
+
+def _fit_signature(hook, name, arguments):
+    """Return the signature of a hook, None if it cannot be called with these arguments.
+
+    The hooks that allow a write may take fewer, as those of the old package did.
+    """
+    modified = {}
+    if name in ("can_create", "can_update", "can_delete"):
+        if arguments[-1] == "modified":
+            arguments, modified = arguments[:-1], {"modified": "modified"}
+        arguments, modified = _fit_arguments(hook, arguments, modified)
+    try:
+        signature = _find_signature(hook)
+        signature.bind(*arguments, **modified)
+    except (TypeError, ValueError):
+        return None
+    return signature
+
+
+def _has_swapped_names(model, signature, arguments):
+    """Return whether a parameter has the usual name of another argument."""
+    usual_names = {name: {name} for name in (*arguments, "user", "request")}
+    record_names = {"record", "obj", "object", "instance"}
+    if isinstance(model, type):
+        record_names.add(model.__name__.lower())
+    usual_names["record"] = record_names
+    usual_names["modified"] = {"modified", *record_names}
+    names = []
+    for parameter in signature.parameters.values():
+        if parameter.kind <= parameter.POSITIONAL_OR_KEYWORD:
+            names.append(parameter.name)
+    for argument, name in zip(arguments, names, strict=False):
+        if name not in usual_names[argument]:
+            if any(name in other_names for other_names in usual_names.values()):
+                return True
+    return False
+
+
+_CLASS_RULES = (
+    _find_wrong_options,
+    _find_shadowed_names,
+    _find_unasked_names,
+    _find_names_of_other_kinds,
+    _find_taken_names,
+    _find_slips,
+    _find_values_for_hooks,
+    _find_async_hooks,
+    _find_wrong_parameters,
+)
+
+
+# Rules for endpoints of models
+
+
+def _find_old_exclude(candidate):
+    """Find the old package's `__exclude__` of a model: its fields would be shown."""
+    for owner in candidate.model.__mro__:
+        if "__exclude__" in vars(owner):
+            sentence = "is never asked. Set exclude, or register an ExcludeEncoder."
+            yield owner, "__exclude__", sentence
+
+
+def _find_reverse_relations(candidate):
+    """Find reverse relations in `fields` that are no children: their records would be
+    shown whoever may see them."""
+    if candidate.checked_class.fields in (None, "__all__"):
+        return  # Do not look for relations: their models may not be loaded yet.
+    for relation in candidate.model._meta.related_objects:
+        for name in (relation.name, relation.get_accessor_name()):
+            if _find_child_relation(candidate.model, name) is not None:
+                continue
+            if candidate.names_in_fields(name) and not candidate.overrides(name):
+                sentence = f"names {name}, a reverse relation: name a method instead."
+                yield candidate.checked_class, "fields", sentence
+
+
+def _find_bad_annotations(candidate):
+    """Find annotations that would hide a name of the model, or give several rows for
+    one record."""
+    model = candidate.model
+    endpoint_class = candidate.checked_class
+    annotations = _Annotations(model, endpoint_class)
+    for name, expression in annotations.given.items():
+        if hasattr(model, name) or _defines(endpoint_class, name):
+            sentence = f"has {name!r}, the name of an attribute. Choose another name."
+        elif annotations.wants_request(name):
+            if callable(expression):
+                continue
+            sentence = f"has {name!r}, which is neither an expression nor a function."
+        elif annotations.static[name] is not expression:
+            continue  # An aggregate gives one value for each record.
+        elif _repeats_rows(model, expression):
+            sentence = (
+                f"has {name!r}, which gives several values for one record. Use an "
+                "aggregate, such as Count, or a Subquery."
+            )
+        else:
+            continue
+        yield endpoint_class, "annotations", sentence
+
+
+def _repeats_rows(model, expression):
+    """Return whether an expression names a field behind a relation to many records."""
+    from django.contrib.admin.utils import lookup_spawns_duplicates
+
+    if isinstance(expression, F) and not isinstance(expression, OuterRef):
+        return lookup_spawns_duplicates(model._meta, expression.name)
+    if isinstance(expression, Q):
+        expressions = []
+        for child in expression.children:
+            is_pair = isinstance(child, tuple)
+            if is_pair and lookup_spawns_duplicates(model._meta, child[0]):
+                return True
+            expressions.append(child[1] if is_pair else child)
+    elif isinstance(expression, Subquery):
+        return False  # Its names are of another model.
+    else:
+        get_expressions = getattr(expression, "get_source_expressions", list)
+        expressions = get_expressions()
+    return any(_repeats_rows(model, inner) for inner in expressions)
+
+
+def _find_hidden_version(candidate):
+    """Find a version that clients do not see. They could not send it, and every change
+    would be accepted."""
+    endpoint_class = candidate.checked_class
+    name = endpoint_class.version_field
+    if name is not None:
+        columns = {field.name for field in candidate.model._meta.concrete_fields}
+        visible = _select_visible(candidate.model, endpoint_class)
+        if name not in columns.intersection(visible):
+            yield endpoint_class, "version_field", f"names {name!r}, no shown column."
+
+
+def _find_unknown_names(candidate):
+    """Find misspelt names in options that close something: the fields that they mean
+    would stay open.
+
+    What a base class names may be of another model: only the checks look at that.
+    """
+    rules = []
+    for model in candidate.models:
+        rules.append(_NameRules(model, candidate.checked_class))
+    labels = " or ".join(_label(model) for model in candidate.models)
+    for attribute in ("fields", "exclude", "readonly_fields", "immutable_fields"):
+        names = vars(candidate.checked_class).get(attribute) or ()
+        for name in names if names != "__all__" else ():
+            if not any(rule.accepts(attribute, name) for rule in rules):
+                advice = rules[0].suggest(name)
+                sentence = f"names {name!r}, which {labels} does not have. {advice}"
+                yield candidate.checked_class, attribute, sentence
+
+
+def _find_masks(candidate):
+    """Find methods and properties with the name of a field that is shown: they are to
+    mask it, but the raw value would be shown."""
+    fields = _model_fields(candidate.model)
+    for owner, name, value in candidate.own_names:
+        if name not in fields or hasattr(ModelEndpoint, name):
+            continue
+        is_helper = inspect.isfunction(value) and not _takes_one(value, "self")
+        if candidate.shows(name) and not is_helper and not _is_operation(value):
+            sentence = (
+                f"changes nothing: the field {name} itself is shown. Name it "
+                f"otherwise, put that name into fields, and {name} into exclude."
+            )
+            yield owner, name, sentence
+
+
+def _find_validators(candidate):
+    """Find methods that are to validate a field, as those of forms and serializers do:
+    any value would be stored."""
+    for owner, name, value in candidate.own_names:
+        prefix, _underscore, field_name = name.partition("_")
+        if prefix not in ("clean", "validate") or _is_operation(value):
+            continue
+        if field_name in _model_fields(candidate.model):
+            sentence = "is never asked. Write it into the model's clean()."
+            yield owner, name, sentence
+
+
+def _find_passwords(candidate):
+    """Find `password` in the fields of a user model: what clients send would be stored
+    as it is, not as a hash."""
+    is_named = candidate.names_in_fields("password")
+    if is_named and _is_user_model(candidate.model):
+        sentence = (
+            "names password, which would be stored and shown as it is. Write an "
+            "operation, or register a form, that calls set_password()."
+        )
+        yield candidate.checked_class, "fields", sentence
+
+
+def _find_hidden_filters(candidate):
+    """Find filters with the name of another parameter of `list`: they would filter
+    nothing."""
+    managers = []
+    for name, field in _model_fields(candidate.model).items():
+        if _is_tags_manager(field):
+            managers.append(name)
+    for name in candidate.checked_class.list_filter:
+        if name in _LIST_PARAMETERS:
+            sentence = (
+                f"names {name!r}, which is another parameter of list. Write "
+                f"'{name}__exact'."
+            )
+            yield candidate.checked_class, "list_filter", sentence
+        elif name in managers:
+            sentence = f"names {name!r}, but list takes tags anyway. Remove it."
+            yield candidate.checked_class, "list_filter", sentence
+
+
+def _find_impossible_tags(candidate):
+    """Find managers of tags whose rows cannot hold the pk of a record: every call would
+    fail."""
+    for name, field in _model_fields(candidate.model).items():
+        if not _is_tags_manager(field) or not candidate.shows(name):
+            continue
+        key_field = _Tags.find_key(field)
+        if not _can_hold(key_field, _root_key(candidate.model)):
+            sentence = (
+                f"keeps the pk in a column of type {type(key_field).__name__}, which "
+                "cannot hold it. Write TaggableManager(through=...), with a model such "
+                "as one that extends taggit's GenericUUIDTaggedItemBase."
+            )
+            yield candidate.model, name, sentence
+
+
+def _can_hold(field, pk):
+    """Return whether a field can hold the values of a primary key."""
+    if isinstance(field, _TEXT_FIELDS) or field.is_relation:
+        return True
+    kinds = set()
+    for key in (field, pk):
+        is_integer = key.get_internal_type().endswith(("IntegerField", "AutoField"))
+        kinds.add("integer" if is_integer else key.get_internal_type())
+    return len(kinds) == 1
+
+
+_MODEL_RULES = (
+    _find_old_exclude,
+    _find_reverse_relations,
+    _find_unknown_names,
+    _find_masks,
+    _find_validators,
+    _find_passwords,
+    _find_hidden_filters,
+    _find_impossible_tags,
+    _find_bad_annotations,
+    _find_hidden_version,
+)
 
 
 # --- The apps' endpoints.py -----------------------------------------------------------
@@ -5476,7 +7377,7 @@ def _resolve(
     if served is None:
         served = endpoint._paths.get((ModelEndpoint, app, name or model))
     if served is None:
-        raise _no_endpoint(app, name or model)
+        raise _missing(_("There is no such endpoint."), f"{app}/{name or model}")
     method = tags or operation or "create"
     resolved = endpoint._registry[served](app, served, method, pk, command)
     resolved._operation = resolved._find_operation()
@@ -5486,23 +7387,13 @@ def _resolve(
     return resolved
 
 
-def _no_endpoint(label, name):
-    """Return the AJAXError 404 for a path at which nothing is served."""
-    message = _("There is no such endpoint.")
-    config = apps.app_configs.get(label)
-    if settings.DEBUG and config:
-        module = _import_endpoints(config)
-        if module and _looks_exposed(getattr(module, name, None), module):
-            hint = f"{module.__name__}.{name} is not exposed: see the check ajax.W004."
-            return AJAXError(404, message, **_hint(hint))
-    return _missing(message, f"{label}/{name}")
-
-
 def _missing(message, sent, names=None):
     """Return the AJAXError 404 for a name that is not there; in DEBUG with what is."""
     if not settings.DEBUG:
         return AJAXError(404, message)
     if names is None:
+        if hint := _explain_unexposed(*sent.split("/")):
+            return AJAXError(404, message, hint=hint)
         names = {"/".join(pair) for pair in _discovery.functions}
         for _base, label, name in endpoint._paths:
             names.add(f"{label}/{name}")
@@ -5528,7 +7419,7 @@ def dispatch(request, names, **captured):
         _check_csrf(request, resolved)
         resolved._authorize(request)
         _read_body(request)
-        with contextlib.ExitStack() as stack:
+        with _removing_uploads(request), contextlib.ExitStack() as stack:
             locks = not resolved._operation.reads
             _enter_atomic_requests(stack, resolved, locks)
             response = _success_response(resolved._run(request), request)
@@ -5554,7 +7445,7 @@ def _serve_page_text(request, name, **_mount):
         return response
     is_client = name == "client.js"
     if not is_client and not _may_explore(request):
-        raise Http404
+        return _refuse_to_explore(request, name)
     token = get_token(request)  # Its cookie is sent, too.
     if name == "openapi.json":
         content_type, text = _JSON_TYPE, _dump(_describe_api(request))
@@ -5579,6 +7470,21 @@ def _may_explore(request):
     user = getattr(request, "user", None)
     # A user model need not have is_staff.
     return getattr(user, "is_active", False) and getattr(user, "is_staff", False)
+
+
+def _refuse_to_explore(request, name):
+    """Answer 404. Tell visitors where they can log in: a session may have ended."""
+    user = getattr(request, "user", None)
+    if user is None or user.is_authenticated:
+        raise Http404
+    login = _login_url()
+    if name or "login_url" not in login:
+        raise AJAXError(404, _("Not found."), **login)
+    separator = "&" if "?" in login["login_url"] else "?"
+    query = urlencode({"next": request.get_full_path()})
+    text = format_html(_LOGIN_PAGE, f"{login['login_url']}{separator}{query}")
+    headers = {"Cache-Control": "no-store", "Vary": "Cookie", "X-Frame-Options": "DENY"}
+    return HttpResponse(text, status=404, headers=headers)
 
 
 def _fill_in(text, token):
@@ -5626,10 +7532,14 @@ def _describe_field(field, is_sent=False):
         schema = _describe_list(schema)
     elif getattr(field, "null", False):
         _allow_null(schema)
+    _add_help_text(schema, field)
+    return schema
+
+
+def _add_help_text(schema, field):
     help_text = str(getattr(field, "help_text", ""))
     if help_text:
         schema["description"] = help_text
-    return schema
 
 
 def _describe_value(field, is_sent):
@@ -5642,18 +7552,29 @@ def _describe_value(field, is_sent):
     schema = {}
     if kind.types:
         schema["type"] = list(kind.types)
+    if _takes_large_integers(typed_field) or _has_own_values(typed_field):
+        schema["type"] = list(_KINDS["BigIntegerField"].types)
     value_format = _find_format(field, kind, is_sent)
     if value_format:
         schema["format"] = value_format
     if related_model:
-        model_path = related_model._meta.label_lower.replace(".", "/")
-        schema["x-ajax"] = {"pk_of": model_path}
+        schema["x-ajax"] = {"pk_of": _model_path(related_model)}
     elif is_sent:
-        schema.update(_describe_limits(field, kind))
+        schema.update(_describe_limits(field, kind, value_format))
     widget = getattr(field, "widget", None)
     if isinstance(field, models.TextField) or isinstance(widget, forms.Textarea):
         schema["x-ajax"] = {"multiline": True}
     return schema
+
+
+def _has_own_values(field):
+    """Return whether an integer field of the project's shows its values as text."""
+    is_own = not type(field).__module__.startswith("django.")
+    return is_own and isinstance(field, models.IntegerField)
+
+
+def _model_path(model):
+    return model._meta.label_lower.replace(".", "/")
 
 
 def _find_related_model(field):
@@ -5668,24 +7589,42 @@ def _find_format(field, kind, is_sent):
         return "uri-reference"
     if kind.format == "date-time" and not settings.USE_TZ:
         return ""  # RFC 3339 wants an offset, which naive date-times do not have.
+    if kind.format == "email" and _may_be_empty(field):
+        return ""  # An empty text is no address.
     return kind.format
 
 
-def _describe_limits(field, kind):
+def _may_be_empty(field):
+    """Return whether a model's or a form's field for text may be the empty text."""
+    if isinstance(field, models.Field):
+        return field.blank and isinstance(field, _TEXT_FIELDS)
+    return not field.required
+
+
+def _describe_limits(field, kind, value_format):
     """Return what narrows the values that clients send: choices, or a length."""
     if getattr(field, "choices", None):
-        return {"oneOf": _describe_choices(field)}
-    if getattr(field, "max_length", None) and not kind.format:
+        return {"oneOf": _describe_choices(field, kind)}
+    if getattr(field, "max_length", None) and not value_format:
         return {"maxLength": field.max_length}
     return {}
 
 
-def _describe_choices(field):
-    choices = []
+def _describe_choices(field, kind):
+    """Return the schemas of a field's choices; the empty text is one if it may be
+    sent."""
+    titles = {}
     for value, title in flatten_choices(field.choices):
-        if value not in ("", None):
-            choices.append({"const": _plain_column_value(value), "title": str(title)})
-    return choices
+        value = _plain_column_value(value)
+        if kind.types == ("string",) and value is not None:
+            value = str(value)  # The choices of a form's field may be numbers.
+        titles[value] = str(title)
+    titles.pop(None, None)
+    if _may_be_empty(field):
+        titles.setdefault("", "empty")
+    else:
+        titles.pop("", None)
+    return [{"const": value, "title": title} for value, title in titles.items()]
 
 
 def _holds_several(field):
@@ -5701,21 +7640,57 @@ def _allow_null(schema):
             schema["oneOf"].append({"const": None, "title": "null"})
 
 
+#: The schemas of what a part of a date is compared with; of others it is a number.
+_PARTS_AS_TEXT = {
+    "date": {"type": ["string"], "format": "date"},
+    "time": {"type": ["string"], "format": "time-local"},
+}
+
+
+def _describe_filter(field, lookups):
+    """Return the schema of one value that a filter compares a field with."""
+    if lookups == ["isnull"]:
+        return {"type": ["boolean"]}
+    if isinstance(field, models.JSONField):
+        return {"type": ["string", "number", "boolean"]}
+    if lookups and lookups[0] in _DATE_PARTS:
+        return _PARTS_AS_TEXT.get(lookups[0], {"type": ["integer"]})
+    if lookups and not _COMPARISONS.issuperset(lookups):
+        return {"type": ["string"]}
+    schema = _describe_value(field, is_sent=False)
+    schema.setdefault("type", ["string"])
+    if schema.get("format") in ("email", "uri-reference"):
+        del schema["format"]  # Any text may be looked for.
+    if not lookups and (field.null or field.many_to_many):
+        _allow_null(schema)
+    return schema
+
+
+def _or_several(schema):
+    """Return the schema of a value or a list of such values."""
+    return {**schema, "type": [*schema["type"], "array"], "items": schema}
+
+
 class _Shape(NamedTuple):
     """What a call takes, and what it replies.
 
     `parameters` are schemas by name, None for a call without a body. `reply` holds the
-    schemas of the reply's keys, except for `success`.
+    schemas of the reply's keys, except for `success`; `optional` those of keys that it
+    may have besides.
     """
 
     parameters: dict | None = None
     required: Iterable = ()
     reply: dict = {}
+    optional: dict = {}
 
 
 def _describe_call(path, doc, who, shape, question=""):
-    """Return the path of a call and its OpenAPI path item."""
-    summary, _line, description = inspect.cleandoc(doc or "").partition("\n")
+    """Return the path of a call and its OpenAPI path item.
+
+    The first line of `doc` is the summary.
+    """
+    summary, _line, description = doc.partition("\n")
     group = path.rpartition("/")[0]
     notes = {"who": who}
     if question:
@@ -5728,7 +7703,8 @@ def _describe_call(path, doc, who, shape, question=""):
         "security": _describe_security(who),
         "responses": {
             "200": _describe_success(shape),
-            "default": {"$ref": "#/components/responses/failure"},
+            "4XX": {"$ref": "#/components/responses/failure"},
+            "5XX": {"$ref": "#/components/responses/failure"},
         },
         "x-ajax": notes,
     }
@@ -5753,10 +7729,9 @@ def _describe_security(who):
 
 
 def _describe_success(shape):
-    properties = {"success": {"const": True}, "data": {}}
-    properties.update(shape.reply)
-    content = {_JSON_TYPE: {"schema": _describe_object(properties)}}
-    return {"description": "Success.", "content": content}
+    required = {"success": {"const": True}, "data": {}, **shape.reply}
+    schema = _describe_object({**required, **shape.optional}, required)
+    return {"description": "Success.", "content": {_JSON_TYPE: {"schema": schema}}}
 
 
 def _describe_body(shape):
@@ -5805,8 +7780,8 @@ def _find_authentication(endpoint_class):
 def _describe_function(path, function):
     needs_login = getattr(function.view, "wants_login", function.wants_login)
     who = "Logged-in users." if needs_login else "Everybody."
-    shape = _make_custom_shape(function.parameters)
-    return _describe_call(path, function.view.__doc__, who, shape)
+    doc = _find_doc(function.view, f"Call `{path.rpartition('/')[2]}`.")
+    return _describe_call(path, doc, who, _make_custom_shape(function.parameters))
 
 
 def _make_custom_shape(parameters):
@@ -5815,6 +7790,14 @@ def _make_custom_shape(parameters):
         return _Shape(parameters={})
     schemas, required = parameters.describe()
     return _Shape(schemas, required)
+
+
+def _find_doc(described, default=""):
+    """Return the docstring of something of the project's, or else a default."""
+    doc = getattr(described, "__doc__", None)
+    if not doc or getattr(described, "__module__", None) == __name__:
+        return default
+    return inspect.cleandoc(doc)
 
 
 def _describe_form(path, form_endpoint):
@@ -5826,12 +7809,16 @@ def _describe_form(path, form_endpoint):
             required.append(name)
     who = _describe_who(form_endpoint)
     shape = _Shape(parameters, required)
-    return _describe_call(path, form_endpoint.model.__doc__, who, shape)
+    summary = f"Submit `{form_endpoint.model.__name__}`."
+    docs = [_find_doc(form_endpoint.model), _find_doc(type(form_endpoint))]
+    doc = "\n\n".join(filter(None, docs)) or summary
+    return _describe_call(path, doc, who, shape)
 
 
 def _describe_model(path, model_endpoint):
     """Yield the path and the path item of each call of a model."""
     pk_schema = _describe_field(_root_key(model_endpoint.model))
+    pk_schema["type"] = pk_schema.get("type", ["string"])[0]
     pk = {"name": "pk", "in": "path", "required": True, "schema": pk_schema}
     operations = _describe_operations(path, model_endpoint)
     commands = _describe_commands(path, model_endpoint)
@@ -5847,15 +7834,25 @@ def _describe_operations(path, model_endpoint):
     for name, operation in _operations(type(model_endpoint)).items():
         if not model_endpoint._offers(name):
             continue
-        doc = getattr(model_endpoint, name).__doc__
+        method = getattr(type(model_endpoint), name)
+        summary = _fill_summary(operation, model_endpoint.model)
         if operation.is_custom:
-            method = getattr(type(model_endpoint), name)
             shape = _make_custom_shape(getattr(method, "_parameters", None))
         else:
+            summary += f"\n{inspect.getdoc(getattr(ModelEndpoint, name))}"
             shape = shapes[name]
+        doc = _find_doc(method, summary)
         for call_path, hook in _find_call_paths(path, name, operation):
             who = _describe_who(model_endpoint, hook, operation.permission)
             yield _describe_call(call_path, doc, who, shape, operation.question)
+
+
+def _fill_summary(operation, model):
+    """Return the summary of an operation with the names of a model in it."""
+    name = str(model._meta.verbose_name)
+    article = "an" if re.match("[aeio]|u(?!s|ni)", name, re.I) else "a"
+    plural = str(model._meta.verbose_name_plural)
+    return operation.summary.format(model=f"{article} {name}", models=plural)
 
 
 def _find_call_paths(path, name, operation):
@@ -5873,7 +7870,7 @@ def _make_shapes(model_endpoint):
     plan = model_endpoint._plan
     parameters, required = _describe_writable(plan)
     record = _refer_to_schema(model_endpoint.model)
-    only_pk = _describe_object({"pk": {}})
+    only_pk = _describe_object({"pk": _describe_field(model_endpoint.model._meta.pk)})
     version = _describe_version(model_endpoint)
     written = record
     if plan.may_hide:
@@ -5886,11 +7883,12 @@ def _make_shapes(model_endpoint):
         "items_per_page": _NUMBER,
     }
     list_parameters = _ListOptions(model_endpoint).describe()
+    beside = {"ignored": _IGNORED, "hint": _HINT}
     return {
-        "create": _Shape(parameters, required, {"data": written}),
-        "list": _Shape(list_parameters, reply=page),
-        "get": _Shape(reply={"data": record}),
-        "update": _Shape({**parameters, **version}, reply={"data": written}),
+        "create": _Shape(parameters, required, {"data": written}, beside),
+        "list": _Shape(list_parameters, (), page, {"hint": _HINT}),
+        "get": _Shape(None, (), {"data": record}, {"hint": _HINT}),
+        "update": _Shape({**parameters, **version}, (), {"data": written}, beside),
         "delete": _Shape(version or None, reply={"data": only_pk}),
     }
 
@@ -5902,6 +7900,7 @@ def _describe_version(model_endpoint):
         return {}
     schema = _describe_field(model_endpoint.model._meta.get_field(name))
     schema["description"] = "Send the value that you read: 409 if it has changed."
+    schema["x-ajax"] = {"version": True}
     return {name: schema}
 
 
@@ -5915,8 +7914,8 @@ def _describe_writable(plan):
             continue  # It can be sent by the field's own name too.
         field = part.field
         schemas[name] = _describe_field(field, is_sent=True)
-        is_optional = field.blank or field.many_to_many or field.has_default()
-        if not is_optional:
+        has_default = field.has_default() or field.has_db_default()
+        if not (field.blank or has_default):
             required.append(name)
     return schemas, required
 
@@ -5941,12 +7940,14 @@ def _describe_commands(path, model_endpoint):
 def _describe_command(call_path, model_endpoint, command, operation):
     who = _describe_who(model_endpoint, operation.hook, operation.permission)
     shape = _make_command_shape(command, model_endpoint.model)
-    return _describe_call(call_path, operation.summary, who, shape, operation.question)
+    summary = _fill_summary(operation, model_endpoint.model)
+    return _describe_call(call_path, summary, who, shape, operation.question)
 
 
 def _make_command_shape(command, model):
     if command == "similar":
-        return _Shape(reply={"data": _describe_list(_refer_to_schema(model))})
+        records = _describe_list(_refer_to_schema(model))
+        return _Shape(None, (), {"data": records}, {"hint": _HINT})
     reply = {"data": _describe_list(_TAG)}
     if command == "clear":
         return _Shape(reply=reply)
@@ -5969,18 +7970,64 @@ def _describe_calls(request):
 
 
 def _describe_records(request):
-    """Return by lower-case label the schema of each model's records."""
-    schemas = {}
+    """Return by label the schema of each model's records, wherever they are shown."""
+    plans = {}
     for model, endpoint_class in endpoint._registry.items():
         if issubclass(endpoint_class, ModelEndpoint):
-            plan = endpoint_class._for_model(model, request)._plan
-            schemas[model._meta.label_lower] = plan.describe(is_written=True)
+            _collect_plans(endpoint_class._for_model(model, request)._plan, plans)
+    schemas = {}
+    for label, same in plans.items():
+        schemas[label] = same[0].describe(is_written=True)
+        for plan in same[1:]:
+            _add_expansions(schemas[label], plan)
     return schemas
+
+
+def _collect_plans(plan, plans):
+    """Add a plan, and the plans of what it expands, to the lists of plans by label."""
+    plans.setdefault(plan.model._meta.label_lower, []).append(plan)
+    for part in plan.parts:
+        related = getattr(part, "related", None)
+        if related is not None:
+            _collect_plans(related, plans)
+
+
+def _add_expansions(schema, plan):
+    """Add to the schema of a model's records what is expanded only elsewhere."""
+    properties = plan.describe(is_written=True).get("properties", {})
+    for name, described in properties.items():
+        if "anyOf" in described:
+            schema["properties"][name] = described
+
+
+#: What may stand beside the data of a reply.
+_IGNORED = {
+    **_describe_list(_TEXT),
+    "description": "The keys that were sent and not written.",
+}
+_HINT = {**_TEXT, "description": "In DEBUG: what the site's developer can do."}
 
 
 def _describe_failure():
     error = _describe_object({"code": _NUMBER, "message": _TEXT})
-    schema = _describe_object({"success": {"const": False}, "data": error})
+    place = _describe_object({"file": _TEXT, "line": {}, "in": _TEXT, "code": {}})
+    properties = {
+        "success": {"const": False},
+        "data": error,
+        "errors": {
+            "type": "object",
+            "additionalProperties": _describe_list(_TEXT),
+            "description": "By key; __all__ has those of the record as a whole.",
+        },
+        "login_url": {**_TEXT, "description": "Where logging in would help."},
+        "csrf": {
+            "type": ["string", "boolean"],
+            "description": "A fresh token to try again with; true if none would help.",
+        },
+        "hint": _HINT,
+        "traceback": {**_describe_list(place), "description": "In DEBUG."},
+    }
+    schema = _describe_object(properties, ["success", "data"])
     return {"description": "Failure.", "content": {_JSON_TYPE: {"schema": schema}}}
 
 
@@ -6010,11 +8057,36 @@ def _describe_modules():
     return "\n\n".join(docs).strip()
 
 
+def _describe_groups():
+    """Yield the name and description of each group of calls: the functions and forms of
+    an app, or the operations of a model."""
+    docs = {}
+    for label, _name in _discovery.functions:
+        docs[label] = _describe_app(label)
+    for (base, label, name), served in endpoint._paths.items():
+        if base is FormEndpoint:
+            docs[label] = _describe_app(label)
+        else:
+            plural = str(served._meta.verbose_name_plural)
+            default = f"{plural[:1].upper()}{plural[1:]}."
+            docs[f"{label}/{name}"] = _find_doc(endpoint._registry[served], default)
+    for group, doc in docs.items():
+        yield {"name": group, "description": doc}
+
+
+def _describe_app(label):
+    """Return the docstring of an app's endpoints.py, or else the app's name."""
+    config = apps.get_app_config(label)
+    module = _import_endpoints(config)
+    return (module and inspect.getdoc(module)) or f"{config.verbose_name}."
+
+
 def _describe_visitor(request):
+    """Return whom the page is logged in as, and where visitors can log in."""
     user = getattr(request, "user", None)
     if user and user.is_authenticated:
-        return f"You are {user}."
-    return "You are not logged in."
+        return {"you": f"You are {user}."}
+    return {"you": "You are not logged in.", **_login_url()}
 
 
 def _describe_api(request):
@@ -6029,15 +8101,17 @@ def _describe_api(request):
             "title": "ajax.py",
             "version": __version__,
             "description": _describe_modules(),
+            "license": {"name": "Private", "identifier": "LicenseRef-Private"},
         },
         "servers": [{"url": request.path.removesuffix("/openapi.json") or "/"}],
+        "tags": list(_describe_groups()),
         "paths": dict(_describe_calls(request)),
         "components": {
             "schemas": _describe_records(request),
             "responses": {"failure": _describe_failure()},
             "securitySchemes": _describe_security_schemes(),
         },
-        "x-ajax": {"you": _describe_visitor(request)},
+        "x-ajax": _describe_visitor(request),
     }
 
 
@@ -6051,7 +8125,7 @@ urlpatterns = [
     path("", _serve_page_text, {"name": ""}, name="explorer"),
     path("client.js", _serve_page_text, {"name": "client.js"}, name="client"),
     path("openapi.json", _serve_page_text, {"name": "openapi.json"}, name="openapi"),
-    re_path(r"^(?P<name>explorer\.(?:js|css))\Z", _serve_page_text, name="served"),
+    re_path(r"^(?P<name>explorer\.(?:js|css|svg))\Z", _serve_page_text, name="served"),
     _make_pattern("endpoint", "app", "name"),
     _make_pattern("model", "app", "model", "operation"),
     _make_pattern("record", "app", "model", "pk", "operation"),
@@ -6069,8 +8143,11 @@ urlpatterns = [
 def _check_copies():
     """Find a second copy of this file under another import name (E004).
 
-    What is registered with one copy is not served by the other.
+    What is registered with one copy is not served by the other. Look once all of the
+    project is imported; errors of its URLconf are for Django's own check to report.
     """
+    with contextlib.suppress(Exception):
+        importlib.import_module(settings.ROOT_URLCONF)
     for name, module in sorted(sys.modules.items()):
         model_endpoint_class = getattr(module, "ModelEndpoint", None)
         defined_in = getattr(model_endpoint_class, "__module__", None)
@@ -6098,28 +8175,61 @@ def _check_exposure():
 
     Their author may believe that pages can call them.
     """
-    hint = (
-        "To expose a function, name its first parameter request, and use "
-        "functools.wraps in its decorators. To expose an object, extend BaseEndpoint. "
+    to_hide = (
         "To hide it, begin its name with an underscore, or list the endpoints in "
         "__all__."
     )
     for module in _endpoints_modules():
-        if hasattr(module, "__all__"):
-            continue
         for name, value in vars(module).items():
-            is_private = name.startswith("_")
-            if not is_private and _looks_exposed(value, module):
-                yield "W004", f"{module.__name__}.{name} is not exposed.", hint
+            if _looks_exposed(name, value, module):
+                message = f"{module.__name__}.{name} is not exposed."
+                yield "W004", message, f"{_explain_exposure(value)} {to_hide}"
 
 
-def _looks_exposed(value, module):
+def _looks_exposed(name, value, module):
     """Whether a module's own function or object could be an endpoint, but is none."""
-    if getattr(value, "__module__", None) != module.__name__:
+    if name.startswith("_") or isinstance(value, type) or not callable(value):
         return False
-    if isinstance(value, type) or not _takes_one(value):
+    if hasattr(module, "__all__") or not _takes_one(value):
+        return False
+    is_own = getattr(value, "__module__", None) == module.__name__
+    if not is_own and (inspect.isroutine(value) or _is_imported(name, value, module)):
         return False
     return not _is_exposed(value, module)
+
+
+def _is_imported(name, value, module):
+    """Whether another module than this one has an object under the same name."""
+    for other in list(sys.modules.values()):
+        names = getattr(other, "__dict__", {})
+        if other is not module and names.get(name) is value:
+            return True
+    return False
+
+
+def _explain_unexposed(label, name):
+    """Return why a name in the endpoints.py of an app is no endpoint, None if there is
+    no such name."""
+    for module in _endpoints_modules():
+        if apps.get_containing_app_config(module.__name__).label == label:
+            value = getattr(module, name, None)
+            if _looks_exposed(name, value, module):
+                place = f"{module.__name__}.{name}"
+                return f"{place} is not exposed. {_explain_exposure(value)}"
+    return None
+
+
+def _explain_exposure(value):
+    """Return what has to be changed to expose a function or an object."""
+    if inspect.isfunction(inspect.unwrap(value)):
+        return (
+            "To expose it, name its first parameter request, and use functools.wraps "
+            "in its decorators."
+        )
+    return (
+        "To expose it, let its class extend ajax.BaseEndpoint, or call it in a "
+        "function that takes request."
+    )
 
 
 class _NameRules:
@@ -6129,6 +8239,11 @@ class _NameRules:
         self.model = model
         self.endpoint_class = endpoint_class
         self.field_names = {*_model_fields(model), *_pk_names(model)}
+        #: By the name of a column that is no field's name, the field's.
+        self.columns = {}
+        for field in model._meta.concrete_fields:
+            if field.attname not in self.field_names:
+                self.columns[field.attname] = field.name
 
     def accepts(self, attribute, name):
         """Whether a name may stand in a class attribute."""
@@ -6140,7 +8255,7 @@ class _NameRules:
     def suggest(self, name):
         """Return a hint about a name that is not accepted."""
         known_names = [*self.field_names, *_operations(self.endpoint_class)]
-        close_name = _find_close(str(name), known_names)
+        close_name = self.columns.get(name) or _find_close(str(name), known_names)
         if close_name and close_name != name:
             return f"Did you mean {close_name}?"
         return "Correct the name, or remove it."
@@ -6167,6 +8282,12 @@ class _NameRules:
         if name in self.field_names or name in self.endpoint_class.annotations:
             return True
         return self.is_extra(name)
+
+    def is_key(self, name):
+        """Whether a name can be a key of the record: of a column such as `author_id`,
+        the key is `author`."""
+        fields = self.endpoint_class.fields or ()
+        return self.is_shown(name) and (name not in self.columns or name in fields)
 
     def is_expandable(self, name):
         field, lookups = _end_of_path(self.model, name)
@@ -6205,9 +8326,9 @@ class _NameRules:
 #: The rule for the names in each class attribute.
 _NAME_RULES = {
     "fields": _NameRules.is_shown,
-    "exclude": _NameRules.is_shown,
-    "readonly_fields": _NameRules.is_shown,
-    "immutable_fields": _NameRules.is_shown,
+    "exclude": _NameRules.is_key,
+    "readonly_fields": _NameRules.is_key,
+    "immutable_fields": _NameRules.is_key,
     "expand": _NameRules.is_expandable,
     "ordering": _NameRules.is_order,
     "sortable_by": _NameRules.is_sortable,
@@ -6228,14 +8349,37 @@ def _check_names(model, endpoint_class):
         place = f"{endpoint_class.__name__}.{attribute}"
         if isinstance(names, int) or names == "__all__":
             continue
-        if isinstance(names, str):
-            message = f"{place} is the text {names!r} instead of a list of names."
-            yield "E002", message, f"Write {[names]}."
-            continue
         for name in names:
             if not rules.accepts(attribute, name):
                 message = f"{place} names {name!r}, which {model._meta.label} does not"
                 yield "E002", f"{message} have or offer.", rules.suggest(name)
+
+
+def _check_encoder_names(model, model_encoder):
+    """Find names in an encoder that its model does not have (E002).
+
+    A misspelt name in `exclude` would hide nothing.
+    """
+    if model_encoder._is_custom:
+        return  # It may show names of its own.
+    rules = _NameRules(model, endpoint.find(model))
+    relations = {field.name for field in model._meta.get_fields()}
+    class_name = type(model_encoder).__name__
+    for attribute in ("include", "exclude"):
+        for name in getattr(model_encoder, attribute, ()):
+            is_name = isinstance(name, str) and rules.is_key(name)
+            if not is_name and name not in relations:
+                message = f"The {class_name} of {_label(model)} names {name!r}, which"
+                yield "E002", f"{message} it does not have.", rules.suggest(name)
+
+
+def _check_authentication():
+    """Find a class in AJAX_AUTHENTICATION that cannot be used (E002)."""
+    try:
+        _find_authentication_class()
+    except (ImportError, ImproperlyConfigured) as error:
+        hint = "Correct the class, or the setting AJAX_AUTHENTICATION."
+        yield "E002", str(error), hint
 
 
 def _check_hidden_create(model, endpoint_class):
@@ -6243,8 +8387,7 @@ def _check_hidden_create(model, endpoint_class):
 
     Clients that mean to create a record would call it.
     """
-    operations = endpoint_class.operations
-    if operations and "create" not in operations:
+    if not endpoint_class._offers("create"):
         return
     for label, name in _find_paths(model, endpoint_class):
         is_function = (label, name) in _discovery.functions
@@ -6257,27 +8400,81 @@ def _check_hidden_create(model, endpoint_class):
 
 
 def _check_expansions(model, endpoint_class):
-    """Find models that a foreign key shows, though nothing says what they show (W001).
+    """Find models that a foreign key shows or refers to, though nothing says what may
+    be shown of them, and which records may be referred to (W001).
 
     Their authors may not know that all of their fields can be read.
     """
     plan = _Plan(model, endpoint_class, True)
-    for related_model in dict.fromkeys(plan.expansions.models):
-        has_endpoint_class = endpoint.find(related_model) is not ModelEndpoint
-        is_described = has_endpoint_class or encoder.find(related_model)
-        # By default, user models show only the pk and the username.
-        if not is_described and not _is_user_model(related_model):
-            message = (
-                f"{endpoint_class.__name__} shows all fields of "
-                f"{_label(related_model)}. No endpoint class or encoder says whether "
-                "it may."
-            )
-            hint = (
-                f"Register an endpoint class for {related_model.__name__} (with "
-                'fields = "__all__" to show all), or an encoder; or leave it out of '
-                "`expand`."
-            )
-            yield "W001", message, hint
+    shown_models = plan.expansions.models
+    referred_models = _find_referred_models(plan)
+    for related in dict.fromkeys([*shown_models, *referred_models]):
+        if not _is_described(related):
+            is_shown = related in shown_models
+            is_referred = related in referred_models
+            name = endpoint_class.__name__
+            yield "W001", *_describe_open(name, related, is_shown, is_referred)
+
+
+def _find_referred_models(plan):
+    """Return the models of which clients may write any pk, as far as nobody narrows
+    them for this endpoint."""
+    if _overrides(plan.endpoint_class, "get_field_queryset"):
+        return []
+    related_models = []
+    for part in plan.writable.values():
+        is_relation = isinstance(part, (_ForeignKey, _Members))
+        if is_relation and not part.field.get_limit_choices_to():
+            related_models.append(part.field.remote_field.model)
+    return related_models
+
+
+def _is_described(model):
+    """Return whether the project says what may be seen of a model. By default, user
+    models show only the pk and the username."""
+    if endpoint.has(model) or endpoint.is_closed(model):
+        return True
+    return encoder.find(model) is not None or _is_user_model(model)
+
+
+def _describe_open(name, related, is_shown, is_referred):
+    """Return the message and the hint about a model that nothing is said about."""
+    verbs = []
+    hint = f"Register an endpoint class for {related.__name__}"
+    if is_shown:
+        verbs.append(f"shows all fields of {_label(related)}")
+        hint += (
+            ' (with fields = "__all__" to show all), or an encoder; or leave it out of '
+            "`expand`"
+        )
+    if is_referred:
+        verbs.append(f"lets users refer to any {_label(related)}")
+        hint += "; or put what refers to it into readonly_fields"
+    message = f"{name} {' and '.join(verbs)}. No endpoint or encoder says who may."
+    return message, f"{hint}."
+
+
+def _check_form_replies(form_class, endpoint_class):
+    """Find models that the reply of a ModelForm shows, though nothing says what may be
+    shown of them (W001).
+
+    The record that it saves is shown as its model's endpoint shows it, or else with the
+    fields of the form.
+    """
+    options = getattr(form_class, "_meta", None)
+    if options is None:
+        return
+    model = options.model
+    model_fields = _model_fields(model)
+    shown_class = endpoint.find(model)
+    if not _is_described(model):
+        names = [name for name in form_class.base_fields if name in model_fields]
+        shown_class = type("_FormFields", (ModelEndpoint,), {"fields": names})
+    plan = _Plan(model, shown_class, True)
+    for related in dict.fromkeys(plan.expansions.models):
+        if not _is_described(related):
+            name = form_class.__name__
+            yield "W001", *_describe_open(name, related, True, False)
 
 
 def _may_hide(model):
@@ -6336,8 +8533,7 @@ def _check_totals(model, endpoint_class):
 
     By searching and filtering, clients learn about these records from `total`.
     """
-    operations = endpoint_class.operations
-    if operations and "list" not in operations:
+    if not endpoint_class._offers("list"):
         return
     has_list = _overrides(endpoint_class, "can_list")
     has_refusals = _overrides(endpoint_class, "can_get")
@@ -6351,17 +8547,41 @@ def _check_totals(model, endpoint_class):
         yield "W003", message, hint
 
 
-def _check_endpoint(model, endpoint_class):
-    """Run the checks of one model's endpoint class."""
-    name_errors = list(_check_names(model, endpoint_class))
-    yield from name_errors
+#: The checks of a model and its endpoint class. Those that make a plan, for which all
+#: names have to exist, come after the others.
+_ENDPOINT_CHECKS = (_check_hidden_create, _check_totals)
+_PLAN_CHECKS = (_check_sorting, _check_expansions, _check_visitors)
+
+
+def _check_registries():
+    """Return the messages about all that is registered."""
+    served_models = []
+    served_forms = []
+    for served, endpoint_class in endpoint._registry.items():
+        if issubclass(endpoint_class, FormEndpoint):
+            served_forms.append((served, endpoint_class))
+        else:
+            served_models.append((served, endpoint_class))
+    messages = _make_messages(_check_authentication())
+    for model, model_encoder in encoder._registry.items():
+        results = _check_encoder_names(model, model_encoder)
+        messages += _make_messages(results, type(model_encoder))
+    name_errors = _apply_checks([_check_names], served_models)
+    messages += name_errors + _apply_checks(_ENDPOINT_CHECKS, served_models)
     if not name_errors:
-        # The check of expansions makes a plan, for which all names have to exist.
-        yield from _check_hidden_create(model, endpoint_class)
-        yield from _check_totals(model, endpoint_class)
-        yield from _check_sorting(model, endpoint_class)
-        yield from _check_expansions(model, endpoint_class)
-        yield from _check_visitors(model, endpoint_class)
+        messages += _apply_checks(_PLAN_CHECKS, served_models)
+        messages += _apply_checks([_check_form_replies], served_forms)
+    return messages
+
+
+def _apply_checks(endpoint_checks, served):
+    """Return the messages of some checks about pairs of a model and its class."""
+    messages = []
+    for model, endpoint_class in served:
+        for check in endpoint_checks:
+            results = check(model, endpoint_class)
+            messages += _make_messages(results, endpoint_class)
+    return messages
 
 
 def _make_messages(results, endpoint_class=None):
@@ -6375,15 +8595,12 @@ def _make_messages(results, endpoint_class=None):
 
 def _run_checks(app_configs=None, **kwargs):
     """Return the messages of all checks, for Django's system check framework."""
-    messages = _make_messages(_check_copies())
-    import_errors = _make_messages(_check_imports())
-    if import_errors:
-        return messages + import_errors
-    messages += _make_messages(_check_exposure())
-    for model, endpoint_class in endpoint._registry.items():
-        if issubclass(endpoint_class, ModelEndpoint):
-            results = _check_endpoint(model, endpoint_class)
-            messages += _make_messages(results, endpoint_class)
+    messages = _make_messages(_check_imports())
+    is_imported = not messages
+    messages += _make_messages(_check_copies())
+    if is_imported:
+        messages += _make_messages(_check_exposure())
+        messages += _check_registries()
     return messages
 
 
@@ -6640,8 +8857,8 @@ _CLIENT = r"""/** Call the endpoints of ajax.py from a page.
  *     import ajax from "/ajax/client.js";
  *     const post = await ajax("blog/post/1/update", {title: "Hello again"});
  *
- * The data is an object, which may hold files, a <form>, a FormData or a URLSearchParams. The third
- * argument may hold a signal. A call that fails throws an AJAXError.
+ * The data is an object, which may hold files, a FormData, a URLSearchParams, a <form>, or the event
+ * of its submission. The third argument may hold a signal. A call that fails throws an AJAXError.
  */
 const COOKIE_NAME = "csrftoken";
 const HEADER_NAME = "X-CSRFToken";
@@ -6765,6 +8982,9 @@ function findToken() {
 /** Turn data into the body of a request. */
 function encode(data) {
   if (data instanceof HTMLFormElement) return encode(readForm(data));
+  if (data instanceof Event && data.type === "submit") {
+    return encode(readForm(data.target, data.submitter));
+  }
   const isForm = data instanceof FormData || data instanceof URLSearchParams;
   if (!isForm) return encodeJSON(data);
   const body = data instanceof FormData ? new FormData() : new URLSearchParams();
@@ -6779,7 +8999,7 @@ function getInputs(form) {
 }
 
 /** Read a form, with what browsers leave out: unticked boxes and lists without a choice. */
-function readForm(form) {
+function readForm(form, button) {
   const body = new FormData(form);
   const inputs = getInputs(form).filter(input => !input.matches(":disabled"));
   for (const {name, type, value} of inputs) {
@@ -6789,6 +9009,7 @@ function readForm(form) {
     const isBoolean = type === "checkbox" && isAlone && /^(on|true)$/i.test(value);
     body.append(name, isBoolean ? "false" : "");
   }
+  if (button?.name) body.append(button.name, button.value);
   return body;
 }
 
@@ -6828,15 +9049,22 @@ function checkValue(name, value) {
 }
 """  # noqa: E501
 
-_EXPLORER = r"""/** The explorer: show the calls that openapi.json describes, and call them by client.js. */
+_EXPLORER = r"""/** The explorer: it shows the calls that openapi.json describes, and makes them by client.js. */
 import ajax, {AJAXError} from "./client.js";
 
 const api = await loadDescription();
-const calls = readCalls();
-const intro = getElement("#intro");
+const calls = Object.entries(api.paths ?? {}).map(([path, item]) => makeCall(path, item));
 
-/** The last pk that was typed, by the group of its call. */
+/** The views of the calls that were opened, by name. What was typed stays in them. */
+const views = new Map();
+const start = getElement("#start");
+
+/** The last pk that was typed, chosen or created, by the group of its call. */
 const lastPks = new Map();
+
+/** The longest text of a reply that is shown whole, and the most rows of a table. */
+const MAX_LENGTH = 200_000;
+const MAX_ROWS = 200;
 
 // --- Helpers ---
 
@@ -6858,45 +9086,82 @@ function makeElement(tag, attributes, ...children) {
   return element;
 }
 
-// --- Calls ---
-
-/** Load openapi.json. */
-async function loadDescription() {
-  const response = await fetch(new URL("openapi.json", import.meta.url));
-  return response.json();
+/** Make an element of a project's text, in which `backticks` become code. */
+function makeText(tag, text, attributes = {}) {
+  const parts = String(text).split(/`([^`\n]+)`/);
+  const children = parts.map((part, index) => index % 2 ? makeElement("code", {}, part) : part);
+  return makeElement(tag, {dir: "auto", ...attributes}, ...children);
 }
 
-/** Return all calls of openapi.json, in its order. */
-function readCalls() {
-  return Object.entries(api.paths ?? {}).map(([path, item]) => makeCall(path, item));
+/** Make a button that does something. */
+function makeButton(text, attributes, action) {
+  const button = makeElement("button", {type: "button", ...attributes}, text);
+  button.addEventListener("click", action);
+  return button;
+}
+
+/** Return whether a value is an object or a list. */
+function isObject(value) {
+  return typeof value === "object" && value !== null;
+}
+
+/** Return whether a button is pressed. */
+function isPressed(button) {
+  return button.getAttribute("aria-pressed") === "true";
+}
+
+// --- Calls ---
+
+/** Load openapi.json. If that fails, return an object that says why. */
+async function loadDescription() {
+  const response = await fetch(new URL("openapi.json", import.meta.url)).catch(() => undefined);
+  const reply = await response?.json().catch(() => undefined);
+  if (isObject(reply?.paths)) return reply;
+  const answer = response ? `it answered ${response.status}` : "the server cannot be reached";
+  const problem = `openapi.json cannot be loaded: ${answer}.`;
+  return {problem: [problem, reply?.data?.message].filter(isText).join(" "), reply};
+}
+
+/** Return whether a value is a text that is not empty. */
+function isText(value) {
+  return typeof value === "string" && value !== "";
 }
 
 /** Describe the call of one path: its operation, name, pattern, group, prefix and pk. */
 function makeCall(path, {post, parameters}) {
   const name = path.slice(1).replace(/\.json$/, "");
   const segments = name.replace("{pk}", "([^/]+)");
+  const schema = Object.values(post.requestBody?.content ?? {})[0]?.schema;
+  const extras = getExtras(post);
+  const fieldNames = Object.keys(schema?.properties ?? {});
+  const words = [name, post.summary, post.description, extras.who, ...fieldNames];
   return {
     ...post,
-    ...getExtras(post),
+    ...extras,
     name,
-    pattern: new RegExp(`(?:^|/)${segments}(?:\\.json)?$`),
+    schema,
+    pattern: new RegExp(`(?:^|[/#])${segments}(?:\\.json)?$`),
     group: post.tags[0],
     prefix: name.replace(/[^/]+$/, ""),
+    operation: name.replace(/^.*\//, ""),
     pkSchema: parameters?.[0].schema,
+    words: words.join(" ").toLowerCase(),
   };
 }
 
 /** Return what ajax.py adds to a description of OpenAPI. */
 function getExtras(description) {
-  return description["x-ajax"] ?? {};
+  return description?.["x-ajax"] ?? {};
 }
 
-/** Return the call that a path or URL names, and the pk in it. */
+/** Return the call that a path, URL or line of JavaScript names, and the pk in it. */
 function findCall(text) {
+  const quoted = /ajax[\w.]*\(\s*["'`]([^"'`]+)/.exec(text)?.[1];
+  const path = (quoted ?? text).trim();
   let call;
   let match;
   for (const candidate of calls) {
-    const candidateMatch = candidate.pattern.exec(text.trim());
+    const candidateMatch = candidate.pattern.exec(path);
     // The match that starts first is the longest.
     if (candidateMatch && (!match || candidateMatch.index < match.index)) {
       call = candidate;
@@ -6908,7 +9173,7 @@ function findCall(text) {
 
 /** Decode the pk in a path. The placeholder {pk} means that there is none. */
 function decodePk(pk) {
-  if (pk === "{pk}") return "";
+  if (["{pk}", "%7Bpk%7D"].includes(pk)) return "";
   try {
     return decodeURIComponent(pk);
   } catch {
@@ -6916,7 +9181,17 @@ function decodePk(pk) {
   }
 }
 
-// --- Fields ---
+/** Return the address of a call, with a pk if there is one. */
+function makeHash(call, pk = "") {
+  return `#${call.name.replace("{pk}", () => encodeURIComponent(pk) || "{pk}")}`;
+}
+
+/** Return the call with a name, or undefined. */
+function getCall(name) {
+  return calls.find(call => call.name === name);
+}
+
+// --- Schemas in words ---
 
 /** Return the types of a schema; a schema without a type takes any JSON. */
 function getTypes(schema) {
@@ -6928,45 +9203,109 @@ function isNullable(schema) {
   return getTypes(schema).slice(1).includes("null");
 }
 
+/** Return whether a schema is that of a plain text, which may be empty. */
+function isPlainText(schema) {
+  return getTypes(schema)[0] === "string" && !schema.format && !schema.oneOf && !getPkModel(schema);
+}
+
+/** Return the path of the model that a key, or each key of a list, refers to. */
+function getPkModel(schema) {
+  return getExtras(schema).pk_of ?? getExtras(schema.items).pk_of;
+}
+
 /** Describe in words what a schema takes. */
 function describeSchema(schema) {
   let description = describeType(schema);
   if (isNullable(schema)) description += " or null";
-  if (schema.maxLength) description += `, at most ${schema.maxLength}`;
+  if (schema.maxLength) description += `, at most ${schema.maxLength} characters`;
+  if (isObject(schema) && "default" in schema) description += `, by default ${schema.default}`;
   return description;
 }
 
-const FORMATS = {binary: "file", byte: "base64", "time-local": "time"};
-const TYPES = {string: "text", integer: "whole number", boolean: "true or false"};
+const FORMATS = {
+  binary: "file",
+  byte: "base64",
+  "date-time": "date and time",
+  "time-local": "time",
+  uuid: "UUID",
+  "uri-reference": "URL",
+};
+const TYPES = {
+  JSON: "any JSON",
+  string: "text",
+  integer: "whole number",
+  boolean: "true or false",
+};
 
 /** Describe the type of a schema in a few words. */
 function describeType(schema) {
-  const {format, items} = schema;
-  const model = getExtras(schema).pk_of;
-  if (model) return `pk of ${model}`;
-  if (items) return `list of ${describeSchema(items)}`;
-  if (format) return FORMATS[format] ?? format;
+  const {anyOf, format, items} = schema;
   const [type] = getTypes(schema);
+  const model = getExtras(schema).pk_of;
+  if (schema.$ref) return `record of ${schema.$ref.replace(/^.*\//, "").replace(".", "/")}`;
+  if (anyOf) return anyOf.map(describeSchema).join(", or ");
+  if (model) return `pk of ${model}`;
+  if (type === "array" && items) return `list of ${describeSchema(items)}`;
+  if (format) return FORMATS[format] ?? format;
   return TYPES[type] ?? type;
 }
+
+/** Return the schema that a reference names, or the schema itself. */
+function resolveSchema(schema) {
+  if (schema?.anyOf) return resolveSchema(schema.anyOf[0]);
+  const name = schema?.$ref?.replace(/^.*\//, "");
+  return name ? api.components?.schemas?.[name] ?? {} : schema ?? {};
+}
+
+/** Make a list of what a call gives back: the keys of its data and of what stands beside it. */
+function makeOutline(call) {
+  const content = Object.values(call.responses?.[200]?.content ?? {})[0];
+  const {success, data, ...beside} = content?.schema?.properties ?? {};
+  const schema = resolveSchema(data);
+  const isList = getTypes(schema)[0] === "array";
+  const {properties = {}} = isList ? resolveSchema(schema.items) : schema;
+  const list = makeElement("dl", {});
+  addTerms(list, {data: data ?? {}});
+  addTerms(list, properties, isList ? "data[0]." : "data.");
+  addTerms(list, beside);
+  return list;
+}
+
+/** Add each key with its type to a list. */
+function addTerms(list, properties, prefix = "") {
+  for (const [name, schema] of Object.entries(properties)) {
+    const key = makeElement("dt", {}, makeElement("code", {}, `${prefix}${name}`));
+    list.append(key, makeElement("dd", {}, describeSchema(schema)));
+  }
+}
+
+// --- Fields ---
 
 /** Make a field: its name and type, its box, help, and a place for its errors. */
 function makeField(call, name, schema, isRequired) {
   const id = `${call.name}:${name}`;
   const description = `${id}-type ${id}-help`;
   const box = makeBox(schema, {id, "aria-describedby": description, autocomplete: "off"});
-  const errors = makeElement("span", {class: "bad"});
-  const label = makeElement("label", {for: id}, name);
+  const errors = makeElement("span", {class: "bad", dir: "auto"});
+  const note = makeElement("span", {class: "note", dir: "auto"});
+  const field = {name, schema, box, errors, note, specials: []};
   const type = makeElement("small", {id: `${id}-type`}, describeSchema(schema));
-  if (isRequired) type.append(", required");
-  const help = makeElement("small", {id: `${id}-help`}, errors, schema.description);
-  const row = makeElement(
+  if (isRequired) type.append(makeElement("strong", {}, ", required"));
+  const help = makeText("span", schema.description ?? "");
+  const buttons = makeSpecials(field, call, isRequired);
+  const line = makeElement("div", {class: "line"}, box, ...buttons);
+  field.row = makeElement(
     "div",
     {class: "field"},
-    makeElement("div", {}, label, type),
-    makeElement("div", {}, box, help),
+    makeElement("div", {}, makeElement("label", {for: id}, name), type),
+    makeElement("div", {}, line, makeElement("small", {id: `${id}-help`}, errors, note, help)),
   );
-  return {name, schema, box, errors, row};
+  box.addEventListener("input", () => {
+    note.textContent = "";
+    showError(field, "");
+  });
+  addSearch(field);
+  return field;
 }
 
 const INPUT_TYPES = {
@@ -6979,10 +9318,17 @@ const INPUT_TYPES = {
 /** Make the box in which a value is typed or chosen. */
 function makeBox(schema, attributes) {
   const [type] = getTypes(schema);
-  if (getExtras(schema).multiline || type === "JSON") return makeElement("textarea", attributes);
+  const {multiline, version, sortable_by: names} = getExtras(schema);
+  if (names) return makeSelect(getOrders(names), attributes);
+  if (version) return makeElement("input", attributes);
+  if (multiline || ["JSON", "object"].includes(type)) return makeElement("textarea", attributes);
   if (type === "boolean") return makeSelect(getBooleanChoices(schema), attributes);
   if (schema.oneOf) return makeSelect(schema.oneOf, attributes);
-  return makeElement("input", {...attributes, type: INPUT_TYPES[schema.format] ?? "text"});
+  if (type === "array" && schema.items?.oneOf) {
+    return makeSelect(schema.items.oneOf, {...attributes, multiple: ""});
+  }
+  const kind = INPUT_TYPES[schema.format] ?? "text";
+  return makeElement("input", {...attributes, type: kind, step: kind !== "text" && "any"});
 }
 
 /** Return the choices of a boolean. */
@@ -6992,10 +9338,18 @@ function getBooleanChoices(schema) {
   return choices;
 }
 
+/** Return the choices of an order: each name, upwards and downwards. */
+function getOrders(names) {
+  return names.flatMap(name => [
+    {const: name, title: `${name}, upwards`},
+    {const: `-${name}`, title: `${name}, downwards`},
+  ]);
+}
+
 /** Make a select whose options hold their values as JSON. */
 function makeSelect(choices, attributes) {
   const select = makeElement("select", attributes);
-  select.append(makeElement("option", {value: ""}, "not sent"));
+  if (!select.multiple) select.append(makeElement("option", {value: ""}, "not sent"));
   for (const choice of choices) {
     const title = choice.title ?? String(choice.const);
     select.append(makeElement("option", {value: JSON.stringify(choice.const)}, title));
@@ -7003,14 +9357,44 @@ function makeSelect(choices, attributes) {
   return select;
 }
 
-/** Return the values of all fields that have one. Mark a box whose text cannot be read. */
+/** Make a button for each value that cannot be typed: null, the empty text, the empty list. */
+function makeSpecials(field, call, isRequired) {
+  const {schema, box} = field;
+  const values = [];
+  const isChoice = box.options && !box.multiple;
+  if (isNullable(schema) && !isChoice) values.push(null);
+  const mayBeEmpty = !isRequired && call.operation !== "list";
+  if (mayBeEmpty && isPlainText(schema)) values.push("");
+  if (mayBeEmpty && getTypes(schema)[0] === "array") values.push([]);
+  for (const value of values) {
+    const text = JSON.stringify(value);
+    const label = `Send ${text} as ${field.name}`;
+    const attributes = {class: "special", "aria-pressed": "false", "aria-label": label};
+    const button = makeButton(text, attributes, () => {
+      setSpecial(field, isPressed(button) ? undefined : button);
+      field.row.dispatchEvent(new Event("input", {bubbles: true}));
+    });
+    field.specials.push({value, button});
+  }
+  return field.specials.map(special => special.button);
+}
+
+/** Press one of a field's buttons, or none. Its box cannot be used then. */
+function setSpecial(field, pressedButton) {
+  for (const {button} of field.specials) {
+    button.setAttribute("aria-pressed", button === pressedButton);
+  }
+  field.box.disabled = pressedButton !== undefined;
+}
+
+/** Return the data of all fields. Mark a box whose text cannot be read. */
 function readFields(fields) {
   const data = {};
   for (const field of fields) {
     field.box.setCustomValidity("");
-    if (!field.box.value) continue;
     try {
-      data[field.name] = readBox(field);
+      const value = readChange(field);
+      if (value !== undefined) data[field.name] = value;
     } catch (error) {
       field.box.setCustomValidity(`This is not valid JSON. ${error.message}`);
     }
@@ -7018,23 +9402,52 @@ function readFields(fields) {
   return fields[0]?.isBody ? data.body : data;
 }
 
-/** Return the value of a box: the file, the choice, or the text as its schema reads it. */
-function readBox({box, schema}) {
-  if (box.files?.length) return box.files[0];
+/** Return the value of a field, or undefined if it is what was loaded from the record. */
+function readChange(field) {
+  const value = readField(field);
+  if (field.loaded === undefined || getExtras(field.schema).version) return value;
+  if (JSON.stringify({value}) === field.loaded) return undefined;
+  return value === undefined ? getEmptyValue(field.schema) : value;
+}
+
+/** Return the value that an emptied box stands for. */
+function getEmptyValue(schema) {
+  if (isPlainText(schema)) return "";
+  if (getTypes(schema)[0] === "array") return [];
+  return isNullable(schema) ? null : "";
+}
+
+/** Return the value of a field, or undefined if nothing is to be sent. */
+function readField({box, schema, specials}) {
+  const special = specials.find(({button}) => isPressed(button));
+  if (special) return special.value;
+  if (box.files) return box.files[0];
+  if (box.multiple) {
+    const values = Array.from(box.selectedOptions, option => JSON.parse(option.value));
+    return values.length > 0 ? values : undefined;
+  }
+  if (box.value === "") return undefined;
   if (box.options) return JSON.parse(box.value);
-  return readText(box.value, schema);
+  return box.type === "datetime-local" ? readMoment(box.value) : readText(box.value, schema);
 }
 
 /** Return the value that a text stands for. */
 function readText(text, schema) {
   const [type] = getTypes(schema);
-  if (text === "null" && isNullable(schema)) return null;
-  if (type === "string") return text === '""' ? "" : text;
-  if (type === "integer" || type === "number") return readNumber(text);
-  if (type === "array" && !text.startsWith("[")) {
-    return text.split(",").map(item => readText(item.trim(), schema.items));
+  if (isListText(text, schema)) {
+    const items = text.split(",").map(item => item.trim());
+    return items.filter(isText).map(item => readText(item, schema.items ?? {type: "string"}));
   }
-  return JSON.parse(text);
+  if (type === "string") return text;
+  return type === "integer" || type === "number" ? readNumber(text) : JSON.parse(text);
+}
+
+/** Return whether a text stands for a list: a list is wanted, or keys or numbers may be several. */
+function isListText(text, schema) {
+  const [type, ...others] = getTypes(schema);
+  if (type === "array") return !text.startsWith("[");
+  const isKey = type === "integer" || getPkModel(schema);
+  return isKey && others.includes("array") && text.includes(",");
 }
 
 /** Read a number. Return the text itself if it is none, or would lose digits. */
@@ -7043,22 +9456,95 @@ function readNumber(text) {
   return String(number) === text ? number : text;
 }
 
+/** Read a date and time of this browser's time zone. */
+function readMoment(text) {
+  const moment = new Date(text);
+  return Number.isNaN(moment.getTime()) ? text : moment.toISOString();
+}
+
+/** Fill a field from a record, and remember what was filled in. */
+function fillField(field, record) {
+  const {name, box, schema, note} = field;
+  if (!(name in record)) return;
+  const value = toPlain(record[name]);
+  setSpecial(field, undefined);
+  if (box.multiple) {
+    for (const option of box.options) option.selected = value.includes(JSON.parse(option.value));
+  } else if (box.options) {
+    box.value = JSON.stringify(value);
+  } else if (!box.files) {
+    box.value = value === null && schema.type ? "" : writeValue(value, box, schema);
+  }
+  note.textContent = describeStored(record[name], box);
+  showError(field, "");
+  field.loaded = JSON.stringify({value: readField(field)});
+}
+
+/** Return a record as its pk, and tags as their names. */
+function toPlain(value) {
+  if (Array.isArray(value)) return value.map(toPlain);
+  if (!isObject(value) || !("pk" in value)) return value;
+  return "slug" in value && "name" in value ? value.name : value.pk;
+}
+
+/** Return the text that stands for a value in a box. */
+function writeValue(value, box, schema) {
+  if (box.type === "datetime-local") return writeMoment(value);
+  if (box.type === "time") return value.slice(0, 12); // It takes no microseconds.
+  const isTyped = isText(value) && schema.type;
+  if (isTyped) return value;
+  const isSimple = Array.isArray(value) && !value.some(item => /^\[|,/.test(String(item)));
+  if (isSimple && schema.items) return value.join(", ");
+  return JSON.stringify(value, null, 2);
+}
+
+/** Return a date and time as a box of this browser's time zone wants it. */
+function writeMoment(value) {
+  const moment = new Date(value);
+  moment.setMinutes(moment.getMinutes() - moment.getTimezoneOffset());
+  return Number.isNaN(moment.getTime()) ? "" : moment.toISOString().slice(0, -1);
+}
+
+/** Say what a box does not show: the title of a record, the file that is stored. */
+function describeStored(value, box) {
+  if (box.files) return isText(value) ? `Now: ${value}` : "";
+  return isObject(value) && "pk" in value && !("slug" in value) ? getTitle(value) : "";
+}
+
+/** Return the text by which a person knows a record: the first one in it, or else its pk. */
+function getTitle(record) {
+  const entries = Object.entries(record);
+  const entry = entries.find(([name, value]) => name !== "pk" && isTitle(value));
+  return String(entry?.[1] ?? record.pk);
+}
+
+/** Return whether a value is a text that names something, not a date or a number. */
+function isTitle(value) {
+  return isText(value) && /\p{Letter}/u.test(value) && !/^\d{4}-\d\d-\d\dT/.test(value);
+}
+
+/** Show an error beside a field, or take it away. */
+function showError({box, errors}, text) {
+  errors.textContent = text;
+  box.setAttribute("aria-invalid", text !== "");
+}
+
 /** Show the errors of a reply beside their fields; return the text of all others. */
 function showErrors(error, fields) {
   const isNamed = isObject(error.errors) && !Array.isArray(error.errors);
   const errors = isNamed ? error.errors : {__all__: error.errors ?? []};
   const others = new Map(Object.entries(errors));
   for (const field of fields) {
-    field.errors.textContent = joinTexts(others.get(field.name) ?? []);
-    field.box.setAttribute("aria-invalid", others.has(field.name));
+    showError(field, joinTexts(others.get(field.name) ?? []));
     others.delete(field.name);
   }
-  const lines = [error.message, error.hint];
+  const lines = [error.message];
   for (const [name, messages] of others) {
     const text = joinTexts(messages);
-    if (text) lines.push(`${name}: ${text}`);
+    if (text) lines.push(name === "__all__" ? text : `${name}: ${text}`);
   }
-  return lines.filter(line => line).join("\n");
+  lines.push(error.hint);
+  return lines.filter(line => line).map(joinTexts).join("\n");
 }
 
 /** Join the texts of an error, which a project may give any shape. */
@@ -7067,11 +9553,121 @@ function joinTexts(value) {
   return String(value);
 }
 
+// --- Searching for a related record ---
+
+/** Let a box that takes a pk search the list of its model, where there is one. */
+function addSearch(field) {
+  const listCall = getCall(`${getPkModel(field.schema)}/list`);
+  if (!listCall || listCall.who?.startsWith("Nobody")) return;
+  const {box} = field;
+  const id = `${box.id}-options`;
+  const list = makeElement("ul", {id, role: "listbox", "aria-label": "Records", hidden: ""});
+  const attributes = {
+    role: "combobox",
+    placeholder: "Type to search, or a pk",
+    "aria-autocomplete": "list",
+    "aria-expanded": "false",
+    "aria-controls": id,
+  };
+  for (const [name, value] of Object.entries(attributes)) box.setAttribute(name, value);
+  box.parentElement.append(list);
+  const search = {field, box, list, listCall, number: 0};
+  const start = () => {
+    clearTimeout(search.timer);
+    search.timer = setTimeout(loadOptions, 200, search);
+  };
+  box.addEventListener("input", start);
+  box.addEventListener("click", start);
+  box.addEventListener("blur", () => closeSearch(search));
+  box.addEventListener("keydown", event => moveByKey(search, start, event));
+}
+
+/** Return the text to search for: what stands in the box, in a list behind the last comma. */
+function getSearchText({box, field}) {
+  const text = field.schema.items ? box.value.replace(/^.*,/, "") : box.value;
+  return text.trim();
+}
+
+/** Load the records that the text in the box finds. Only the last answer counts. */
+async function loadOptions(search) {
+  const number = ++search.number;
+  const text = getSearchText(search);
+  const canSearch = search.listCall.schema?.properties?.search;
+  const data = text && canSearch ? {search: text} : {};
+  const records = await ajax(search.listCall.name, data).catch(() => []);
+  if (number !== search.number || document.activeElement !== search.box) return;
+  const wanted = text.toLowerCase();
+  const isWanted = record => `${record.pk} ${getTitle(record)}`.toLowerCase().includes(wanted);
+  showOptions(search, canSearch || !Array.isArray(records) ? records : records.filter(isWanted));
+}
+
+/** Show records to choose from. */
+function showOptions(search, records) {
+  const options = Array.isArray(records) ? records.filter(isObject) : [];
+  search.list.replaceChildren(...options.map((record, index) => {
+    const attributes = {role: "option", id: `${search.list.id}-${index}`, "aria-selected": "false"};
+    const pk = makeElement("small", {}, String(record.pk));
+    const title = makeElement("span", {dir: "auto"}, getTitle(record));
+    const option = makeElement("li", attributes, title, pk);
+    option.addEventListener("mousedown", event => {
+      event.preventDefault(); // The box keeps the focus.
+      choose(search, record);
+    });
+    option.record = record;
+    return option;
+  }));
+  search.list.hidden = options.length === 0;
+  search.box.setAttribute("aria-expanded", options.length > 0);
+  search.box.removeAttribute("aria-activedescendant");
+}
+
+/** Hide the records, and forget those that are still to come. */
+function closeSearch(search) {
+  clearTimeout(search.timer);
+  search.number++;
+  showOptions(search, []);
+}
+
+/** Put the pk of a record into the box. */
+function choose(search, record) {
+  const {box, field} = search;
+  const earlier = field.schema.items ? /^.*,|/.exec(box.value)[0] : "";
+  box.value = `${earlier}${earlier && " "}${record.pk}`;
+  box.dispatchEvent(new Event("input", {bubbles: true}));
+  field.note.textContent = getTitle(record);
+  closeSearch(search);
+}
+
+/** Move among the records with the arrow keys, choose with Enter, and close with Escape. */
+function moveByKey(search, start, event) {
+  const options = Array.from(search.list.children);
+  const current = options.findIndex(option => option.getAttribute("aria-selected") === "true");
+  const steps = {ArrowDown: 1, ArrowUp: -1};
+  if (event.key in steps) {
+    event.preventDefault();
+    if (options.length === 0) start();
+    else selectOption(search, options, current + steps[event.key]);
+  } else if (event.key === "Enter" && current >= 0) {
+    event.preventDefault();
+    choose(search, options[current].record);
+  } else if (event.key === "Escape") {
+    closeSearch(search);
+  }
+}
+
+/** Mark one of the records as the one that Enter chooses. */
+function selectOption(search, options, index) {
+  const selected = options[index] ?? options.at(index < 0 ? -1 : 0);
+  for (const option of options) option.setAttribute("aria-selected", option === selected);
+  search.box.setAttribute("aria-activedescendant", selected.id);
+  selected.scrollIntoView({block: "nearest"});
+}
+
 // --- The same call as code ---
 
 /** Write a call as a line of JavaScript. */
 function writeJavaScript(call, path, data) {
-  const name = call.name.endsWith("/list") ? "ajax.reply" : "ajax";
+  const name = call.operation === "list" ? "ajax.reply" : "ajax";
   const values = [JSON.stringify(path)];
   const literal = data === undefined ? "{}" : writeLiteral(data);
   if (literal !== "{}") values.push(literal);
@@ -7088,11 +9684,6 @@ function writeLiteral(value) {
     return `${key}: ${writeLiteral(member)}`;
   });
   return `{${members.join(", ")}}`;
-}
-
-/** Return whether a value is an object or a list. */
-function isObject(value) {
-  return typeof value === "object" && value !== null;
 }
 
 /** Write a call as a line for curl. */
@@ -7134,7 +9725,9 @@ function writeCurlData(data) {
     files.push(`-F ${quote(`${name}=@${value.name}`)}`);
     delete rest[name];
   }
-  if (files.length === 0) return [`--json ${quote(JSON.stringify(data))}`];
+  if (files.length === 0) {
+    return ["-H 'Content-Type: application/json'", `-d ${quote(JSON.stringify(data))}`];
+  }
   return [`--form-string ${quote(`application/json=${JSON.stringify(rest)}`)}`, ...files];
 }
 
@@ -7145,129 +9738,249 @@ function quote(text) {
 
 /** Make a box of code with a button that copies it, and a note below. */
 function makeSample(title, note) {
-  const code = makeElement("pre", {});
+  const code = makeElement("pre", makeScrollable(title));
   const status = makeElement("small", {role: "status"});
-  const button = makeElement("button", {type: "button", "aria-label": `Copy ${title}`}, "Copy");
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(code.textContent);
-    status.textContent = "Copied";
+  const button = makeButton("Copy", {"aria-label": `Copy ${title}`}, async () => {
+    status.textContent = await copyText(code) ? "Copied." : "Press Ctrl+C to copy.";
   });
-  const heading = makeElement("h3", {}, title);
-  const head = makeElement("div", {class: "head"}, heading, status, button);
-  const box = makeElement("div", {}, head, code);
-  if (note) box.append(makeElement("small", {}, note));
+  const head = makeElement("div", {class: "head"}, makeElement("h3", {}, title), status, button);
+  const box = makeElement("div", {}, head, code, note && makeElement("small", {}, note));
   return {code, box};
+}
+
+/** Return the attributes of a box that may scroll, so that the keyboard reaches it. */
+function makeScrollable(label, kind = "") {
+  return {class: `scroll ${kind}`, tabindex: 0, role: "region", "aria-label": label};
+}
+
+/** Copy the text of an element, which over http browsers let only a selection do. */
+async function copyText(element) {
+  try {
+    await navigator.clipboard.writeText(element.textContent);
+    return true;
+  } catch {
+    getSelection().selectAllChildren(element);
+    return document.execCommand("copy");
+  }
 }
 
 // --- One call ---
 
-const EMPTY_HINT = 'Empty boxes are not sent. Type "" to send an empty text, or null to send null.';
+const EMPTY_HINT = "Boxes that are empty are not sent.";
+const UPDATE_HINT = "Only what you change is sent.";
 const SESSION_HINT = "Set SESSION to the value of your session cookie. " +
   "Scripts cannot read it, but your browser’s developer tools show it.";
 
-/** Make the view of a call, with a pk in its box. */
-function makeView(call, pk) {
-  const form = makeForm(call, pk);
+/** Return the view of a call, which is made once, and put a pk into its box. */
+function getView(call, pk) {
+  if (!views.has(call.name)) views.set(call.name, makeView(call));
+  const view = views.get(call.name);
+  const {pkField} = view;
+  const newPk = pk || lastPks.get(call.group);
+  if (pkField && newPk && newPk !== pkField.box.value) {
+    pkField.box.value = newPk;
+    changePk(view);
+  }
+  view.showCode();
+  return view;
+}
+
+/** Make the view of a call: its element, its form, and the places for its reply. */
+function makeView(call) {
+  const view = {call, ...makeForm(call), ...makeReply(call)};
   const javascript = makeSample("JavaScript");
   const curl = makeSample("curl", needsSession(call) && SESSION_HINT);
-  const reply = makeReply();
-  const showCode = () => {
-    const path = form.getPath();
-    const data = readFields(form.fields);
-    if (form.pkField) lastPks.set(call.group, form.pkField.box.value);
-    javascript.code.textContent = writeJavaScript(call, path, data);
-    curl.code.textContent = writeCurl(call, path, data);
+  view.getPath = () => call.name.replace("{pk}", () => view.pkField.box.value || "{pk}");
+  view.showCode = () => {
+    const data = readFields(view.fields);
+    javascript.code.textContent = writeJavaScript(call, view.getPath(), data);
+    curl.code.textContent = writeCurl(call, view.getPath(), data);
   };
-  form.element.addEventListener("input", showCode);
-  form.element.addEventListener("submit", event => {
+  view.form.addEventListener("input", view.showCode);
+  view.form.addEventListener("submit", event => {
     event.preventDefault();
-    submitForm(call, form, reply);
+    submit(view);
   });
-  showCode();
-  const boxes = [reply.status, reply.text, javascript.box, curl.box];
-  const section = makeElement("section", {}, ...boxes);
-  return makeElement("article", {}, makeHeader(call), form.element, section);
+  view.pkField?.box.addEventListener("change", () => changePk(view));
+  const boxes = [view.reply, view.outline, javascript.box, curl.box];
+  view.section = makeElement("section", {}, ...boxes);
+  view.element = makeElement("article", {}, makeHeader(call), view.form, view.section);
+  return view;
 }
 
 /** Make the header of a call: its name, what it does and who may call it. */
 function makeHeader(call) {
+  const text = [call.summary, call.description].filter(isText).join("\n");
   return makeElement(
     "header",
     {},
     makeElement("h2", {tabindex: -1}, call.name),
-    makeElement("p", {}, `${call.summary} ${call.description}`),
-    makeElement("p", {}, call.who),
+    text && makeText("p", text),
+    makeElement("p", {class: "who"}, makeElement("strong", {}, "Who may call: "), call.who),
   );
 }
 
-/** Make the form of a call: its element, its fields and the path that it calls. */
-function makeForm(call, pk) {
-  const pkField = makePkField(call, pk);
+/** Make the form of a call: its fields, and a bar that stays in view with its button. */
+function makeForm(call) {
+  const pkField = call.pkSchema && makeField(call, "pk", call.pkSchema, true);
+  if (pkField) pkField.box.required = true;
   const fields = makeFields(call);
+  const isLoaded = canLoad(call, fields);
   const rows = fields.map(field => field.row);
-  const element = makeElement("form", {}, pkField?.row, ...rows);
-  if (fields.length > 0) element.append(makeElement("small", {}, EMPTY_HINT));
-  element.append(makeElement("button", {type: "submit"}, "Call"));
-  const getPath = () => call.name.replace("{pk}", () => pkField.box.value || "{pk}");
-  return {element, fields, pkField, getPath};
+  const hint = isLoaded ? UPDATE_HINT : EMPTY_HINT;
+  const kind = call.asks ? "danger" : "call";
+  const title = call.asks ? capitalize(call.operation) : "Call";
+  const submitButton = makeElement("button", {type: "submit", class: kind}, title);
+  const status = makeElement("div", {role: "status", class: "status"});
+  const stopButton = makeButton("Stop", {hidden: ""}, () => views.get(call.name).abort());
+  const bar = makeElement("div", {class: "bar"}, submitButton, stopButton, status);
+  const note = rows.length > 0 && makeElement("small", {}, hint);
+  const form = makeElement("form", {}, pkField?.row, ...rows, note, bar);
+  if (isLoaded) addLoadButton(call, pkField);
+  return {form, fields, pkField, isLoaded, submitButton, stopButton, status};
 }
 
-/** Make the field of the pk, or nothing for a call without one. */
-function makePkField(call, pk) {
-  if (!call.pkSchema) return undefined;
-  const field = makeField(call, "pk", call.pkSchema, true);
-  field.box.required = true;
-  field.box.value = pk || lastPks.get(call.group) || "";
-  return field;
+/** Return a word with a capital letter. */
+function capitalize(word) {
+  return word[0].toUpperCase() + word.slice(1);
+}
+
+/** Return whether the fields of a call are those of a record, which `get` reads. */
+function canLoad(call, fields) {
+  const hasVersion = fields.some(({schema}) => getExtras(schema).version);
+  const isChange = call.operation === "update" || hasVersion;
+  return isChange && getCall(`${call.prefix}get`) !== undefined;
+}
+
+/** Add a button beside the pk that loads the record. */
+function addLoadButton(call, {box}) {
+  box.after(makeButton("Load", {}, () => loadRecord(views.get(call.name))));
 }
 
 /** Make a field for each property of the data, or a single one if any data may be sent. */
 function makeFields(call) {
-  const [content] = Object.values(call.requestBody?.content ?? {});
-  const schema = content?.schema;
+  const {schema} = call;
   if (!schema) return [];
   if (!schema.properties) return [{...makeField(call, "body", schema), isBody: true}];
   return Object.entries(schema.properties).map(([name, property]) =>
-    makeField(call, name, property, schema.required.includes(name)));
+    makeField(call, name, property, schema.required?.includes(name)));
 }
 
-/** Make the place of the reply: its status line, and its text in a box that scrolls. */
-function makeReply() {
-  const attributes = {class: "reply", tabindex: 0, role: "region", "aria-label": "Reply"};
-  return {status: makeElement("div", {role: "status"}), text: makeElement("pre", attributes)};
+/** Remember the pk in a view's box, and load its record if the view shows one. */
+function changePk(view) {
+  lastPks.set(view.call.group, view.pkField.box.value);
+  if (view.isLoaded && view.pkField.box.value) loadRecord(view);
 }
 
-/** Send what a form holds, if the user agrees, and show the reply. */
-async function submitForm(call, form, reply) {
-  const path = form.getPath();
-  if (call.asks && !confirm(`${call.asks}\n${path}`)) return;
-  reply.status.replaceChildren("Calling …");
-  const {line, text, error, ignored} = await callServer(path, readFields(form.fields));
-  const errors = makeElement("span", {class: "bad"}, showErrors(error, form.fields));
-  const note = Array.isArray(ignored) && `These keys were not written: ${ignored.join(", ")}.`;
-  reply.status.replaceChildren(
-    makeElement("strong", {}, line),
-    makeElement("small", {}, note),
-    errors,
-  );
-  if (error.loginUrl) {
-    reply.status.append(makeElement("a", {href: error.loginUrl}, "Log in"));
+/** Fill the fields of a view from the record. Only the last answer counts. */
+async function loadRecord(view) {
+  const {call, fields, pkField, status} = view;
+  const pk = pkField.box.value;
+  const path = `${call.prefix.replace("{pk}", () => pk)}get`;
+  const number = view.loading = (view.loading ?? 0) + 1;
+  const record = await ajax(path).catch(error => error);
+  if (number !== view.loading) return;
+  if (record instanceof Error || !isObject(record)) {
+    status.replaceChildren(makeText("span", `The record is not loaded. ${record?.message ?? ""}`));
+    return;
   }
-  reply.text.textContent = text;
+  status.replaceChildren(makeElement("small", {}, "The record is loaded."));
+  for (const field of fields) fillField(field, record);
+  view.showCode();
 }
 
-/** Make a call; return its status as a line, its reply as text, its error and ignored keys. */
-async function callServer(path, data) {
+/** Make the place of the reply, and the outline of what comes back. */
+function makeReply(call) {
+  const reply = makeElement("div", {class: "reply"});
+  const summary = makeElement("summary", {}, "What comes back");
+  const outline = makeElement("details", {open: ""}, summary, makeOutline(call));
+  return {reply, outline};
+}
+
+/** Send what a form holds, if the user agrees, and show the reply. One call at a time. */
+async function submit(view) {
+  const {call, fields, status} = view;
+  const path = view.getPath();
+  const data = readFields(fields);
+  if (view.abort || !view.form.reportValidity()) return;
+  if (call.asks && !confirm(`${call.asks}\n${path}`)) return;
+  setCalling(view, true);
+  status.replaceChildren("Calling …");
+  const answer = await callServer(path, data, view.signal);
+  setCalling(view, false);
+  showAnswer(view, answer);
+}
+
+/** Let the button call again, or let another one stop the call that runs. */
+function setCalling(view, isCalling) {
+  const controller = new AbortController();
+  view.abort = isCalling && (() => controller.abort());
+  view.signal = controller.signal;
+  view.submitButton.setAttribute("aria-disabled", isCalling);
+  view.stopButton.hidden = !isCalling;
+}
+
+/** Show an answer: its status in the bar, errors beside the fields, and the reply. */
+function showAnswer(view, answer) {
+  const {fields, status} = view;
+  const {chip, line, error, reply, ignored} = answer;
+  const text = showErrors(error, fields);
+  const note = Array.isArray(ignored) && `These keys were not written: ${ignored.join(", ")}.`;
+  const parts = [
+    makeElement("strong", {class: `chip ${answer.kind}`}, chip),
+    makeElement("small", {}, line),
+    note && makeElement("small", {}, note),
+    text && makeText("span", text, {class: "bad"}),
+    error.loginUrl && makeElement("a", {href: error.loginUrl}, "Log in"),
+  ];
+  status.replaceChildren(...parts.filter(Boolean));
+  view.outline.open = false;
+  showReply(view, answer);
+  rememberRecord(view, reply?.data);
+  const wrongField = fields.find(({errors}) => errors.textContent);
+  if (wrongField) focusField(wrongField);
+  else if (!isInView(view.section)) view.section.scrollIntoView();
+}
+
+/** Return whether an element begins in the upper half of the window. */
+function isInView(element) {
+  const {top} = element.getBoundingClientRect();
+  return top >= 0 && top < innerHeight / 2;
+}
+
+/** Focus the box of a field, or the button that is pressed in its place. */
+function focusField({box, specials}) {
+  const special = specials.find(({button}) => isPressed(button));
+  const target = special?.button ?? box;
+  target.focus();
+  target.scrollIntoView({block: "center"});
+}
+
+/** Remember the pk of a new record, forget a deleted one; fill an update with what was written. */
+function rememberRecord(view, data) {
+  if (!isObject(data) || data.pk === undefined) return;
+  const {group, operation} = view.call;
+  if (operation === "create") lastPks.set(group, String(data.pk));
+  if (operation === "delete") lastPks.delete(group);
+  if (operation !== "update") return;
+  for (const field of view.fields) fillField(field, data);
+  view.showCode();
+}
+
+/** Make a call; return its status, its reply as text and as a value, and its error. */
+async function callServer(path, data, signal) {
   const start = performance.now();
   try {
-    const response = await ajax.fetch(path, data);
+    const response = await ajax.fetch(path, data, {signal});
     const blob = await response.blob();
     const time = Math.round(performance.now() - start);
-    const size = blob.size.toLocaleString("en");
-    const line = `${response.status} ${response.statusText}, ${time} ms, ${size} bytes`;
-    return {line, ...await readReply(response, blob)};
+    const line = `${time.toLocaleString("en")} ms, ${blob.size.toLocaleString("en")} bytes`;
+    const chip = `${response.status} ${response.statusText}`.trim();
+    const kind = response.ok ? "good" : "bad";
+    return {chip, kind, line, ...await readReply(response, blob)};
   } catch (error) {
-    return {line: "No reply was received.", text: "", error};
+    const message = signal.aborted ? "You stopped the call. It may have been made." : error.message;
+    return {chip: "No reply", kind: "bad", line: "", text: "", error: {message}};
   }
 }
 
@@ -7279,7 +9992,7 @@ async function readReply(response, blob) {
   if (reply === undefined) return {text, error: {}};
   let error = {};
   if (reply?.success === false) error = new AJAXError(reply.data?.message, {response, reply});
-  return {text: JSON.stringify(reply, null, 2), error, ignored: reply?.ignored};
+  return {text: JSON.stringify(reply, null, 2), error, reply, ignored: reply?.ignored};
 }
 
 /** Return the value of a JSON text, or undefined. */
@@ -7291,62 +10004,217 @@ function parseJSON(text) {
   }
 }
 
+// --- The reply ---
+
+/** Show a reply: a list as a table, all else as text. */
+function showReply(view, {text, reply}) {
+  const json = makeJSON(text, reply);
+  const rows = reply?.data;
+  const isTable = Array.isArray(rows) && rows.length > 0 && rows.every(isRecord);
+  const {call} = view;
+  const links = isRecord(rows) && rows.pk !== undefined && makeLinks(call, rows.pk);
+  if (!isTable) {
+    view.reply.replaceChildren(...[links, json].filter(Boolean));
+    return;
+  }
+  const table = makeRowsTable(view, rows);
+  json.hidden = true;
+  const button = makeButton("JSON", {"aria-pressed": "false"}, () => {
+    json.hidden = isPressed(button);
+    table.hidden = !json.hidden;
+    button.setAttribute("aria-pressed", !json.hidden);
+  });
+  const head = makeElement("div", {class: "head"}, ...makePager(view, reply), button);
+  view.reply.replaceChildren(head, table, json);
+}
+
+/** Return whether a value is an object, and no list. */
+function isRecord(value) {
+  return isObject(value) && !Array.isArray(value);
+}
+
+/** Make a box with the text of a reply, in which JSON is coloured. */
+function makeJSON(text, reply) {
+  const box = makeElement("pre", makeScrollable("Reply", "json"));
+  const shown = text.slice(0, MAX_LENGTH);
+  box.append(...reply === undefined ? [shown] : colour(shown));
+  if (text.length > MAX_LENGTH) {
+    const counts = [MAX_LENGTH, text.length].map(count => count.toLocaleString("en"));
+    box.append(`\n… These are the first ${counts[0]} of ${counts[1]} characters.`);
+  }
+  return box;
+}
+
+/** What is coloured in JSON: texts, keys with their colon, and constants. */
+const TOKEN = /("(?:[^"\\]|\\.)*"(?:: )?|\b(?:\d[\d.e+]*|true|false|null)\b)/;
+
+/** Cut JSON into texts and elements with a class. */
+function colour(text) {
+  return text.split(TOKEN).map((part, index) => {
+    if (index % 2 === 0) return part;
+    let kind = "constant";
+    if (part.startsWith('"')) kind = part.endsWith(": ") ? "key" : "text";
+    return makeElement("span", {class: kind}, part);
+  });
+}
+
+/** Make the table of a list of records. */
+function makeRowsTable(view, rows) {
+  const shownRows = rows.slice(0, MAX_ROWS);
+  const names = Array.from(new Set(shownRows.flatMap(Object.keys)));
+  const {call} = view;
+  const hasLinks = ["list", "similar"].includes(call.operation) && names.includes("pk");
+  const heads = names.map(name => makeColumnHead(view, name));
+  if (hasLinks) heads.splice(1, 0, makeElement("th", {scope: "col"}, "Calls"));
+  const body = shownRows.map(row => {
+    const cells = names.map(name => makeCell(row[name]));
+    if (hasLinks) cells.splice(1, 0, makeElement("td", {}, makeLinks(call, row.pk)));
+    return makeElement("tr", {}, ...cells);
+  });
+  const table = makeElement("table", {}, makeElement("thead", {}, makeElement("tr", {}, ...heads)));
+  table.append(makeElement("tbody", {}, ...body));
+  const box = makeElement("div", makeScrollable("Table"), table);
+  if (rows.length > MAX_ROWS) {
+    box.append(makeElement("small", {}, `The first ${MAX_ROWS} of ${rows.length} rows.`));
+  }
+  return box;
+}
+
+/** Make the head of a column, which sorts where the list can be sorted by it. */
+function makeColumnHead(view, name) {
+  const orderField = view.fields.find(({schema}) => getExtras(schema).sortable_by);
+  if (!getExtras(orderField?.schema).sortable_by?.includes(name)) {
+    return makeElement("th", {scope: "col"}, name);
+  }
+  const order = readField(orderField);
+  const orders = {[name]: "ascending", [`-${name}`]: "descending"};
+  const button = makeButton(name, {}, () => {
+    orderField.box.value = JSON.stringify(order === name ? `-${name}` : name);
+    callPage(view, 1);
+  });
+  return makeElement("th", {scope: "col", "aria-sort": orders[order] ?? false}, button);
+}
+
+/** Make a cell that shows a value: a record by its title and pk, a list by its items. */
+function makeCell(value) {
+  const text = writeCell(value).slice(0, 200);
+  return makeElement("td", {class: typeof value, dir: "auto"}, text);
+}
+
+/** Write a value for a cell. */
+function writeCell(value) {
+  if (value === null || value === undefined) return "–";
+  if (Array.isArray(value)) return value.map(writeCell).join(", ");
+  if (!isObject(value)) return shortenTime(String(value));
+  return "pk" in value ? getTitle(value) : JSON.stringify(value);
+}
+
+/** Leave the seconds out of a date and time. */
+function shortenTime(text) {
+  return text.replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:[\d.]+)?/, "$1 $2");
+}
+
+/** Make links to the calls on a record. */
+function makeLinks(call, pk) {
+  const prefix = `${call.group}/{pk}/`;
+  const recordCalls = calls.filter(other => other.prefix === prefix && other !== call);
+  if (recordCalls.length === 0) return undefined;
+  const links = recordCalls.map(other =>
+    makeElement("a", {href: makeHash(other, String(pk))}, other.operation));
+  return makeElement("span", {class: "links"}, ...links);
+}
+
+/** Make the pager of a list: which page it is, and buttons for those before and after. */
+function makePager(view, reply) {
+  const {total, total_pages: pages, current_page: page} = reply;
+  if (pages === undefined) return [];
+  const count = `${total} in all, page ${page} of ${Math.max(pages, 1)}`;
+  const makeStep = (text, step, isPossible) =>
+    makeButton(text, {disabled: isPossible ? false : ""}, () => callPage(view, page + step));
+  return [
+    makeElement("small", {role: "status"}, count),
+    makeStep("Previous", -1, page > 1),
+    makeStep("Next", 1, page < pages),
+  ];
+}
+
+/** Call a list for one of its pages. */
+function callPage(view, page) {
+  const field = view.fields.find(({name}) => name === "current_page");
+  if (field) field.box.value = page;
+  view.showCode();
+  view.form.requestSubmit();
+}
+
 // --- The list of calls ---
 
-/** List the calls that match the filter, and return them. */
+/** List the calls that match the filter, beside each call and on the start page. */
 function listCalls() {
   const listedCalls = filterCalls(getElement("#filter").value);
-  const {call: currentCall} = findCall(location.hash.slice(1));
-  const elements = [];
-  let lastGroup;
-  for (const [prefix, prefixCalls] of groupByPrefix(listedCalls)) {
-    const {group} = prefixCalls[0];
-    if (group !== lastGroup) elements.push(makeElement("h2", {}, group));
-    lastGroup = group;
-    elements.push(makeCallList(prefix, prefixCalls, currentCall));
-  }
-  getElement("#calls").replaceChildren(...elements);
+  const {call: currentCall} = findCall(location.hash);
+  const groups = groupBy(listedCalls, call => call.group);
+  const isOpen = name => listedCalls.length <= 60 || name === currentCall?.group;
+  getElement("#calls").replaceChildren(...groups.map(([name, groupCalls]) =>
+    makeGroup(name, groupCalls, currentCall, isOpen(name))));
+  const apps = groupBy(listedCalls, call => call.name.split("/")[0]);
+  start.querySelector("#table").replaceChildren(...apps.map(([name, appCalls]) =>
+    makeCallsTable(name, appCalls)));
   return listedCalls;
 }
 
-/** Return the call that a text names, or all calls whose name or summary contains it. */
+/** Return the call that a text names, or all calls that have each of its words. */
 function filterCalls(text) {
   const {call: namedCall} = findCall(text);
   if (namedCall) return [namedCall];
-  const word = text.toLowerCase().trim();
-  return calls.filter(call => `${call.name} ${call.summary}`.toLowerCase().includes(word));
+  const words = text.toLowerCase().split(/\s+/);
+  return calls.filter(call => words.every(word => call.words.includes(word)));
 }
 
-/** Return a map from each prefix to its calls. */
-function groupByPrefix(someCalls) {
+/** Return pairs of a key and the calls with that key. */
+function groupBy(someCalls, getKey) {
   const groups = new Map();
   for (const call of someCalls) {
-    if (!groups.has(call.prefix)) groups.set(call.prefix, []);
-    groups.get(call.prefix).push(call);
+    const key = getKey(call);
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(call);
   }
-  return groups;
+  return Array.from(groups);
 }
 
-/** Make the list of the calls with one prefix. */
-function makeCallList(prefix, prefixCalls, currentCall) {
-  const list = makeElement("ul", {"aria-label": prefix});
-  const rest = prefix.slice(prefixCalls[0].group.length + 1);
-  if (rest) list.append(makeElement("li", {}, makeElement("code", {}, rest)));
-  for (const call of prefixCalls) {
-    const current = call === currentCall && "page";
-    const attributes = {href: `#${call.name}`, "aria-current": current};
-    const link = makeElement("a", attributes, call.name.slice(prefix.length));
+/** Make the list of the calls of one group, which folds. */
+function makeGroup(name, groupCalls, currentCall, isOpen) {
+  const count = makeElement("small", {}, String(groupCalls.length));
+  const summary = makeElement("summary", {}, name, " ", count);
+  const list = makeElement("ul", {});
+  for (const call of groupCalls) {
+    const attributes = {href: makeHash(call), "aria-current": call === currentCall && "page"};
+    const link = makeElement("a", attributes, call.name.slice(name.length + 1));
     list.append(makeElement("li", {}, link));
   }
-  return list;
+  return makeElement("details", {open: isOpen && ""}, summary, list);
+}
+
+/** Make the table of the calls of an app: call, what it does, who may call. */
+function makeCallsTable(name, appCalls) {
+  const count = appCalls.length === 1 ? "1 call" : `${appCalls.length} calls`;
+  const caption = makeElement("caption", {}, name, " ", makeElement("small", {}, count));
+  const titles = ["Call", "What it does", "Who may call"];
+  const heads = titles.map(title => makeElement("th", {scope: "col"}, title));
+  const rows = appCalls.map(call => {
+    const link = makeElement("a", {href: makeHash(call)}, call.name.slice(name.length + 1));
+    const cells = [makeText("td", call.summary ?? ""), makeText("td", call.who ?? "")];
+    return makeElement("tr", {}, makeElement("th", {scope: "row"}, link), ...cells);
+  });
+  const head = makeElement("thead", {}, makeElement("tr", {}, ...heads));
+  return makeElement("table", {}, caption, head, makeElement("tbody", {}, ...rows));
 }
 
 // --- The page ---
 
-/** Show the call that the address names, or the introduction. */
+/** Show the call that the address names, or the start page. */
 function showPage() {
-  const {call, pk} = findCall(location.hash.slice(1));
-  getElement("main").replaceChildren(call ? makeView(call, pk) : intro);
+  const {call, pk} = findCall(location.hash);
+  getElement("main").replaceChildren(call ? getView(call, pk).element : start);
   document.title = call ? `${call.name} – ajax.py` : "ajax.py";
   listCalls();
   getElement("[aria-current]")?.scrollIntoView({block: "nearest"});
@@ -7354,42 +10222,71 @@ function showPage() {
 
 /** Go to the call that the filter names, or else to the first one listed. */
 function goToCall() {
-  const {call: namedCall, pk} = findCall(getElement("#filter").value);
-  const call = namedCall ?? listCalls()[0];
+  const filter = getElement("#filter");
+  const {call: namedCall, pk} = findCall(filter.value);
+  const call = namedCall ?? filterCalls(filter.value)[0];
   if (!call) return;
-  location.hash = call.name.replace("{pk}", () => encodeURIComponent(pk) || "{pk}");
+  filter.value = "";
+  location.hash = makeHash(call, pk);
+  listCalls();
 }
 
-getElement("#you").textContent = getExtras(api).you ?? "";
-getElement("#about").textContent = api.info?.description ?? api.data?.message ?? "";
-getElement("#filter").addEventListener("input", event => {
-  getElement("#found").textContent = `${listCalls().length} of ${calls.length} calls`;
+/** Say how many calls the filter leaves, and list them. */
+function applyFilter(event) {
+  const count = listCalls().length;
+  getElement("#found").textContent = `${count} of ${calls.length} calls.`;
   const isPasted = event.inputType === "insertFromPaste";
   if (isPasted && findCall(event.target.value).call) goToCall();
-});
+}
+
+/** Show whom the page is logged in as, a link to log in, and what the start page says. */
+function showStart() {
+  const {you, login_url: loginURL} = getExtras(api);
+  getElement("#you").textContent = you ?? "";
+  const address = loginURL ?? api.reply?.login_url;
+  if (address) {
+    const {loginUrl} = new AJAXError("", {reply: {login_url: address}});
+    getElement("#you").append(" ", makeElement("a", {href: loginUrl}, "Log in"));
+  }
+  getElement("#problem").textContent = api.problem ?? "";
+  getElement("#about pre").textContent = api.info?.description ?? "";
+  getElement("#about").hidden = !api.info?.description;
+  getElement("#loading").remove();
+}
+
+getElement("#filter").addEventListener("input", applyFilter);
 getElement("#find").addEventListener("submit", event => {
   event.preventDefault();
   goToCall();
+});
+getElement("#skip").addEventListener("click", event => {
+  event.preventDefault();
+  getElement("main h2")?.focus();
 });
 addEventListener("hashchange", () => {
   showPage();
   getElement("main h2")?.focus();
   scrollTo(0, 0);
 });
+showStart();
 showPage();
 """  # noqa: E501
 
 _STYLE = """:root {
   color-scheme: light dark;
   --background: #fff;
-  --raised-background: #f4f6f5;
+  --raised-background: #f5f7f6;
   --text: #1a1e1c;
-  --muted-text: #5a625e;
-  --divider: #dde2df;
+  --muted-text: #59615d;
+  --divider: #dfe4e1;
   --border: #838c87;
   --accent: #0a6b4c;
+  --accent-background: #e3f2ec;
   --error: #b3261e;
+  --error-background: #fcebe9;
+  --code-text: #8a4b08;
   font: .9375rem/1.5 system-ui, sans-serif;
+  scroll-padding-bottom: 6rem;
   color: var(--text);
   background: var(--background);
 }
@@ -7397,13 +10294,16 @@ _STYLE = """:root {
 @media (prefers-color-scheme: dark) {
   :root {
     --background: #131615;
-    --raised-background: #1c201e;
+    --raised-background: #1b1f1d;
     --text: #e3e7e5;
     --muted-text: #9ca5a0;
     --divider: #2d3330;
     --border: #75807a;
     --accent: #5fcaa2;
+    --accent-background: #17352a;
     --error: #ff9c91;
+    --error-background: #43201d;
+    --code-text: #e5b27a;
   }
 }
 
@@ -7413,148 +10313,442 @@ _STYLE = """:root {
   padding: 0;
 }
 
+[hidden] { display: none !important; }
+
 :focus-visible {
   outline: 2px solid var(--accent);
   outline-offset: 2px;
 }
 
+/* A script focuses these, so that they are read aloud. */
+h2:focus-visible, main:focus-visible { outline: none; }
+
 h1, h3 { font-size: 1em; }
 
-/* A script focuses the heading of a call, so that it is read aloud. */
 h2 {
-  font-size: 1.25rem;
-  outline: none;
+  font-size: 1.375rem;
+  line-height: 1.3;
 }
 
-small {
-  display: block;
+small, #you {
   color: var(--muted-text);
   font-size: .8125rem;
 }
 
-a {
-  display: inline-block;
-  min-width: 1.5rem;
-  color: var(--accent);
-}
+a { color: var(--accent); }
 
-pre, code, h2, .field label {
+h1 a { color: inherit; }
+
+h1 a, nav a, table a { text-decoration: none; }
+
+a:hover { text-decoration: underline; }
+
+pre, code, article h2, label, dt, summary, caption, #table th[scope=row], .links {
   font-family: ui-monospace, Menlo, Consolas, monospace;
   overflow-wrap: anywhere;
 }
 
+code { font-size: .9em; }
+
 pre {
   padding: .75rem;
-  border-radius: 4px;
+  border-radius: 6px;
   background: var(--raised-background);
   font-size: .8125rem;
   white-space: pre-wrap;
 }
 
+.scroll {
+  max-height: 70vh;
+  overflow: auto;
+}
+
+.key { color: var(--accent); }
+.constant { color: var(--code-text); }
+
+/* Boxes and buttons */
+
 input, select, textarea, button {
-  padding: .375rem .5rem;
+  min-width: 0;
+  min-height: 2.375rem;
+  padding: .375rem .625rem;
   border: 1px solid var(--border);
-  border-radius: 4px;
+  border-radius: 6px;
   color: inherit;
   background: var(--background);
   font: inherit;
 }
 
-/* A text area grows with its text, where the browser supports field-sizing. */
 input, select, textarea {
   width: 100%;
-  min-height: 2.375rem;
   max-height: 20rem;
-  field-sizing: content;
 }
 
-[type=submit] {
-  width: 8rem;
+/* It grows with its text, where the browser supports that. */
+textarea { field-sizing: content; }
+
+.line + small:not(:empty) {
+  display: block;
+  margin-top: .25rem;
+}
+
+:disabled {
+  color: var(--muted-text);
+  border-style: dashed;
+}
+
+button { cursor: pointer; }
+
+.call, .danger {
+  min-width: 7rem;
   border-color: var(--accent);
   color: var(--background);
   background: var(--accent);
+  font-weight: 600;
 }
 
-.bad, [aria-invalid=true] {
-  display: block;
+.danger {
   border-color: var(--error);
+  background: var(--error);
+}
+
+[aria-disabled=true] {
+  opacity: .6;
+  cursor: default;
+}
+
+[aria-pressed=true] {
+  border-color: var(--accent);
+  color: var(--accent);
+  background: var(--accent-background);
+}
+
+.bad, [aria-invalid=true] { border-color: var(--error); }
+
+.bad {
+  display: block;
   color: var(--error);
   white-space: pre-line;
 }
 
-.bad:empty, pre:empty { display: none; }
+.bad:empty { display: none; }
+
+.note:not(:empty)::after { content: " "; }
+
+/* The list of calls */
+
+#skip {
+  position: absolute;
+  inset-block-start: -10rem;
+  padding: .75rem;
+  background: var(--background);
+}
+
+#skip:focus {
+  inset-block-start: 0;
+  z-index: 3;
+}
 
 #side, main { padding: 1.5rem; }
 
-#side header, nav ul, .field div:first-child, .head {
+#side header, .head, .bar, .status, .line {
   display: flex;
   flex-wrap: wrap;
-  gap: 0 .75rem;
+  gap: .25rem .75rem;
   align-items: baseline;
 }
 
-#find, #intro, article, article form, section {
-  display: grid;
-  gap: 1.25rem 3rem;
-  align-content: start;
-  max-width: 42rem;
-}
-
 #find {
+  display: grid;
   gap: .25rem;
   margin: 1.25rem 0;
 }
 
-nav h2 {
-  margin-top: 1.25rem;
+summary {
+  padding: .25rem 0;
   font-size: .875rem;
+  font-weight: 600;
+  cursor: pointer;
 }
 
 nav ul {
+  margin-bottom: .75rem;
   list-style: none;
-  line-height: 1.75rem;
 }
 
-nav a { text-decoration: none; }
+nav a {
+  display: block;
+  padding: .125rem 1rem;
+  border-inline-start: 3px solid transparent;
+  border-radius: 2px;
+  overflow-wrap: anywhere;
+}
 
 nav [aria-current] {
+  border-inline-start-color: var(--accent);
   color: inherit;
+  background: var(--accent-background);
   font-weight: 600;
-  box-shadow: inset 0 -2px var(--accent);
 }
+
+/* Tables */
+
+table {
+  width: 100%;
+  border-collapse: collapse;
+}
+
+th, td {
+  padding: .375rem .75rem .375rem 0;
+  border-bottom: 1px solid var(--divider);
+  text-align: start;
+  vertical-align: baseline;
+}
+
+th { font-weight: 600; }
+
+#table { display: grid; gap: 2rem; margin-top: 1.25rem; }
+
+#table th[scope=row] {
+  font-size: .875rem;
+  font-weight: 400;
+}
+
+caption {
+  padding-bottom: .25rem;
+  font-weight: 600;
+  text-align: start;
+}
+
+thead th {
+  color: var(--muted-text);
+  font-size: .8125rem;
+}
+
+.reply table { font-size: .875rem; }
+
+.reply thead th {
+  position: sticky;
+  top: 0;
+  background: var(--background);
+  white-space: nowrap;
+}
+
+.reply td {
+  max-width: 16rem;
+  overflow: hidden;
+  text-overflow: ellipsis;
+  white-space: nowrap;
+}
+
+.reply th button {
+  min-height: 0;
+  padding: 0;
+  border: 0;
+  color: var(--accent);
+  font-weight: 600;
+}
+
+[aria-sort=ascending] button::after { content: " ↑"; }
+[aria-sort=descending] button::after { content: " ↓"; }
+
+td.number { font-variant-numeric: tabular-nums; }
+
+.links {
+  display: flex;
+  flex-wrap: wrap;
+  gap: 0 .75rem;
+  font-size: .8125rem;
+}
+
+/* One call */
+
+article, article form, article section, #start section {
+  display: grid;
+  grid-template-columns: minmax(0, 1fr);
+  gap: 1.25rem 3rem;
+  align-content: start;
+}
+
+article, #start section { max-width: 46rem; }
+
+#start { max-width: 72rem; }
+
+#about { margin-top: 2.5rem; }
+
+header p {
+  margin-top: .375rem;
+  white-space: pre-line;
+}
+
+.who { color: var(--muted-text); }
+
+article section { scroll-margin-top: 6rem; }
 
 .field {
   display: grid;
-  gap: .25rem 1.5rem;
+  gap: .25rem;
 }
 
-.field label {
+label {
+  margin-inline-end: .75rem;
   font-size: .875rem;
   font-weight: 600;
 }
 
-.reply {
-  max-height: 60vh;
+.line {
+  position: relative;
+  flex-wrap: nowrap;
+  gap: .375rem;
+  align-items: stretch;
+}
+
+.line button { flex: none; }
+
+.special {
+  padding: .375rem .5rem;
+  color: var(--muted-text);
+  font: .8125rem ui-monospace, Menlo, Consolas, monospace;
+}
+
+[role=listbox] {
+  position: absolute;
+  inset: 100% 0 auto;
+  z-index: 2;
+  max-height: 16rem;
+  overflow: auto;
+  padding: .25rem;
+  border: 1px solid var(--border);
+  border-radius: 6px;
+  background: var(--background);
+  box-shadow: 0 4px 16px #0003;
+  list-style: none;
+}
+
+[role=option] {
+  display: flex;
+  gap: .75rem;
+  justify-content: space-between;
+  padding: .375rem .5rem;
+  border-radius: 4px;
+  cursor: pointer;
+}
+
+[role=option]:hover, [role=option][aria-selected=true] {
+  background: var(--accent-background);
+}
+
+[role=option][aria-selected=true] {
+  outline: 2px solid var(--accent);
+  outline-offset: -2px;
+}
+
+/* The bar stays in view with the button and the status. */
+.bar {
+  position: sticky;
+  bottom: 0;
+  z-index: 1;
+  flex-wrap: nowrap;
+  padding: .75rem 0;
+  border-top: 1px solid var(--divider);
+  background: var(--background);
+}
+
+.bar button { flex: none; }
+
+.status {
+  max-height: 40vh;
   overflow: auto;
 }
 
+.status span { flex-basis: 100%; }
+
+.chip {
+  padding: .0625rem .625rem;
+  border: 1px solid;
+  border-radius: 1rem;
+  white-space: nowrap;
+}
+
+.good {
+  color: var(--accent);
+  background: var(--accent-background);
+}
+
+.chip.bad {
+  display: inline-block;
+  background: var(--error-background);
+}
+
+.head {
+  align-items: center;
+  margin-bottom: .375rem;
+}
+
 .head button {
-  margin: 0 0 .25rem auto;
-  padding: .125rem .5rem;
+  min-height: 2rem;
+  padding: .125rem .625rem;
   font-size: .8125rem;
 }
 
-/* Narrow: show either the list of calls, or one call and a link back to the list. */
-@media not all and (min-width: 52rem) {
-  body:has(article) nav { display: none; }
-  body:not(:has(article)) #side a[href="#"] { display: none; }
+.head button:last-child { margin-inline-start: auto; }
+
+.reply { min-width: 0; }
+.reply:empty { display: none; }
+.reply .links { margin-bottom: .5rem; }
+
+.reply td .links {
+  flex-wrap: nowrap;
+  margin: 0;
 }
 
-/* Wide: show the list beside the call, and each label beside its box. */
+dl {
+  display: grid;
+  grid-template-columns: auto minmax(0, 1fr);
+  gap: .125rem 1.25rem;
+  margin-top: .375rem;
+  font-size: .8125rem;
+}
+
+dd { color: var(--muted-text); }
+
+/* Fingers need larger targets. */
+@media (pointer: coarse) {
+  input, select, textarea, button, .head button, .reply th button {
+    min-height: 44px;
+  }
+
+  button, .reply th button { min-width: 44px; }
+
+  #table th a, .links a, #side header a { display: inline-block; }
+
+  nav a, summary, #table th a, .links a, #side header a {
+    min-width: 44px;
+    min-height: 44px;
+    padding-block: .625rem;
+  }
+}
+
+/* Narrow: show either all calls, or one call and a link back. */
+@media not all and (min-width: 52rem) {
+  body:has(article) nav { display: none; }
+  body:not(:has(article)) #back, #calls { display: none; }
+
+  #table tr, #table :is(th, td) { display: block; padding: 0; border: 0; }
+  #table thead { position: absolute; clip-path: inset(50%); }
+  #table tbody tr { padding: .625rem 0; border-bottom: 1px solid var(--divider); }
+  #table td { font-size: .875rem; }
+  #table td:last-child { color: var(--muted-text); }
+
+  #side, main { padding: 1rem; }
+  main { padding-top: 0; }
+}
+
+/* Wide: show the list beside the call. */
 @media (min-width: 52rem) {
   body {
     display: grid;
-    grid-template-columns: 20rem minmax(0, 1fr);
+    grid-template-columns: 19rem minmax(0, 1fr);
   }
 
   #side {
@@ -7562,25 +10756,48 @@ nav [aria-current] {
     top: 0;
     height: 100vh;
     overflow: auto;
-    border-right: 1px solid var(--divider);
+    border-inline-end: 1px solid var(--divider);
+    background: var(--raised-background);
   }
 
-  #side a[href="#"] { display: none; }
+  #back { display: none; }
 
-  .field { grid-template-columns: 10rem minmax(0, 1fr); }
-  .field div:first-child { display: block; }
+  main { padding: 1.5rem 2.5rem; }
+
+  #table td:last-child { width: 38%; color: var(--muted-text); }
+  #table th:first-child { width: 26%; }
 }
 
-/* Very wide: show the reply beside the form. */
+/* Very wide: show the reply beside the form, where it stays in view. */
 @media (min-width: 80rem) {
   article {
-    grid-template: auto 1fr / minmax(0, 36rem) minmax(0, 1fr);
-    max-width: 90rem;
+    grid-template: auto 1fr / minmax(0, 28rem) minmax(0, 1fr);
+    max-width: 110rem;
   }
 
-  section {
+  article section {
+    position: sticky;
+    top: 1.5rem;
     grid-area: 1 / 2 / 3;
-    max-width: none;
+    max-height: calc(100vh - 3rem);
+    overflow: auto;
+  }
+}
+
+@media (forced-colors: active) {
+  nav [aria-current] { outline: 2px solid; outline-offset: -2px; }
+  [aria-pressed=true] { border-width: 3px; }
+  [role=option][aria-selected=true] { outline-color: Highlight; }
+}
+
+@media print {
+  #side, #skip, .bar button, .head button { display: none; }
+  body, article, article section { display: block; }
+
+  article section, .scroll, .status {
+    position: static;
+    max-height: none;
+    overflow: visible;
   }
 }
 """
@@ -7590,30 +10807,55 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>ajax.py</title>
+<link rel="icon" href="explorer.svg">
 <link rel="stylesheet" href="explorer.css">
 <script type="module" src="explorer.js"></script>
 <input type="hidden" name="csrfmiddlewaretoken" value="CSRF_TOKEN">
+<a id="skip" href="#main">Skip the list of calls</a>
 <div id="side">
   <header>
-    <h1>ajax.py</h1>
-    <small id="you"></small>
-    <a href="#">All calls</a>
+    <h1><a href="#">ajax.py</a></h1>
+    <p id="you" dir="auto"></p>
+    <a id="back" href="#">All calls</a>
   </header>
   <nav aria-label="Calls">
     <form id="find" role="search">
       <label for="filter">Find a call</label>
       <input id="filter" type="search" autocomplete="off" aria-describedby="found">
-      <small id="found" role="status">Type a word, or paste a path.</small>
+      <small id="found" role="status">Type words, or paste a path.</small>
     </form>
     <div id="calls"></div>
   </nav>
 </div>
-<main>
-  <div id="intro">
-    <p>Choose a call to see its fields and to try it.</p>
-    <pre id="about"></pre>
+<main id="main" tabindex="-1">
+  <div id="start">
+    <h2 tabindex="-1">All calls</h2>
+    <p id="loading">The calls are being loaded.</p>
+    <p id="problem" class="bad" role="alert" dir="auto"></p>
+    <div id="table"></div>
+    <section id="about" hidden>
+      <h2>About</h2>
+      <pre dir="auto"></pre>
+    </section>
   </div>
 </main>
+"""
+
+_ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
+  <rect width="16" height="16" rx="4" fill="#0a6b4c"/>
+  <path d="M4 5l3 3-3 3m5 0h3" fill="none" stroke="#fff" stroke-width="1.75"/>
+</svg>
+"""
+
+#: What visitors see in the place of the explorer.
+_LOGIN_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>Not found</title>
+<h1>Not found</h1>
+<p>This page is for staff. <a href="{}">Log in</a></p>
 """
 
 #: The content type and the text of each file of the page. Serving a text replaces the
@@ -7622,6 +10864,7 @@ _TEXTS = {
     "": ("text/html", _PAGE),
     "explorer.css": ("text/css", _STYLE),
     "explorer.js": ("text/javascript", _EXPLORER),
+    "explorer.svg": ("image/svg+xml", _ICON),
     "client.js": ("text/javascript", _CLIENT),
 }
 
