@@ -7488,15 +7488,26 @@ def _refuse_to_explore(request, name):
 
 
 def _fill_in(text, token):
-    """Return a text with the site's names of the cookie and the header, and a token."""
+    """Return a text with the site's names of the cookie, the header and the time zone,
+    and a token."""
     replacements = {
         "CSRF_TOKEN": token,
         "csrftoken": settings.CSRF_COOKIE_NAME,
         "X-CSRFToken": _get_header_name(),
+        "UTC": _get_zone_name(),
     }
     for usual, replacement in replacements.items():
         text = text.replace(_dump(usual), _dump(replacement), 1)
     return text
+
+
+def _get_zone_name():
+    """Return the current time zone as JavaScript has it: its name or its offset."""
+    zone = timezone.get_current_timezone()
+    if hasattr(zone, "key"):
+        return zone.key
+    offset = datetime.datetime.now(zone).isoformat()[-6:]
+    return "UTC" if offset == "+00:00" else offset
 
 
 # --- OpenAPI --------------------------------------------------------------------------
@@ -8863,9 +8874,13 @@ _CLIENT = r"""/** Call the endpoints of ajax.py from a page.
 const COOKIE_NAME = "csrftoken";
 const HEADER_NAME = "X-CSRFToken";
 const INPUT_NAME = "csrfmiddlewaretoken";
+const TIME_ZONE = "UTC";
 
 /** The token that came with a refusal. A login changes the token. */
 let freshToken;
+
+/** The number of texts that were put behind inputs. */
+let errorCount = 0;
 
 /** Call an endpoint and return the data of its reply. */
 export default async function ajax(path, data, options) {
@@ -8896,26 +8911,28 @@ ajax.fetch = async (path, data = {}, options) => {
   return send(path, body, options);
 };
 
-/** Show the errors of a failed call at a form's inputs. Return the text of all others. */
+/** Put errors behind those inputs of a form that can be seen. Return the text of all others. */
 ajax.showErrors = (form, error) => {
-  const inputs = getInputs(form);
-  const clear = () => inputs.forEach(input => input.setCustomValidity?.(""));
-  clear();
+  form.dispatchEvent(new Event("ajax-clear"));
+  const isNamed = isObject(error.errors) && !Array.isArray(error.errors);
+  const errors = isNamed ? error.errors : {__all__: error.errors};
   const others = [];
-  const errors = typeof error.errors === "string" ? [error.errors] : error.errors;
-  for (const [name, messages] of Object.entries(errors ?? {__all__: error.message})) {
-    const text = [messages].flat().join(" ");
-    const wrongInput = inputs.find(input => input.name === name && input.willValidate);
-    if (wrongInput) wrongInput.setCustomValidity(text);
-    else if (name === "__all__") others.push(text);
-    else others.push(`${name}: ${text}`);
-  }
-  form.reportValidity();
-  // Browsers do not send a form with errors. So the next input, click or key clears them.
-  for (const event of ["input", "click", "keydown"]) {
-    document.addEventListener(event, clear, {once: true, capture: true});
-  }
-  return others.join("\n");
+  const wrongInputs = Object.entries(errors).flatMap(([name, messages]) => {
+    const text = joinTexts(messages);
+    const inputs = getInputs(form, name).filter(isVisible);
+    if (inputs.length > 0) showError(form, inputs, text);
+    else if (text) others.push(name === "__all__" ? text : `${name}: ${text}`);
+    return inputs;
+  });
+  const firstInput = getInputs(form).find(input => wrongInputs.includes(input));
+  firstInput?.focus();
+  return others.join("\n") || (firstInput ? "" : error.message);
+};
+
+/** Fill a form's inputs from a record. Return the names of the values that they cannot show. */
+ajax.fill = (form, record) => {
+  const names = Object.keys(record);
+  return names.filter(name => !fillInputs(getInputs(form, name), record[name]));
 };
 
 /** A failed call. Its code is the HTTP status, or 0 without a response. */
@@ -8993,9 +9010,12 @@ function encode(data) {
   return body;
 }
 
-/** Return the inputs of a form, even if one of them is called "elements". */
-function getInputs(form) {
-  return Array.from(Reflect.get(HTMLFormElement.prototype, "elements", form));
+/** Return the inputs of a form, or those for a key: the name of a list may end with []. */
+function getInputs(form, key) {
+  // An input may be called "elements".
+  const elements = Array.from(Reflect.get(HTMLFormElement.prototype, "elements", form));
+  const inputs = elements.filter(({type}) => !/^(button|fieldset|output|reset|submit)$/.test(type));
+  return inputs.filter(({name}) => key === undefined || name === key || name === `${key}[]`);
 }
 
 /** Read a form, with what browsers leave out: unticked boxes and lists without a choice. */
@@ -9039,13 +9059,121 @@ function addFiles(form, name, value) {
 
 /** Return a value that JSON can hold; it would turn a Map, a file or an element into {}. */
 function checkValue(name, value) {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  if (!isObject(value) || Array.isArray(value)) return value;
   const prototype = Object.getPrototypeOf(value);
   const isPlain = prototype === null || Object.getPrototypeOf(prototype) === null;
   const isOfPage = [Blob, Event, FileList, Node].some(kind => value instanceof kind);
   if (!isOfPage && (isPlain || Object.keys(value).length > 0)) return value;
   const place = name && ` (in "${name}")`;
   throw new TypeError(`JSON cannot hold this ${value.constructor?.name}${place}.`);
+}
+
+/** Return whether a value is an object or a list. */
+function isObject(value) {
+  return typeof value === "object" && value !== null;
+}
+
+/** Join the texts of an error, which may have any shape. */
+function joinTexts(value) {
+  return isObject(value) ? Object.values(value).map(joinTexts).join(" ") : String(value ?? "");
+}
+
+/** Return whether an input can be seen. In a closed <details> it has a place, too. */
+function isVisible(input) {
+  const hasPlace = input.getClientRects().length > 0 && !input.closest("details:not([open])");
+  return hasPlace && getComputedStyle(input).visibility === "visible";
+}
+
+/** Put a text behind inputs, until one of them changes or the form is reset. */
+function showError(form, inputs, textContent) {
+  const element = document.createElement("span");
+  const id = `ajax-error-${++errorCount}`;
+  Object.assign(element, {id, textContent, className: "ajax-error"});
+  element.setAttribute("role", "alert");
+  const lastInput = inputs[inputs.length - 1];
+  (lastInput.closest("label") ?? lastInput).after(element);
+  const oldIds = inputs.map(input => input.getAttribute("aria-describedby") ?? "");
+  const mark = (isWrong, newId) => inputs.forEach((input, index) => {
+    input.setAttribute("aria-invalid", isWrong);
+    input.setAttribute("aria-describedby", `${oldIds[index]} ${newId}`.trim());
+  });
+  const clear = () => {
+    if (element.isConnected) mark(false, "");
+    element.remove();
+  };
+  mark(true, id);
+  for (const type of ["reset", "ajax-clear"]) form.addEventListener(type, clear);
+  for (const input of inputs) input.addEventListener("input", clear);
+  for (const input of inputs) input.addEventListener("change", clear);
+}
+
+/** Fill the inputs of one name with a value. Return whether they show it. */
+function fillInputs(inputs, value) {
+  const boxes = inputs.filter(({type}) => type === "checkbox" || type === "radio");
+  const selects = inputs.filter(({options}) => options);
+  const choices = [...boxes, ...selects.flatMap(({options}) => Array.from(options))];
+  if (choices.length === 0) return inputs.map(input => fillText(input, value)).every(Boolean);
+  const isBoolean = typeof value === "boolean";
+  if (isBoolean && choices.length === 1 && boxes[0]?.type === "checkbox") {
+    boxes[0].checked = value;
+    return true;
+  }
+  const texts = findTagNames(value) ?? [value ?? ""].flat().map(toText);
+  const read = choice => isBoolean ? choice.value.toLowerCase() : choice.value;
+  for (const select of selects) select.selectedIndex = -1;
+  for (const choice of choices) {
+    const isChosen = texts.includes(read(choice));
+    if (boxes.includes(choice)) choice.checked = isChosen;
+    else if (isChosen) choice.selected = true;
+  }
+  const shown = choices.filter(({checked, selected}) => checked || selected).map(read);
+  return value === null || texts.every(text => shown.includes(text));
+}
+
+/** Fill an input with a text. Return whether it shows the value. */
+function fillText(input, value) {
+  const type = input.type ?? "";
+  if (type === "file") return value === null;
+  const tags = findTagNames(value);
+  let text = toText(value ?? "");
+  if (type === "textarea" && isObject(value)) text = JSON.stringify(value);
+  if (tags && !(type === "textarea" && tags.length === 0)) text = joinTags(tags);
+  if (!/^(date|time)/.test(type)) {
+    input.value = text;
+  } else {
+    text = toServerTime(text);
+    // Such inputs hold milliseconds at most, and those for a date no time.
+    input.value = type === "date" ? text.slice(0, 10) : text.replace(/(\.\d{3})\d+$/, "$1");
+  }
+  if (input.validity?.stepMismatch) input.step = "any";
+  if (type.includes("time")) return !text === !input.value && !/\.\d{3}\d*[1-9]/.test(text);
+  return input.value === text.replace(/\r\n?/g, "\n");
+}
+
+/** Return a value as a form sends it: a record as its pk. */
+function toText(value) {
+  return isObject(value) ? String(value.pk ?? JSON.stringify(value)) : String(value);
+}
+
+/** Return the names of a list of tags, or undefined for any other value. */
+function findTagNames(value) {
+  const isTag = item => isObject(item) && Object.keys(item).sort().join() === "name,pk,slug";
+  return Array.isArray(value) && value.every(isTag) ? value.map(tag => tag.name) : undefined;
+}
+
+/** Join the names of tags as taggit reads them; names with quotes only JSON can hold. */
+function joinTags(names) {
+  if (names.some(name => name.includes('"'))) return JSON.stringify(names);
+  return names.map(name => /[ ,]/.test(name) ? `"${name}"` : name).join(", ");
+}
+
+/** Return a date-time as the server's clock shows it, and any other text as it is. */
+function toServerTime(text) {
+  const match = /^(.+T[\d:]+)(\.\d+)?(Z|[+-][\d:]+)$/.exec(text);
+  if (!match) return text;
+  const [, time, fraction = "", offset] = match;
+  const options = {timeZone: TIME_ZONE};
+  return new Date(time + offset).toLocaleString("sv", options).replace(" ", "T") + fraction;
 }
 """  # noqa: E501
 
@@ -10859,7 +10987,8 @@ _LOGIN_PAGE = """<!doctype html>
 """
 
 #: The content type and the text of each file of the page. Serving a text replaces the
-#: names of the cookie and the header by the site's own, and CSRF_TOKEN by a token.
+#: names of the cookie, the header and the time zone by the site's own, and CSRF_TOKEN
+#: by a token.
 _TEXTS = {
     "": ("text/html", _PAGE),
     "explorer.css": ("text/css", _STYLE),

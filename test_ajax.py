@@ -11795,32 +11795,6 @@ class Page(BrowserTestCase):
                 self.assert_refused(*refusals)
                 self.assertEqual(self.call("shop/whoami"), {"username": "bob"})
 
-    def test_errors_are_shown_at_their_inputs_until_the_person_goes_on(self):
-        outside = "<input form=f name=email value=x><button form=f>Send</button>"
-        self.show(f"<form id=f><input name=text type=hidden></form>{outside}")
-        script = """
-            window.sent ??= 0;
-            form.onsubmit = event => { window.sent++; event.preventDefault(); };
-            const error = args[0] ?? await ajax("shop/contactform", form).catch(e => e);
-            const rest = ajax.showErrors(form, error);
-            return [rest, form.email.validationMessage, document.activeElement.name];
-        """
-        required, said = "text: This field is required.", "Enter a valid email address."
-        pressed = [("button", "\n", 1), ("input", "\n", 2), ("input", "y", 2)]
-        for name, keys, sent in pressed:
-            self.assertEqual(self.run_in_page(script), [required, said, "email"])
-            self.browser.find_element("css selector", f"{name}[form]").send_keys(keys)
-            left = "return [window.sent, form.email.validationMessage]"
-            self.assertEqual(self.run_in_page(left), [sent, ""])
-        self.show("<form><input name=email value=x></form>")  # Has no button.
-        self.run_in_page(script)
-        self.browser.find_element("css selector", "input").send_keys("\n")
-        self.assertEqual(self.run_in_page("return window.sent"), 3)
-        self.assert_refused(400, 400, 400, 400)
-        whole = {"errors": {"__all__": ["No.", "Never."], "odd": ["?"]}}
-        for error, rest in ((whole, "No. Never.\nodd: ?"), ({"message": "?"}, "?")):
-            self.assertEqual(self.run_in_page(script, error)[:2], [rest, ""])
-
     def test_a_refusal_says_why_and_where_to_log_in_to_come_back_here(self):
         for error, code, message in (
             (Http404("No such page."), 404, "No such page."),
@@ -11897,8 +11871,8 @@ class Page(BrowserTestCase):
         for each in (response, again):
             kept = (each["Cache-Control"], each["Vary"], "csrftoken" in each.cookies)
             self.assertEqual(kept, ("private, no-cache", "Cookie", True))
-        self.assertLessEqual(len(ajax._CLIENT.splitlines()), 200)
-        self.assertLess(len(gzip.compress(ajax._CLIENT.encode())), 4 * 1024)
+        self.assertLessEqual(len(ajax._CLIENT.splitlines()), 320)
+        self.assertLess(len(gzip.compress(ajax._CLIENT.encode())), 5 * 1024)
 
     def test_lists_of_files_arrive_as_lists(self):
         self.answer(
@@ -12078,6 +12052,332 @@ class Page(BrowserTestCase):
                 expected = sent | ({"do": pressed} if pressed else {})
                 self.assertEqual(self.run_in_page(script, number), expected)
         self.assertEqual(self.run_in_page("return ajax('shop/ask', form)"), sent)
+
+    def show_errors(self, errors, message="Bad."):
+        """Show errors; return the rest, the name focused, and the texts by name."""
+        script = """
+            const [errors, message] = args;
+            const rest = ajax.showErrors(form ?? document.forms[0], {errors, message});
+            const texts = {};
+            for (const input of document.querySelectorAll("[aria-invalid=true]")) {
+              const ids = input.getAttribute("aria-describedby").split(" ");
+              const element = document.getElementById(ids.pop());
+              const isOurs = element.matches(".ajax-error[role=alert]");
+              texts[input.id || input.name] = [element.textContent, isOurs].join();
+            }
+            const count = document.querySelectorAll(".ajax-error").length;
+            const shown = new Set(Object.values(texts)).size;
+            return [rest, document.activeElement.name, texts, count === shown];
+        """
+        rest, focused, texts, is_whole = self.run_in_page(script, errors, message)
+        self.assertTrue(is_whole)
+        for text in texts.values():
+            self.assertRegex(text, ",true$")
+        return rest, focused, {name: text[:-5] for name, text in texts.items()}
+
+    def test_errors_stand_behind_the_inputs_that_can_be_seen(self):
+        self.show(
+            "<form><p id=note>Note</p>"
+            "<label>Title <input name=title aria-describedby=note></label>"
+            "<input name=elements><select name=color><option>red</select>"
+            "<label><input type=radio name=size value=1 id=small> Small</label>"
+            "<label><input type=radio name=size value=2 id=large> Large</label>"
+            "<input type=checkbox name=keepers[] value=1>"
+            "<textarea name=2-text></textarea>"
+            "<input type=hidden name=token><input name=none hidden><input name=veiled>"
+            "<details><summary>More</summary><input name=closed></details>"
+            "<details open><summary>More</summary><input name=open></details>"
+            "<dialog><input name=dialog></dialog>"
+            "<button name=do>Do</button><output name=sum></output></form>"
+        )
+        veil = "document.querySelector('[name=veiled]').style.visibility = 'hidden'"
+        self.browser.execute_script(veil)
+        at_inputs = {
+            "elements": "Two.",
+            "title": "One.",
+            "color": "Three.",
+            "size": "Four.",
+            "keepers": "Five.",
+            "2-text": "Six.",
+            "open": "Seven.",
+        }
+        hidden = ["closed", "dialog", "do", "none", "odd", "sum", "token", "veiled"]
+        errors = {name: [text] for name, text in at_inputs.items()}
+        errors |= {"__all__": ["No.", "Never."]} | {name: ["?"] for name in hidden}
+        rest, focused, texts = self.show_errors(errors)
+        self.assertEqual(
+            rest, "No. Never.\n" + "\n".join(f"{key}: ?" for key in hidden)
+        )
+        self.assertEqual(focused, "title")  # The first in the form.
+        for box in ("small", "large"):
+            at_inputs[box] = "Four."
+        del at_inputs["size"]
+        at_inputs["keepers[]"] = at_inputs.pop("keepers")
+        self.assertEqual(texts, at_inputs)
+        places = """
+            return Array.from(document.querySelectorAll(".ajax-error"), element => {
+              const {localName, textContent} = element.previousElementSibling;
+              return [element.textContent, localName, textContent.trim()];
+            });
+        """
+        self.assertEqual(
+            self.run_in_page(places)[:4],
+            [
+                ["One.", "label", "Title"],
+                ["Two.", "input", ""],
+                ["Three.", "select", "red"],
+                ["Four.", "label", "Large"],
+            ],
+        )
+        self.assertTrue(self.run_in_page("return form.checkValidity()"))
+        axe = (install_packages() / "axe-core/axe.min.js").read_text("utf-8")
+        self.browser.execute_script(axe)
+        script = "const [done] = arguments, options = {runOnly: ['cat.aria']};"
+        script += "axe.run('form', options).then(found => done(found.violations));"
+        self.assertEqual(self.browser.execute_async_script(script), [])
+
+    def test_an_error_stands_until_its_input_changes_or_the_form_is_reset(self):
+        self.show(
+            "<form id=f><p id=note>Note</p><input name=a aria-describedby=note>"
+            "<input name=b type=checkbox value=1><input name=b type=checkbox value=2>"
+            "<select name=c><option>1<option>2</select></form>"
+            "<input name=d form=f>"
+        )
+        errors = {name: name for name in "abcd"}
+        left = """
+            const texts = Array.from(document.querySelectorAll(".ajax-error"));
+            const wrong = document.querySelectorAll("[aria-invalid=true]");
+            const [{attributes}] = document.getElementsByName("a");
+            const ids = attributes["aria-describedby"].value;
+            return [texts.map(each => each.textContent).join(""), wrong.length, ids];
+        """
+        for _time in range(2):
+            self.show_errors(errors)
+            boxes = self.browser.find_elements("css selector", "[name]")
+            for number, text in ((0, "bcd"), (2, "cd"), (3, "d"), (4, "")):
+                box = boxes[number]
+                box.send_keys("2") if number != 2 else box.click()
+                found = self.run_in_page(left)
+                wrong = {"bcd": 4, "cd": 2, "d": 1, "": 0}[text]
+                self.assertEqual(found, [text, wrong, "note"])
+            self.run_in_page("form.reset()")
+        # Errors that are shown again replace those before, and a reset removes all.
+        self.show_errors(errors)
+        self.assertEqual(self.show_errors({"a": "Again."})[2], {"a": "Again."})
+        self.assertEqual(self.run_in_page(left)[:2], ["Again.", 1])
+        self.run_in_page("form.reset()")
+        self.assertEqual(self.run_in_page(left), ["", 0, "note"])
+        # What was shown before is gone: its input clears no newer error.
+        self.show_errors({"a": "Once."})
+        boxes[0].send_keys("x")
+        self.show_errors({"a": "Twice."})
+        self.run_in_page("form.dispatchEvent(new Event('ajax-clear'))")
+        self.assertEqual(self.run_in_page(left), ["", 0, "note"])
+        # Widgets tell of a change only.
+        self.show_errors({"c": "?"})
+        self.run_in_page("form.elements.c.dispatchEvent(new Event('change'))")
+        self.assertEqual(self.run_in_page(left)[:2], ["", 0])
+
+    def test_errors_of_any_shape_are_given_as_text(self):
+        self.show("<form><input name=a></form>")
+        for errors, rest, texts in (
+            ({"a": "One."}, "", {"a": "One."}),
+            ({"a": ["One.", "Two."]}, "", {"a": "One. Two."}),
+            ({"a": {"b": ["One.", {"c": "Two."}]}}, "", {"a": "One. Two."}),
+            ({"a": None, "b": None}, "", {"a": ""}),
+            ({"b": [1, None, False]}, "b: 1  false", {}),
+            ("Text.", "Text.", {}),
+            (["One.", ["Two."]], "One. Two.", {}),
+            ([], "Bad.", {}),
+            ({}, "Bad.", {}),
+            (None, "Bad.", {}),
+            (5, "5", {}),
+        ):
+            with self.subTest(errors):
+                found = self.show_errors(errors)
+                self.assertEqual((found[0], found[2]), (rest, texts))
+        script = "return ajax.showErrors(form, new TypeError('Oh.'))"
+        self.assertEqual(self.run_in_page(script), "Oh.")
+
+    def fill(self, markup, record):
+        """Fill a form; return the names that it cannot show, and what it sends."""
+        self.show(f"<form>{markup}</form>")
+        self.answer(lambda request: dict(request.data.lists()))
+        script = """
+            const unshown = ajax.fill(form, args[0]);
+            return [unshown, await ajax("shop/ask", form), form.checkValidity()];
+        """
+        unshown, sent, is_valid = self.run_in_page(script, record)
+        self.assertTrue(is_valid)
+        return unshown, sent
+
+    def test_a_form_is_filled_from_a_record(self):
+        options = "<option value=''>-<option value=1>a<option value=2>b</select>"
+        truth = "<option value=''>?<option value=True>y<option value=False>n</select>"
+        one, several = f"<select name=a>{options}", f"<select name=a multiple>{options}"
+        box, text = "<input name=a type={} value={}>", "<input name=a>"
+        boxes = box.format("checkbox", 1) + box.format("checkbox", 2)
+        radios = box.format("radio", 1) + box.format("radio", 2)
+        tick = "<input name=a type=checkbox>"
+        hidden = "<input name=a type=hidden value=0>"
+        area = "<textarea name=a>x</textarea>"
+        red = {"pk": 7, "name": "red", "slug": "red"}
+        tags = [red, {"pk": 8, "name": "a b", "slug": "a-b"}]
+        quoted = [red, {"pk": 9, "name": 'a"b', "slug": "ab"}]
+        news = {"pk": 1, "name": "News", "slug": "news", "parent": None}
+        kind = {"pk": 1, "name": "Kind", "slug": "kind"}
+        for markup, value, sent in (
+            (text, "word", "word"),
+            (text, "", ""),
+            (text, None, ""),
+            (text, 1.5, "1.5"),
+            (text, True, "true"),
+            (text, news, "1"),
+            (text, kind, "1"),  # A foreign key, though it looks like a tag.
+            (text, tags, 'red, "a b"'),
+            (text, quoted, '["red","a\\"b"]'),
+            (text, [], ""),
+            (text, [1, 2], "[1,2]"),
+            ("<input name=a[]>", "x", None),
+            (area, "a\nb", "a\r\nb"),
+            (area, {"pk": 1}, '{"pk":1}'),
+            (area, [], "[]"),
+            (area, [1, {"b": None}], '[1,{"b":null}]'),
+            (area, [red], "red"),
+            ("<input name=a type=number>", "9.50", "9.50"),
+            ("<input name=a type=number>", 7, "7"),
+            (one, 2, "2"),
+            (one, "1", "1"),
+            (one, news, "1"),
+            (one, None, ""),
+            (several, [1, 2], ["1", "2"]),
+            (several, [news], "1"),
+            (several, [], ""),
+            (f"<select name=a multiple>{options.replace('1', 'red')}", [red], "red"),
+            (boxes, [2], "2"),
+            (boxes, [], ""),
+            (box.format("checkbox", "red"), [red], "red"),
+            (box.format("checkbox", "red"), [], ""),
+            (radios, 2, "2"),
+            (radios, None, None),
+            (tick, True, "on"),
+            (tick, False, "false"),
+            (tick.replace("box", "box checked"), False, "false"),
+            (tick.replace("box", "box checked"), None, "false"),
+            (hidden + box.format("checkbox", "1"), True, ["0", "1"]),
+            (f"<select name=a>{truth}", True, "True"),
+            (f"<select name=a>{truth}", False, "False"),
+            (f"<select name=a>{truth}", None, ""),
+            ("<input name=a type=date>", "2024-05-06", "2024-05-06"),
+            ("<input name=a type=time>", "07:08:09", "07:08:09"),
+            ("<input name=a type=time>", "07:08:00.500000", "07:08:00.500"),
+            ("<output name=a></output>", "x", None),
+            ("<button name=a value=b>x</button>", "x", None),
+            ("<input name=elements><input name=a>", "x", "x"),
+            ("<input name=b>", "x", None),
+            ("<input name=a type=file>", None, ""),
+        ):
+            with self.subTest(markup=markup, value=value):
+                unshown, answer = self.fill(markup, {"a": value})
+                self.assertEqual(unshown, [])
+                key = "a[]" if "a[]" in markup else "a"
+                expected = [sent] if isinstance(sent, str) else sent
+                if key == "a[]":
+                    expected = ["x"]
+                self.assertEqual(answer.get(key), expected)
+
+    def test_what_inputs_cannot_show_is_told(self):
+        options = "<option value=1>a<option value=2>b</select>"
+        for markup, value, sent in (
+            (f"<select name=a>{options}", 3, None),
+            (f"<select name=a>{options}", [1, 2], ["2"]),
+            (f"<select name=a multiple>{options}", [1, 3], ["1"]),
+            ("<select name=a></select>", 1, None),
+            ("<input name=a type=radio value=1 checked>", 3, None),
+            ("<input name=a type=checkbox value=1>", [1, 2], ["1"]),
+            ("<input name=a>", "a\nb", ["ab"]),
+            ("<input name=a type=number>", "x", [""]),
+            ("<input name=a type=range>", 500, ["100"]),
+            ("<input name=a type=date>", "2024-05-06T07:08:09Z", ["2024-05-06"]),
+            ("<input name=a type=date>", "x", [""]),
+            ("<input name=a type=time>", "07:08:09.123456", ["07:08:09.123"]),
+            ("<input name=a type=time>", "07:08:09.000001", ["07:08:09.000"]),
+            ("<input name=a type=datetime-local>", "2024-05-06", [""]),
+            ("<input name=a type=file>", "/media/a.txt", [""]),
+        ):
+            with self.subTest(markup=markup, value=value):
+                unshown, answer = self.fill(markup, {"b": 1, "a": value})
+                self.assertEqual((unshown, answer.get("a")), (["a"], sent))
+        self.browser.get_log("browser")  # It warns of texts that are no dates.
+
+    def test_date_times_are_filled_in_as_the_servers_clock_shows_them(self):
+        markup = "<input name=a type=datetime-local>"
+        for zone, sent, local in (
+            ("UTC", "2024-05-06T07:08:09Z", "2024-05-06T07:08:09"),
+            ("UTC", "2024-05-06T07:08:09.120000Z", "2024-05-06T07:08:09.12"),
+            ("Europe/Berlin", "2024-05-06T23:08:00Z", "2024-05-07T01:08"),
+            ("Europe/Berlin", "2024-01-06T23:08:00Z", "2024-01-07T00:08"),
+            ("America/St_Johns", "2024-05-06T02:00:00+02:00", "2024-05-05T21:30"),
+            ("Pacific/Kiritimati", "2024-12-31T10:00:00Z", "2025-01-01T00:00"),
+        ):
+            with self.subTest(zone=zone, sent=sent), self.settings(TIME_ZONE=zone):
+                self.open(self.user)
+                self.assertEqual(self.fill(markup, {"a": sent}), ([], {"a": [local]}))
+        with self.settings(USE_TZ=False, TIME_ZONE="Europe/Berlin"):
+            self.open(self.user)
+            filled = self.fill(markup, {"a": "2024-05-06T07:08:09"})
+            self.assertEqual(filled, ([], {"a": ["2024-05-06T07:08:09"]}))
+        for zone, name in (
+            (datetime.timezone.utc, "UTC"),
+            (datetime.timezone(datetime.timedelta(hours=-3, minutes=-30)), "-03:30"),
+            ("Asia/Kolkata", "Asia/Kolkata"),
+        ):
+            with timezone.override(zone):
+                text = Client().get("/ajax/client.js").content.decode()
+            self.assertIn(f'const TIME_ZONE = "{name}";', text)
+
+    def test_a_record_that_fills_a_form_is_sent_back_unchanged(self):
+        Country.objects.create(code="de", name="Germany")
+        record = self.call(
+            "shop/specimen",
+            {
+                "char": "a b",
+                "kind": "b",
+                "text": "<b>",
+                "integer": -5,
+                "big": str(2**60),
+                "decimal": "9.50",
+                "float": 1.25,
+                "boolean": True,
+                "ticked": False,
+                "date": "2024-05-06",
+                "time": "07:08:09",
+                "moment": "2024-05-06T23:08:09.5Z",
+                "duration": "P1DT2H",
+                "json": {"a": [1, None, "x"]},
+                "country": "de",
+                "keepers": [self.user.pk, self.other.pk],
+                "tags": ["red", "a b"],
+            },
+        )
+        markup = "".join(
+            f"<input name={name}>" for name in "char big duration country tags".split()
+        )
+        markup += "<input name=integer type=number><input name=decimal type=number>"
+        markup += "<input name=float type=number><input name=date type=date>"
+        markup += "<input name=time type=time><input name=moment type=datetime-local>"
+        markup += "<textarea name=text></textarea><textarea name=json></textarea>"
+        markup += "<input name=boolean type=checkbox><input name=ticked type=checkbox>"
+        markup += "<select name=kind><option>a<option>b</select><select name=keepers "
+        people = f"<option>{self.user.pk}<option>{self.other.pk}<option>0"
+        script = """
+            const unshown = ajax.fill(form, args[0]);
+            return [unshown, await ajax(`shop/specimen/${args[0].pk}/update`, form)];
+        """
+        with self.settings(TIME_ZONE="Asia/Tokyo"):
+            self.open(self.user)
+            self.show(f"<form>{markup}multiple>{people}</select></form>")
+            self.assertEqual(self.run_in_page(script, record), [[], record])
 
 
 # --- OpenAPI --------------------------------------------------------------------------
