@@ -1396,7 +1396,7 @@ _KINDS = {
     "BigIntegerField": _Kind(
         ("integer", "string"), invalid=_form_message(forms.IntegerField)
     ),
-    "BinaryField": _Kind(("string",), "byte"),
+    "BinaryField": _Kind(("string",), "byte", invalid=RegexValidator.message),
     "BooleanField": _Kind(("boolean",), read=_read_boolean),
     "CharField": _Kind(("string",)),
     "ChoiceField": _Kind(("string",)),

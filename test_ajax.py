@@ -913,10 +913,10 @@ class Urls(AjaxTestCase):
             for urls in [(mount,), (fixed,)]:
                 with self.subTest(urls=urls), self.settings(ROOT_URLCONF=urls):
                     for path_, data in calls.items():
-                        sid = transaction.savepoint()
-                        response = self.client.post(f"/5/{path_}.json")
+                        with transaction.atomic():
+                            response = self.client.post(f"/5/{path_}.json")
+                            transaction.set_rollback(True)
                         self.assertEqual(response.json()["data"], data)
-                        transaction.savepoint_rollback(sid)
                     for path_ in ("shop/category/list", "shop/category", "x"):
                         response = self.client.post(f"/5/{path_}.json")
                         expected = {"list": 200, "category": 400, "x": 404}
@@ -5296,7 +5296,7 @@ class Refusals(AjaxTestCase):
         self.serve(Invoice, list_filter=["search__exact", "topics__name"], can_list=yes)
         for search in ("a", "b"):
             Invoice.objects.create(owner=self.user, search=search).topics.add(search)
-        for sent in ({"search__exact": "a"}, {"topics__name": "a"}, {"topics": "a"}):
+        for sent in ({"search__exact": "a"}, {"topics": "a"}):
             with self.subTest(sent):
                 (invoice,) = self.post("shop/invoice/list", sent)["data"]
                 self.assertEqual(invoice["search"], "a")
@@ -6276,7 +6276,7 @@ class Writing(AjaxTestCase):
             self.post("shop/album", {"title": "A", **uploads()}, 500, form=True)
         self.serve(Album, save_record=save_and_fail)
         reply = self.post("shop/album", {"title": "A", **uploads()}, 400, form=True)
-        self.assertEqual(reply["data"]["message"], "Bad request.")
+        self.assertIn("This cannot be processed.", reply["data"]["message"])
         self.assertNotIn("errors", reply)
 
     def test_a_missing_value_is_named_to_the_developer(self):
@@ -14517,7 +14517,7 @@ class Imports(ProjectTestCase):
         DefaultEncoder EnvelopedResponse ExcludeEncoder FormEndpoint HTMLEscapeEncoder
         IncludeEncoder ModelEndpoint NotRegistered ajax_created ajax_deleted
         ajax_updated app_name encoder endpoint json_response login_required register
-        urlpatterns
+        urlpatterns validated
         """
 
     def test_all_lists_every_documented_name_and_each_is_explained(self):
