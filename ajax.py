@@ -593,8 +593,6 @@ def _to_plain(value, encode=None):
         return _plain_dict(value, encode)
     if isinstance(value, Iterable):
         return _plain_list(list(value), encode)
-    if hasattr(value, "lower_inc"):
-        return str(value)  # A range of PostgreSQL's, from whichever driver.
     raise TypeError(f"{value_class.__name__} cannot be encoded as JSON.")
 
 
@@ -1940,8 +1938,6 @@ class _Column(_Part):
     def agrees(self, draft, sent, reply):
         if draft.shows(self, sent):
             return True
-        if _is_special(self.field):
-            return False
         trial = draft.copy_stored()
         self.read(trial, sent)
         return _is_same(self.field, draft.stored, trial.record)
@@ -4490,10 +4486,10 @@ def _get_loaded_value(field, record):
 
 def _is_same(field, stored, modified):
     """Return whether two instances have the same value, as the field stores it."""
+    if vars(stored).get(field.attname) is vars(modified).get(field.attname):
+        return True
     before = _get_loaded_value(field, stored)
     after = _get_loaded_value(field, modified)
-    if before is after:
-        return True
     if isinstance(after, File) and not getattr(after, "_committed", False):
         return False  # A new upload, whatever its name.
     if isinstance(field, models.JSONField):
@@ -4558,11 +4554,10 @@ def _check_decimal(field, value, connection):
     if connection.vendor != "sqlite":
         return
     stored = field.get_db_prep_save(value, connection)
-    if isinstance(stored, decimal.Decimal):  # It may also be an expression.
-        kept = _SQLITE_DECIMALS.create_decimal_from_float(float(stored))
-        if kept != stored:
-            message = DecimalValidator.messages["max_digits"]
-            raise ValidationError(message, params={"max": _SQLITE_DECIMALS.prec})
+    kept = _SQLITE_DECIMALS.create_decimal_from_float(float(stored))
+    if kept != stored:
+        message = DecimalValidator.messages["max_digits"]
+        raise ValidationError(message, params={"max": _SQLITE_DECIMALS.prec})
 
 
 def _check_duration(field, value, connection):
