@@ -1184,6 +1184,8 @@ def _make_form_field(field):
     """
     if isinstance(field, models.FilePathField):
         return None
+    if isinstance(field, models.URLField):
+        return field.formfield(assume_scheme="https")  # Else Django 5.2 warns.
     return field.formfield()
 
 
@@ -4476,20 +4478,13 @@ def _copy_record(record):
     return copied
 
 
-def _get_loaded_value(field, record):
-    """Return the value of a record's field, None if it is not loaded."""
-    if field.attname not in vars(record):
-        return None
-    # Not that of vars(): some attributes replace it by an object when they are read.
-    return getattr(record, field.attname)
-
-
 def _is_same(field, stored, modified):
     """Return whether two instances have the same value, as the field stores it."""
     if vars(stored).get(field.attname) is vars(modified).get(field.attname):
         return True
-    before = _get_loaded_value(field, stored)
-    after = _get_loaded_value(field, modified)
+    # Not those of vars(): some attributes replace them by objects when they are read.
+    before = getattr(stored, field.attname)
+    after = getattr(modified, field.attname)
     if isinstance(after, File) and not getattr(after, "_committed", False):
         return False  # A new upload, whatever its name.
     if isinstance(field, models.JSONField):
