@@ -7151,6 +7151,7 @@ class _Discovery:
         """Import every app's endpoints.py; raise ImproperlyConfigured if one fails."""
         with self.lock:  # Other threads wait; an endpoints.py may get here again.
             if not self.is_started:
+                apps.check_apps_ready()  # Else nothing would be found, for good.
                 self.is_started = True
                 self._import_all()
         if self.error:
