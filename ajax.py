@@ -1274,11 +1274,18 @@ def _read_several(sent):
 
 
 def _parse_list(text):
-    """Return the list of a JSON text, None for another text."""
-    if text.lstrip().startswith("["):
-        with contextlib.suppress(ValueError):
-            return _parse_json(text)
-    return None
+    """Return the list of a JSON text, None for another text.
+
+    Raise ValidationError for JSON that cannot be stored.
+    """
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        return _parse_json(text)
+    except json.JSONDecodeError:
+        return None
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
 
 
 def _as_text(value):
@@ -4549,10 +4556,11 @@ def _check_decimal(field, value, connection):
     if connection.vendor != "sqlite":
         return
     stored = field.get_db_prep_save(value, connection)
-    kept = _SQLITE_DECIMALS.create_decimal_from_float(float(stored))
-    if kept != stored:
-        message = DecimalValidator.messages["max_digits"]
-        raise ValidationError(message, params={"max": _SQLITE_DECIMALS.prec})
+    if isinstance(stored, decimal.Decimal):  # It may also be an expression.
+        kept = _SQLITE_DECIMALS.create_decimal_from_float(float(stored))
+        if kept != stored:
+            message = DecimalValidator.messages["max_digits"]
+            raise ValidationError(message, params={"max": _SQLITE_DECIMALS.prec})
 
 
 def _check_duration(field, value, connection):

@@ -1119,6 +1119,13 @@ class Requests(AjaxTestCase):
                     (key,) = self.errors(path_, sent, form=True)
                     known = {"json"} if path_ == path else {"json", "__all__"}
                     self.assertIn(key, known)
+        # So does the list of which tags and members are made.
+        for key, text in itertools.product(
+            ("tags", "keepers"), ('["\\u0000"]', "[NaN]", "[" * 65 + "]" * 65)
+        ):
+            with self.subTest(key, text=text[:20]):
+                self.assertEqual([*self.errors(path, {key: text}, form=True)], [key])
+        self.assertEqual([*self.errors(path, {"tags": '["\\ud800"]'})], ["tags"])
         # A text field takes such a text as it is.
         data = self.post(path, {"text": '["\\u0000", NaN]'}, form=True)["data"]
         self.assertEqual(data["text"], '["\\u0000", NaN]')
@@ -2862,7 +2869,13 @@ class Jar(models.Model):
             self.owner = User.objects.get(username="ann")
 
 
-ajax.endpoint.register([Shelf, Jar], OpenEndpoint)
+class Coin(models.Model):
+    """The database gives a default: until it is saved, that is an expression."""
+
+    worth = models.DecimalField(max_digits=9, decimal_places=2, db_default=2)
+
+
+ajax.endpoint.register([Shelf, Jar, Coin], OpenEndpoint)
 
 
 class Strict(models.Model):
@@ -3787,6 +3800,21 @@ class Fields(AjaxTestCase):
         self.notice_writes()
         for record in (full, empty, odd, jar, self.crate, self.article):
             self.check_sent_back(record)
+
+    def test_a_file_without_a_url_can_be_sent_back(self):
+        self.update(self.specimen, True, file=self.upload())
+        with mock.patch.object(InMemoryStorage, "url", side_effect=NotImplementedError):
+            self.assertIsNone(self.update(self.specimen, file=None)["file"])
+        self.assertTrue(self.shown(self.specimen)["file"].startswith("/media/"))
+
+    def test_an_expression_for_a_decimal_is_saved(self):
+        def clean(jar):
+            jar.worth = models.F("worth") + 1
+
+        jar = self.make_jar()
+        with mock.patch.object(Jar, "clean", clean):
+            self.assertEqual(self.update(jar, count=9)["worth"], "6.00")
+        self.assertEqual(self.post("shop/coin")["data"]["worth"], "2.00")
 
     def test_a_local_time_that_is_ambiguous_can_be_sent_back(self):
         moment = parse_datetime("2024-10-27T01:30Z")
