@@ -3288,11 +3288,12 @@ ATTRIBUTES = [  # record, attributes, sent, answered besides the pk (or keys ref
 def fill_form(model, shown):
     """Return what a form sends that is filled from what `get` shows of a record."""
     columns = {field.name: field for field in model._meta.concrete_fields}
+    relations = {field.name: field for field in model._meta.many_to_many}
     texts = {}
     for key, value in shown.items():
         if isinstance(columns.get(key), models.JSONField):
             value = json.dumps(value)
-        elif key == "tags":
+        elif isinstance(relations.get(key), TaggableManager):
             value = json.dumps([tag["name"] for tag in value])
         elif isinstance(value, dict):
             value = value["pk"]
