@@ -599,7 +599,9 @@ def _to_plain(value, encode=None):
 def _plain_dict(mapping, encode):
     plain = {}
     for key, value in mapping.items():
-        plain[_to_plain(key)] = _to_plain(value, encode)
+        if type(key) is not str:
+            key = _to_plain(key)
+        plain[key] = _to_plain(value, encode)
     return plain
 
 
@@ -643,6 +645,8 @@ _dump_apart = json.JSONEncoder(
 
 def _dump_each(values):
     """Return the JSON text of each of some plain values."""
+    if len(values) == 1:
+        return [_dump(values[0])]  # A single text is quicker by itself.
     texts = _dump_apart(values)[1:-1].split("\0")
     if len(texts) != len(values):
         # Some values are lists or dicts, which hold NUL as well.
@@ -1932,6 +1936,11 @@ class _Column(_Part):
     def encode(self, batch):
         return _dump_column(batch.column(self.start), self.field)
 
+    def show_stored(self, draft):
+        """Return what is shown of a draft's stored record, as plain data."""
+        value = _get_value(draft.stored, self.lookups[0])
+        return _plain_column_value(value, self.field)
+
     def read(self, draft, sent):
         sent = _interpret(self.field, sent)
         if sent is _NOT_SENT:
@@ -1976,6 +1985,9 @@ class _FileColumn(_Column):
                 value = self.field.attr_class(None, self.field, value)
             files.append(value)
         return _dump_column(files)
+
+    def show_stored(self, draft):
+        return json.loads(self.encode(draft.batch)[0])
 
     def read(self, draft, sent):
         file = _read_file(self.field, sent)
@@ -2926,6 +2938,11 @@ class _Plan:
         """The field that a pk is written to: a parent's, where the model has one."""
         key = self.model._meta.pk
         return _root_key(self.model) if _is_parent_link(key) else key
+
+    @cached_property
+    def known_names(self):
+        """The names that may be sent, though not all of them are written."""
+        return {*self.names, *self.writable, *_pk_names(self.model)}
 
     @cached_property
     def _key_names(self):
@@ -4531,24 +4548,22 @@ _SQLITE_DECIMALS = decimal.Context(prec=15)
 _MAX_DAYS = 2**63 // (24 * 60 * 60 * 1_000_000)
 
 
-def _find_losses(record, skipped_names, using):
-    """Return by field name the messages for values that could not be read back."""
-    losses = {}
-    for field in record._meta.concrete_fields:
-        if field.name not in skipped_names:
-            try:
-                _check_loss(field, vars(record).get(field.attname), using)
-            except ValidationError as error:
-                losses[field.name] = error.messages
-    return losses
+@functools.cache
+def _find_loss_checks(model):
+    """Return by column the checks for values that could not be read back."""
+    checks = {}
+    for field in model._meta.concrete_fields:
+        for field_class, check in _LOSS_CHECKS.items():
+            if isinstance(field, field_class):
+                checks[field] = check
+    return checks
 
 
 def _check_loss(field, value, using):
     """Raise ValidationError for a value that could not be read back as it is."""
-    if value is not None:
-        for field_class, check in _LOSS_CHECKS.items():
-            if isinstance(field, field_class):
-                check(field, value, connections[using])
+    check = _find_loss_checks(field.model).get(field)
+    if check and value is not None:
+        check(field, value, connections[using])
 
 
 def _check_decimal(field, value, connection):
@@ -4582,7 +4597,7 @@ def _check_integer(field, value, connection):
     MinValueValidator(-_MAX_SAFE_INTEGER)(value)
 
 
-#: By field class, what raises ValidationError for a value that would not come back.
+#: By class of field, what raises ValidationError for a value that would not come back.
 _LOSS_CHECKS = {
     models.DecimalField: _check_decimal,
     models.DurationField: _check_duration,
@@ -4708,9 +4723,10 @@ class _Draft:
 
     def refuse_unknown(self):
         """Hold an error for each key that is not shown."""
-        known = {*self.plan.names, *self.plan.writable, *_pk_names(self.plan.model)}
-        writable = list(filter(self.find_writable, self.plan.writable))
-        self.errors.update(_refuse_unknown(self.sent, known, writable))
+        known = self.plan.known_names
+        if not known.issuperset(self.sent):
+            writable = list(filter(self.find_writable, self.plan.writable))
+            self.errors.update(_refuse_unknown(self.sent, known, writable))
 
     # What is stored and shown already
 
@@ -4736,7 +4752,7 @@ class _Draft:
             return part.name in self.shown and _is_sent(self.shown[part.name], sent)
         if not part.compares_text:
             return False
-        if _is_sent(json.loads(part.encode(self.batch)[0]), sent):
+        if _is_sent(part.show_stored(self), sent):
             return True
         return is_form and self.shows_moment(part, _only_value(sent))
 
@@ -4835,18 +4851,18 @@ class _Draft:
                 hint += f" {name}: {' '.join(map(str, messages))}"
             raise AJAXError(403, _MESSAGES[403], **_hint(hint)) from error
 
-    def find_unchanged(self):
-        """Return the fields of which the value is stored already."""
-        unchanged = set()
-        if self.stored is not None:
-            for field in self.record._meta.concrete_fields:
-                if _is_same(field, self.stored, self.record):
-                    unchanged.add(field)
-        return unchanged
+    def keeps(self, field):
+        """Return whether the value of a column is stored already."""
+        if self.stored is None:
+            return False
+        return _is_same(field, self.stored, self.record)
 
     def is_changed(self):
         """Return whether any column differs from the stored record."""
-        return len(self.find_unchanged()) < len(self.record._meta.concrete_fields)
+        for field in self.record._meta.concrete_fields:
+            if not self.keeps(field):
+                return True
+        return False
 
     def validate(self):
         """Raise AJAXError 400 with the errors of full_clean() and of what was sent.
@@ -4869,10 +4885,9 @@ class _Draft:
                 errors.setdefault(self.find_shown_name(name), []).extend(messages)
         finally:
             vars(record).pop("clean_fields", None)
-        skipped_names = {*errors, *self.find_skipped_names()}
-        losses = _find_losses(record, skipped_names, self.model_endpoint._using)
-        for name, messages in losses.items():
-            errors.setdefault(self.find_shown_name(name), []).extend(messages)
+        # clean() may have set values, too.
+        for name, messages in self.find_losses().items():
+            errors.setdefault(self.find_shown_name(name), messages)
         if errors:
             raise _invalid(errors)
 
@@ -4880,12 +4895,25 @@ class _Draft:
         """Return the names of the fields that need no validation: unchanged, checked
         already, or known to be wrong."""
         names = set(self.errors)
-        for field in self.find_unchanged():
-            names.add(field.name)
+        for field in self.record._meta.concrete_fields:
+            if self.keeps(field):
+                names.add(field.name)
         for field, key in self.checked_keys.items():
             if key == getattr(self.record, field.attname):
                 names.add(field.name)
         return names
+
+    def find_losses(self):
+        """Return by field name the messages for values that could not be read back."""
+        losses = {}
+        for field in _find_loss_checks(self.plan.model):
+            if not self.keeps(field):
+                value = vars(self.record).get(field.attname)
+                try:
+                    _check_loss(field, value, self.model_endpoint._using)
+                except ValidationError as error:
+                    losses[field.name] = error.messages
+        return losses
 
     def find_shown_name(self, name):
         """Return the name under which clients see the errors of a field."""
@@ -5508,10 +5536,17 @@ class BaseAuthentication:
 
 
 def _find_authentication_class():
-    """Return the class that AJAX_AUTHENTICATION names; raise ImproperlyConfigured for
-    one that would let the wrong users in."""
-    default = f"{__name__}.BaseAuthentication"
-    dotted_path = getattr(settings, "AJAX_AUTHENTICATION", default)
+    """Return the class that AJAX_AUTHENTICATION names."""
+    dotted_path = getattr(settings, "AJAX_AUTHENTICATION", None)
+    if dotted_path is None:
+        return BaseAuthentication
+    return _import_authentication(dotted_path)
+
+
+@functools.lru_cache(maxsize=8)
+def _import_authentication(dotted_path):
+    """Return a class; raise ImproperlyConfigured for one that would let the wrong users
+    in."""
     authentication_class = import_string(dotted_path)
     _refuse_authentication(authentication_class)
     return authentication_class
@@ -7424,11 +7459,12 @@ def dispatch(request, names, **captured):
         _check_csrf(request, resolved)
         resolved._authorize(request)
         _read_body(request)
-        with _removing_uploads(request), contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             locks = not resolved._operation.reads
             _enter_atomic_requests(stack, resolved, locks)
             response = _success_response(resolved._run(request), request)
     except Exception as error:
+        _remove_uploads(request)
         response = _error_response(request, error)
     return _keep_csrf_cookie(request, response)
 
