@@ -152,7 +152,12 @@ from django.shortcuts import get_object_or_404
 from django.test import Client, TransactionTestCase
 from django.test.runner import DiscoverRunner
 from django.test.testcases import SimpleTestCase
-from django.test.utils import CaptureQueriesContext, isolate_apps, override_settings
+from django.test.utils import (
+    CaptureQueriesContext,
+    isolate_apps,
+    override_settings,
+    tag,
+)
 from django.urls import resolve
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
@@ -11644,6 +11649,7 @@ def install_packages():
     return folder
 
 
+@tag("browser")
 class BrowserTestCase(LiveServerTestCase):
     """Has a browser; what fails to load stands in its console."""
 
@@ -12457,6 +12463,7 @@ class OpenAPI(AjaxTestCase):
     def test_it_is_valid_openapi(self):
         openapi_spec_validator.validate(self.described())
 
+    @tag("browser")
     def test_typescript_has_types_of_it(self):
         programs = install_packages() / ".bin"
         script = """
@@ -15172,6 +15179,7 @@ class Readme(ReadmeTestCase):
         self.assertEqual(post["category"], {"pk": 1, "title": "NEWS", "length": 4})
         self.assertIn(json.dumps(post["category"]), README.read_text("utf-8"))
 
+    @tag("browser")
     def test_typescript_knows_its_paths(self):
         programs = install_packages() / ".bin"
         described = self.run_calls(
@@ -15218,6 +15226,7 @@ class Readme(ReadmeTestCase):
         self.project.run_program(programs / "tsc", *options, *files)
 
 
+@tag("browser")
 class Recipes(ReadmeTestCase):
     """The README's pages and recipes, in a browser, on its site."""
 
@@ -15626,7 +15635,8 @@ def main():
 
     AJAX_TEST_DATABASE=postgres://user@host:port/name runs the tests on PostgreSQL,
     mysql://user@host:port/name on MariaDB. AJAX_SHUFFLE=1 runs them in a random order,
-    which the number chooses.
+    which the number chooses. AJAX_EXCLUDE_TAG=browser leaves out the tests that want a
+    browser or npm.
     """
     arguments = sys.argv[1:]
     if arguments == ["bench"]:
@@ -15641,5 +15651,6 @@ def main():
     for name in arguments:
         labels.append(f"test_ajax.{name.removeprefix('test_ajax.')}")
     shuffle = int(os.environ.get("AJAX_SHUFFLE", 0)) or False
-    runner = DiscoverRunner(shuffle=shuffle)
+    excluded_tags = [os.environ.get("AJAX_EXCLUDE_TAG", "")]
+    runner = DiscoverRunner(shuffle=shuffle, exclude_tags=excluded_tags)
     return bool(runner.run_tests(labels or ["test_ajax"]))
