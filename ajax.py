@@ -827,7 +827,7 @@ def _pk_names(model):
     return names
 
 
-def _select_visible(model, endpoint_class):
+def _find_visible_names(model, endpoint_class):
     """Return, in order, the names that an endpoint class lets clients see."""
     if endpoint.is_closed(model) and not encoder.find(model):
         return []
@@ -848,7 +848,7 @@ def _select_visible(model, endpoint_class):
 def _select_shown(model, endpoint_class, model_encoder):
     """Return, in order, the names of which the values are shown. Clients write some of
     these."""
-    names = _select_visible(model, endpoint_class)
+    names = _find_visible_names(model, endpoint_class)
     lists_names = isinstance(model_encoder, (IncludeEncoder, ExcludeEncoder))
     if _is_user_model(model) and endpoint_class.fields is None and not lists_names:
         names = [name for name in names if name == _public_name_field(model)]
@@ -1339,7 +1339,7 @@ def _has_same_booleans(one, other):
     return isinstance(one, bool) is isinstance(other, bool)
 
 
-def _read_text(field, value, is_form):
+def _read_as_text(field, value, is_form):
     """Read a JSON text or number as the text that a form would send."""
     value = field.to_python(_as_text(value))
     if isinstance(value, datetime.datetime):
@@ -1389,7 +1389,7 @@ class _Kind(NamedTuple):
     types: tuple = ()
     format: str = ""
     #: Called with the field, the value, and whether a form sent it.
-    read: Callable = _read_text
+    read: Callable = _read_as_text
     #: The message for a value that cannot be read.
     invalid: str = ""
 
@@ -2017,9 +2017,11 @@ class _ForeignKey(_Column):
             return keys
         if self not in batch.shared:
             related = self.field.remote_field.model
-            rows = related._base_manager.using(batch.using)
-            rows = rows.filter(**{f"{self.target.name}__in": set(keys) - {None}})
-            batch.shared[self] = dict(rows.values_list(self.target.name, "pk"))
+            queryset = related._base_manager.using(batch.using)
+            queryset = queryset.filter(
+                **{f"{self.target.name}__in": set(keys) - {None}}
+            )
+            batch.shared[self] = dict(queryset.values_list(self.target.name, "pk"))
         pks_by_key = batch.shared[self]
         return [pks_by_key.get(key) for key in keys]
 
@@ -2071,9 +2073,9 @@ class _ForeignKey(_Column):
         key = getattr(draft.stored, self.field.attname)
         if self.target.primary_key:
             return key
-        rows = self.field.remote_field.model._base_manager.using(draft.batch.using)
-        rows = rows.filter(**{self.target.name: key})
-        return rows.values_list("pk", flat=True).first()
+        queryset = self.field.remote_field.model._base_manager.using(draft.batch.using)
+        queryset = queryset.filter(**{self.target.name: key})
+        return queryset.values_list("pk", flat=True).first()
 
     def can_refer(self, draft, pk):
         """Return whether the record with a pk may be referred to, by a kept statement.
@@ -2403,8 +2405,8 @@ class _Tags(_Part):
             # The tags of a child have the child's content type.
             for child in _find_children(self.model):
                 tagged = self.find_tagged(child, is_named)
-                rows = child._base_manager.filter(pk__in=tagged)
-                condition |= Q(pk__in=rows.values(self.model._meta.pk.name))
+                queryset = child._base_manager.filter(pk__in=tagged)
+                condition |= Q(pk__in=queryset.values(self.model._meta.pk.name))
         return condition
 
     def find_tagged(self, model, is_named):
@@ -2498,7 +2500,7 @@ class _AnyRecord(_Part):
     def find_plan(self, model):
         """Return the plan for records of a model, None if only their pks are shown."""
         if model not in self.plans:
-            plan = self.plan.find_plan(self.name, model)
+            plan = self.plan.make_related_plan(self.name, model)
             # Clients may choose the model of a GenericForeignKey: show only models of
             # which the project said what may be seen.
             if plan and not (plan.is_configured or _is_user_model(model)):
@@ -2565,8 +2567,8 @@ class _GenericKey(_AnyRecord):
         texts = self.fetch(model, pks, batch)
         missing = pks.difference(texts)
         if missing:
-            rows = model._base_manager.filter(pk__in=missing)
-            existing = list(rows.values_list("pk", flat=True))
+            queryset = model._base_manager.filter(pk__in=missing)
+            existing = list(queryset.values_list("pk", flat=True))
             texts.update(zip(existing, _dump_column(existing), strict=True))
         return texts
 
@@ -2634,11 +2636,12 @@ class _Annotations:
 
     def isolate(self, expression):
         """Return an expression as it is, or an aggregate as a subquery."""
-        rows = self.model._base_manager.order_by()
-        resolved = rows.annotate(ajax_value=expression).query.annotations["ajax_value"]
+        queryset = self.model._base_manager.order_by()
+        annotated = queryset.annotate(ajax_value=expression)
+        resolved = annotated.query.annotations["ajax_value"]
         if not resolved.contains_aggregate:
             return expression
-        of_one = rows.filter(pk=OuterRef("pk")).values("pk")
+        of_one = queryset.filter(pk=OuterRef("pk")).values("pk")
         of_one = of_one.annotate(ajax_value=expression).values("ajax_value")
         return Subquery(of_one, output_field=resolved.output_field)
 
@@ -2655,8 +2658,8 @@ class _Annotations:
     def find_field(self, name, request=None):
         """Return the field that an annotation's values are of; None for a function of
         the request, if there is no request."""
-        rows = self.add(self.model._base_manager.all(), request)
-        expression = rows.query.annotations.get(name)
+        queryset = self.add(self.model._base_manager.all(), request)
+        expression = queryset.query.annotations.get(name)
         return expression and expression.output_field
 
 
@@ -2810,7 +2813,7 @@ class _Plan:
         """Return the part for a many-to-many relation: records if `expand` names it."""
         related = field.remote_field.model
         if isinstance(self.levels, dict):
-            plan = self.find_plan(field.name, related)
+            plan = self.make_related_plan(field.name, related)
             if plan is not None:
                 return _ExpandedMembers(self, field, plan)
         return _Members(self, field)
@@ -2838,10 +2841,10 @@ class _Plan:
             return _ForeignKey(self, field)
         if self._can_join(field, related):
             self.expansions.joins_left -= _count_tables(related)
-            return _JoinedKey(self, field, self.find_plan(field.name, related))
+            return _JoinedKey(self, field, self.make_related_plan(field.name, related))
         peers_key = (related, repr(levels))
         if peers_key not in self.peers:
-            self.peers[peers_key] = self.find_plan(field.name, related), []
+            self.peers[peers_key] = self.make_related_plan(field.name, related), []
         related_plan, peers = self.peers[peers_key]
         return _FetchedKey(self, field, related_plan, peers)
 
@@ -2859,8 +2862,8 @@ class _Plan:
             return False
         return self.expansions.joins_left >= _count_tables(related)
 
-    def find_plan(self, name, related):
-        """Return the plan for the records that a name expands to, None for pks."""
+    def make_related_plan(self, name, related):
+        """Return a plan for the records that a name expands to, None for pks."""
         levels = self._find_levels(name, related)
         if levels is None:
             return None
@@ -3024,7 +3027,7 @@ class _Plan:
     @cached_property
     def _hidden_names(self):
         """The names of the model's fields that its endpoint does not show."""
-        visible = _select_visible(self.model, self.endpoint_class)
+        visible = _find_visible_names(self.model, self.endpoint_class)
         names = set()
         for name, field in _model_fields(self.model).items():
             if name not in visible:
@@ -3087,7 +3090,7 @@ class _Reader:
     # The statements that are kept
 
     @cached_property
-    def _rows(self):
+    def _queryset(self):
         """The query for all rows; None if the project chooses or needs the records, or
         adds to the query."""
         if self.plan.is_narrowed or self.plan.needs_records:
@@ -3098,12 +3101,12 @@ class _Reader:
 
     @cached_property
     def _one_by_pk(self):
-        rows = self._rows.order_by().filter(pk=_PLACEHOLDER)
-        return _Statement(rows, self.model._meta.pk)
+        queryset = self._queryset.order_by().filter(pk=_PLACEHOLDER)
+        return _Statement(queryset, self.model._meta.pk)
 
     @cached_property
     def _all_in_order(self):
-        return _Statement(_in_order(self._rows, self.plan.endpoint_class.ordering))
+        return _Statement(_in_order(self._queryset, self.plan.endpoint_class.ordering))
 
     @cached_property
     def _count(self):
@@ -3112,9 +3115,9 @@ class _Reader:
 
     @cached_property
     def _locked_by_pk(self):
-        rows = self.model._default_manager.order_by().select_for_update()
-        rows = rows.filter(pk=_PLACEHOLDER).values_list(*self._attribute_names)
-        return _Statement(rows, self.model._meta.pk)
+        queryset = self.model._default_manager.order_by().select_for_update()
+        queryset = queryset.filter(pk=_PLACEHOLDER).values_list(*self._attribute_names)
+        return _Statement(queryset, self.model._meta.pk)
 
     @cached_property
     def _attribute_names(self):
@@ -3132,8 +3135,8 @@ class _Reader:
 
     def get_queryset(self, model_endpoint):
         """Return the query for all records of an endpoint, ready to narrow and load."""
-        if self._rows is not None:
-            return self._rows
+        if self._queryset is not None:
+            return self._queryset
         request = model_endpoint.request
         queryset = model_endpoint.get_queryset(request)
         if self.plan.endpoint_class.annotations:
@@ -3158,8 +3161,10 @@ class _Reader:
 
     def load_one(self, pk, model_endpoint, using=None):
         """Return the batch of one record, whoever may get it, or an empty one."""
-        if self._rows is not None:
-            return self._one_by_pk.load(using or self._rows.db, model_endpoint, [pk])
+        if self._queryset is not None:
+            return self._one_by_pk.load(
+                using or self._queryset.db, model_endpoint, [pk]
+            )
         queryset = self.get_queryset(model_endpoint).filter(pk=pk)[:1]
         if using:
             queryset = queryset.using(using)
@@ -3168,7 +3173,7 @@ class _Reader:
     def load_page(self, model_endpoint, conditions, order, start, size):
         """Return the batch of a page of the records that match, and how many match."""
         queryset = self.get_queryset(model_endpoint)
-        is_whole = queryset is self._rows and not conditions
+        is_whole = queryset is self._queryset and not conditions
         if is_whole:
             total = self._count.load(queryset.db).column(0)[0]
         else:
@@ -3198,8 +3203,8 @@ class _Reader:
         """Lock a row by a bare query: one of the project's may have DISTINCT or outer
         joins, which cannot lock."""
         if connections[using].features.has_select_for_update:
-            rows = models.QuerySet(self.model, using=using)
-            list(rows.select_for_update().filter(pk=pk))
+            queryset = models.QuerySet(self.model, using=using)
+            list(queryset.select_for_update().filter(pk=pk))
 
     def fetch(self, pks, batch):
         """Return by pk the JSON text of the records that those of a batch refer to."""
@@ -3248,11 +3253,11 @@ class _Reader:
         """Read the annotations of instances that the project made."""
         parts = [part for part in self.plan.parts if isinstance(part, _Annotation)]
         names = [part.name for part in parts]
-        rows = self.model._base_manager.using(batch.using)
-        rows = rows.filter(pk__in=set(batch.pks) - {None})
-        rows = self.plan.annotations.add(rows, batch.model_endpoint.request)
+        queryset = self.model._base_manager.using(batch.using)
+        queryset = queryset.filter(pk__in=set(batch.pks) - {None})
+        queryset = self.plan.annotations.add(queryset, batch.model_endpoint.request)
         values_by_pk = {}
-        for pk, *values in rows.values_list("pk", *names):
+        for pk, *values in queryset.values_list("pk", *names):
             values_by_pk[pk] = values
         nothing = [None] * len(names)
         rows = [values_by_pk.get(pk, nothing) for pk in batch.pks]
@@ -3636,10 +3641,10 @@ class _ListOptions:
             return Q(pk__in=[])
         model_admin = admin.ModelAdmin(self.model, admin.site)
         model_admin.search_fields = search_fields
-        rows, _may_repeat = model_admin.get_search_results(
+        queryset, _may_repeat = model_admin.get_search_results(
             self.model_endpoint.request, self.model._base_manager.all(), text
         )
-        return Q(pk__in=rows.values("pk"))
+        return Q(pk__in=queryset.values("pk"))
 
     # Relations of which the endpoints may hide records
 
@@ -3674,8 +3679,8 @@ class _ListOptions:
         related_rows = self.access.get_queryset(field.related_model).filter(condition)
         is_related = Q((f"{relation}__pk__in", related_rows.values("pk")))
         if lookup_spawns_duplicates(self.model._meta, relation):
-            rows = self.model._base_manager.filter(is_related)
-            return Q(pk__in=rows.values("pk"))
+            queryset = self.model._base_manager.filter(is_related)
+            return Q(pk__in=queryset.values("pk"))
         return is_related
 
     # Filters
@@ -3698,24 +3703,24 @@ class _ListOptions:
         for item in values:
             alternatives.append(self.match(entry.removesuffix("__in"), item))
         condition = Q.create(alternatives, connector=Q.OR)
-        rows = self.find_rows().filter(condition)
+        queryset = self.make_queryset().filter(condition)
         with contextlib.suppress(core_exceptions.EmptyResultSet):
             # Compile it now: an impossible value, such as a year 10000, raises here.
-            _Statement(rows).compile(rows.db)
+            _Statement(queryset).compile(queryset.db)
         if lookup_spawns_duplicates(self.model._meta, entry):
-            return Q(pk__in=rows.values("pk"))
+            return Q(pk__in=queryset.values("pk"))
         return condition
 
     @cached_property
     def annotations(self):
         return self.model_endpoint._plan.annotations
 
-    def find_rows(self):
+    def make_queryset(self):
         """Return all rows, with the annotations."""
-        rows = self.model._base_manager.all()
+        queryset = self.model._base_manager.all()
         if self.annotations.given:
-            rows = self.annotations.add(rows, self.model_endpoint.request)
-        return rows
+            queryset = self.annotations.add(queryset, self.model_endpoint.request)
+        return queryset
 
     def find_end(self, entry):
         """Return the field that an entry names, and the lookups after it."""
@@ -4516,7 +4521,7 @@ def _is_same(field, stored, modified):
     return before == after
 
 
-def _insert_first(record):
+def _force_insert(record):
     """Make the first save() of a new record an INSERT, so that a pk that was sent never
     overwrites a record.
 
@@ -4659,11 +4664,11 @@ def _remove_uploads(request):
     uploads = getattr(request, "_ajax_uploads", [])
     for file in list(uploads):
         model = file.instance._meta.model
-        rows = model._base_manager.using(router.db_for_write(model))
-        rows = rows.filter(**{file.field.name: file.name})
+        queryset = model._base_manager.using(router.db_for_write(model))
+        queryset = queryset.filter(**{file.field.name: file.name})
         # In a broken transaction rows cannot be read: `dispatch` tries it again later.
         with contextlib.suppress(DatabaseError):
-            if file._committed and not rows.exists():
+            if file._committed and not queryset.exists():
                 file.storage.delete(file.name)
             uploads.remove(file)
 
@@ -4818,12 +4823,12 @@ class _Draft:
         if not pks:
             return {}
         related = field.remote_field.model
-        rows = self.model_endpoint.get_field_queryset(self.request, field)
-        rows = rows.filter(pk__in=pks)
-        rows = rows.complex_filter(field.get_limit_choices_to())
+        queryset = self.model_endpoint.get_field_queryset(self.request, field)
+        queryset = queryset.filter(pk__in=pks)
+        queryset = queryset.complex_filter(field.get_limit_choices_to())
         related_endpoint = _get_access(self.request).find_endpoint(related)
         records = {}
-        for record in rows:
+        for record in queryset:
             answer = related_endpoint.can_get(related_endpoint.user, record)
             if _is_yes(related_endpoint, "can_get", answer):
                 records[record.pk] = record
@@ -5387,11 +5392,11 @@ def _lock_instance(form):
     instance = form.instance
     model = instance._meta.model
     using = router.db_for_write(model, instance=instance)
-    rows = models.QuerySet(model, using=using).select_for_update()
+    queryset = models.QuerySet(model, using=using).select_for_update()
     # The instance may be of another database than the one of the transaction.
     with transaction.atomic(using, savepoint=False):
         try:
-            instance.refresh_from_db(using, from_queryset=rows)
+            instance.refresh_from_db(using, from_queryset=queryset)
         except model.DoesNotExist:
             raise _record_not_found(model, instance.pk) from None
     return True
@@ -5430,8 +5435,7 @@ def _plain_pks(records):
 class _Operation(NamedTuple):
     """A row in the table of operations."""
 
-    #: The name of its method.
-    method: str
+    method_name: str
     #: Whether it wants a record; None for one that is called with or without.
     on_record: bool | None
     #: The hook that allows it, and the action of Django's permission for it.
@@ -5684,7 +5688,7 @@ class _ServedEndpoint(BaseEndpoint):
 
     def _run(self, request):
         """Return what the operation returns."""
-        return _run_view(getattr(self, self._operation.method), request)
+        return _run_view(getattr(self, self._operation.method_name), request)
 
     def _refusal(self, hook):
         """Return the AJAXError 403 for a hook that said no."""
@@ -5757,7 +5761,7 @@ class ModelEndpoint(_ServedEndpoint):
                 self.prepare_record(request, record, True)
                 self._permit("create", record)
             draft.validate()
-            _insert_first(record)
+            _force_insert(record)
             with _storing_uploads(request, record, draft.find_shown_name):
                 self.save_record(request, record, True)
             draft.save_relations()
@@ -6136,7 +6140,7 @@ class FormEndpoint(_ServedEndpoint):
             raise _invalid(_errors_as_sent(form, form.errors))
         uploads = contextlib.nullcontext()
         if hasattr(form, "instance"):
-            _insert_first(form.instance)
+            _force_insert(form.instance)
             uploads = _storing_uploads(request, form.instance)
         if not hasattr(form, "save"):
             return _plain_cleaned_data(form)
@@ -7048,7 +7052,7 @@ def _find_hidden_version(candidate):
     name = endpoint_class.version_field
     if name is not None:
         columns = {field.name for field in candidate.model._meta.concrete_fields}
-        visible = _select_visible(candidate.model, endpoint_class)
+        visible = _find_visible_names(candidate.model, endpoint_class)
         if name not in columns.intersection(visible):
             yield endpoint_class, "version_field", f"names {name!r}, no shown column."
 
@@ -7421,7 +7425,7 @@ def _resolve(
     method = tags or operation or "create"
     resolved = endpoint._registry[served](app, served, method, pk, command)
     resolved._operation = resolved._find_operation()
-    run = getattr(resolved, resolved._operation.method)
+    run = getattr(resolved, resolved._operation.method_name)
     if getattr(run, "csrf_exempt", False):
         resolved.csrf_exempt = True
     return resolved
