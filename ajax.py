@@ -3090,9 +3090,12 @@ class _Reader:
     # The statements that are kept
 
     @cached_property
-    def _queryset(self):
-        """The query for all rows; None if the project chooses or needs the records, or
-        adds to the query."""
+    def _kept_queryset(self):
+        """The query for all rows, which is the same for everybody.
+
+        It is None if the project chooses the records, adds to the query, or needs the
+        records, as can_get does.
+        """
         if self.plan.is_narrowed or self.plan.needs_records:
             return None
         if self.plan.endpoint_class.annotations:
@@ -3101,12 +3104,14 @@ class _Reader:
 
     @cached_property
     def _one_by_pk(self):
-        queryset = self._queryset.order_by().filter(pk=_PLACEHOLDER)
+        queryset = self._kept_queryset.order_by().filter(pk=_PLACEHOLDER)
         return _Statement(queryset, self.model._meta.pk)
 
     @cached_property
     def _all_in_order(self):
-        return _Statement(_in_order(self._queryset, self.plan.endpoint_class.ordering))
+        return _Statement(
+            _in_order(self._kept_queryset, self.plan.endpoint_class.ordering)
+        )
 
     @cached_property
     def _count(self):
@@ -3135,8 +3140,8 @@ class _Reader:
 
     def get_queryset(self, model_endpoint):
         """Return the query for all records of an endpoint, ready to narrow and load."""
-        if self._queryset is not None:
-            return self._queryset
+        if self._kept_queryset is not None:
+            return self._kept_queryset
         request = model_endpoint.request
         queryset = model_endpoint.get_queryset(request)
         if self.plan.endpoint_class.annotations:
@@ -3161,9 +3166,9 @@ class _Reader:
 
     def load_one(self, pk, model_endpoint, using=None):
         """Return the batch of one record, whoever may get it, or an empty one."""
-        if self._queryset is not None:
+        if self._kept_queryset is not None:
             return self._one_by_pk.load(
-                using or self._queryset.db, model_endpoint, [pk]
+                using or self._kept_queryset.db, model_endpoint, [pk]
             )
         queryset = self.get_queryset(model_endpoint).filter(pk=pk)[:1]
         if using:
@@ -3173,7 +3178,7 @@ class _Reader:
     def load_page(self, model_endpoint, conditions, order, start, size):
         """Return the batch of a page of the records that match, and how many match."""
         queryset = self.get_queryset(model_endpoint)
-        is_whole = queryset is self._queryset and not conditions
+        is_whole = queryset is self._kept_queryset and not conditions
         if is_whole:
             total = self._count.load(queryset.db).column(0)[0]
         else:
