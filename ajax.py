@@ -7695,6 +7695,8 @@ def _holds_several(field):
 
 def _allow_null(schema):
     """Add null to a schema. One without a type allows it already."""
+    if isinstance(schema.get("type"), str):
+        schema["type"] = [schema["type"]]
     if "type" in schema and "null" not in schema["type"]:
         schema["type"].append("null")
         if "oneOf" in schema:

@@ -12975,6 +12975,22 @@ class OpenAPI(AjaxTestCase):
             self.assertNotIn("format", taken["properties"][name])
             self.post("shop/specimen/list", {name: "no address"})
 
+    def test_it_says_that_a_list_or_an_object_may_be_null(self):
+        source = """
+            import ajax
+
+            @ajax.validated
+            def f(request, texts: list[str] | None, object: dict | None = None):
+                return [texts, object]
+            """
+        with self.apps(zoo=source):
+            taken, _kinds = self.body("/zoo/f.json")
+            self.post("zoo/f", {"texts": None, "object": None})
+            self.post("zoo/f", {"texts": ["a"], "object": {"a": 1}})
+        texts = {"type": ["array", "null"], "items": {"type": ["string"]}}
+        self.assertEqual(taken["properties"]["texts"], texts)
+        self.assertEqual(taken["properties"]["object"], {"type": ["object", "null"]})
+
 
 # --- Explorer -------------------------------------------------------------------------
 
