@@ -1508,7 +1508,9 @@ def _read_pk(model, sent):
         # To Python 1_0 is a number, too.
         if isinstance(pk, int) and not re.fullmatch("-?[0-9]+", str(sent)):
             raise _invalid_value(field)
-        field.run_validators(pk)
+        # A stored text may be one that its validators refuse by now.
+        if not _takes_text(field):
+            field.run_validators(pk)
     except ValidationError:
         message = _form_message(forms.ModelChoiceField, "invalid_choice")
         raise ValidationError(message) from None

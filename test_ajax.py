@@ -983,6 +983,20 @@ class Urls(AjaxTestCase):
                     hint = "Leave .json off: the path has it twice."
                     self.assertEqual(reply.get("hint"), hint if debug else None)
 
+    def test_a_stored_key_may_be_one_that_its_validators_refuse(self):
+        for slug in ("two words", "caf\u00e9", "a.json", " "):
+            with self.subTest(slug):
+                Genre.objects.create(slug=slug)
+                path_ = f"shop/genre/{quote(slug)}"
+                self.assertEqual(self.post(f"{path_}/get")["data"]["pk"], slug)
+                self.post(f"{path_}/tags/add", {"tags": "a"})
+                self.post(f"{path_}/update", {"tags": ["b"]})
+                self.post(f"{path_}/delete")
+                self.post(f"{path_}/get", status=404)
+        self.errors("shop/genre", {"slug": "two words"})
+        for slug in ("%00", "%ED%A0%80", "a" * 1000):
+            self.post(f"shop/genre/{slug}/get", status=404)
+
 
 # --- Requests -------------------------------------------------------------------------
 
