@@ -2532,10 +2532,11 @@ class _GenericKey(_AnyRecord):
     def encode(self, batch):
         kinds = batch.column(self.start)
         keys = batch.column(self.start + 1)
+        models_by_kind = {kind: self.find_model(kind) for kind in set(kinds)}
         references = []
         pks_by_model = {}
         for kind, key in zip(kinds, keys, strict=True):
-            model = self.find_model(kind)
+            model = models_by_kind[kind]
             pk = self.find_pk(model, key)
             references.append((model, pk))
             if pk is not None:
@@ -2550,6 +2551,8 @@ class _GenericKey(_AnyRecord):
         """Return the model of a content type's pk, None if it is gone."""
         from django.contrib.contenttypes.models import ContentType
 
+        if kind is None:
+            return None
         try:
             return ContentType.objects.get_for_id(kind).model_class()
         except ContentType.DoesNotExist:

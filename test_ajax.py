@@ -9354,6 +9354,17 @@ class Encoding(AjaxTestCase):
                 ):
                     self.assertEqual(data["category"], shown)
 
+    def test_generic_keys_to_nothing_cost_no_query_each(self):
+        count = None
+        for _ in range(3):
+            Label.objects.create(kind=None, key=None)
+            Label.objects.create(kind=None, key="1")
+            with CaptureQueriesContext(connection) as queries:
+                labels = self.post("shop/label/list")["data"]
+            self.assertEqual({label["target"] for label in labels}, {None})
+            count = count or len(queries)
+            self.assertEqual(len(queries), count)
+
 
 # --- Third parties --------------------------------------------------------------------
 
