@@ -5550,20 +5550,25 @@ class BaseAuthentication:
 
 
 def _find_authentication_class():
-    """Return the class that AJAX_AUTHENTICATION names."""
+    """Return the class that AJAX_AUTHENTICATION names.
+
+    Raise ImproperlyConfigured for one that would let the wrong users in.
+    """
     dotted_path = getattr(settings, "AJAX_AUTHENTICATION", None)
     if dotted_path is None:
         return BaseAuthentication
-    return _import_authentication(dotted_path)
-
-
-@functools.lru_cache(maxsize=8)
-def _import_authentication(dotted_path):
-    """Return a class; raise ImproperlyConfigured for one that would let the wrong users
-    in."""
     authentication_class = import_string(dotted_path)
     _refuse_authentication(authentication_class)
     return authentication_class
+
+
+def _find_largest_page():
+    """Return AJAX_MAX_PER_PAGE; raise ImproperlyConfigured if it is no size."""
+    size = getattr(settings, "AJAX_MAX_PER_PAGE", 100)
+    if not _is_page_size(size):
+        problem = _describe_mismatch(size, "a number from 1")
+        raise ImproperlyConfigured(f"The setting AJAX_MAX_PER_PAGE {problem}")
+    return size
 
 
 class BaseEndpoint:
@@ -6098,7 +6103,7 @@ class ModelEndpoint(_ServedEndpoint):
         """Return the usual and the largest size of a page."""
         largest = self.max_per_page
         if largest is None:
-            largest = getattr(settings, "AJAX_MAX_PER_PAGE", 100)
+            largest = _find_largest_page()
         return min(self.list_per_page, largest), largest
 
     def _similar(self, request):
@@ -6857,7 +6862,7 @@ def _find_wrong_type(name, value, usual_value):
         is_right = isinstance(value, bool)
     elif name in _NUMBER_OPTIONS:
         wanted = "a number from 1"
-        is_right = isinstance(value, int) and value >= 1
+        is_right = _is_page_size(value)
     else:
         wanted = "a list of names"
         is_text = isinstance(value, (str, bytes))
@@ -6865,6 +6870,11 @@ def _find_wrong_type(name, value, usual_value):
         is_levels = name == "expand" and isinstance(value, int)
         is_right = is_right or is_levels or (name, value) == ("fields", "__all__")
     return None if is_right else _describe_mismatch(value, wanted)
+
+
+def _is_page_size(value):
+    """Return whether a value is a number of records that a page can have."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _describe_mismatch(value, wanted):
@@ -8450,6 +8460,14 @@ def _check_authentication():
         yield "E002", str(error), hint
 
 
+def _check_largest_page():
+    """Find an AJAX_MAX_PER_PAGE that is no number of records (E002)."""
+    try:
+        _find_largest_page()
+    except ImproperlyConfigured as error:
+        yield "E002", str(error), "Correct the setting, or remove it: 100 is usual."
+
+
 def _check_hidden_create(model, endpoint_class):
     """Find a function or form at the path where a model's records are created (E003).
 
@@ -8631,6 +8649,7 @@ def _check_registries():
         else:
             served_models.append((served, endpoint_class))
     messages = _make_messages(_check_authentication())
+    messages += _make_messages(_check_largest_page())
     for model, model_encoder in encoder._registry.items():
         results = _check_encoder_names(model, model_encoder)
         messages += _make_messages(results, type(model_encoder))

@@ -4868,7 +4868,14 @@ WRONG_VALUES = [
     ("exclude", (name for name in ["name"]), "a generator instead of a list"),
     ("expand", None, "None instead of a list"),
     ("list_per_page", "20", "'20' instead of a number"),
-    ("max_per_page", 0, "0 instead of a number"),
+    ("list_per_page", 0, "0 instead of a number from 1"),
+    ("list_per_page", True, "True instead of a number from 1"),
+    ("list_per_page", 20.0, "a float instead of a number from 1"),
+    ("list_per_page", None, "None instead of a number from 1"),
+    ("max_per_page", 0, "0 instead of a number from 1"),
+    ("max_per_page", -1, "-1 instead of a number from 1"),
+    ("max_per_page", True, "True instead of a number from 1"),
+    ("max_per_page", "100", "'100' instead of a number from 1"),
     ("require_permissions", ["shop.add_article"], "a list instead of True or False"),
     ("csrf_exempt", "yes", "'yes' instead of True or False"),
 ]
@@ -5243,6 +5250,30 @@ class Refusals(AjaxTestCase):
         with mock.patch.object(sys.modules[__name__], "Chosen", chosen, create=True):
             with self.settings(AJAX_AUTHENTICATION="test_ajax.Chosen", DEBUG=True):
                 yield
+
+    def test_the_largest_page_in_ajax_max_per_page(self):
+        for size, message in [
+            (0, "The setting AJAX_MAX_PER_PAGE is 0 instead of a number from 1."),
+            (-5, "is -5 instead of a number from 1."),
+            (True, "is True instead of a number from 1."),
+            (None, "is None instead of a number from 1."),
+            ("50", "is the text '50' instead of a number from 1."),
+            (50.0, "is a float instead of a number from 1."),
+        ]:
+            with self.subTest(size), self.settings(AJAX_MAX_PER_PAGE=size, DEBUG=True):
+                for path in ("shop/article/list", f"{self.path}/tags/similar"):
+                    reply = self.post(path, status=500)
+                    self.assertIn(message, reply["data"]["message"])
+                (error,) = self.find_errors("AJAX_MAX_PER_PAGE")
+                self.assertEqual(error.id, "ajax.E002")
+                self.assertIn(message, error.msg)
+                self.assertTrue(error.hint)
+                # A class that says its own size does not ask the setting.
+                self.serve(Article, max_per_page=1)
+                self.assertEqual(len(self.post("shop/article/list")["data"]), 1)
+                self.doCleanups()
+        with self.settings(AJAX_MAX_PER_PAGE=1):
+            self.assertEqual(self.find_errors("AJAX_MAX_PER_PAGE"), [])
 
     def find_errors(self, text):
         """Return the errors of the system checks that hold a text."""
