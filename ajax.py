@@ -3978,6 +3978,10 @@ def _is_yes(owner, hook, answer):
     return bool(answer)
 
 
+#: The packages whose decorators pass all arguments of a view on.
+_PACKAGES_OF_GUARDS = ("django", "asgiref", "contextlib")
+
+
 def _takes_one(function, *before):
     """Return whether something can be called with one argument, after those before."""
     try:
@@ -3993,7 +3997,33 @@ def _takes_request(function, *before):
     position = len(before)
     if names[position : position + 1] != ["request"]:
         return False
-    return _takes_one(function, *before)
+    return _takes_one(_skip_guards(function), *before)
+
+
+def _skip_guards(function):
+    """Return what is below the decorators that pass all arguments on: those of this
+    file, of Django, and of the libraries that they are made with.
+
+    A decorator of the project's may itself pass what its function wants beside request.
+    """
+    while inspect.isfunction(function) and hasattr(function, "__wrapped__"):
+        module_name = function.__globals__["__name__"]
+        package = module_name.partition(".")[0]
+        if module_name != __name__ and package not in _PACKAGES_OF_GUARDS:
+            break
+        function = function.__wrapped__
+    return function
+
+
+def _wants_more(view):
+    """Return whether a function or an object of an endpoints.py cannot be called with
+    just a request."""
+    call = _skip_guards(view)
+    before = ()
+    if not inspect.isfunction(call) and inspect.isfunction(type(call).__call__):
+        call, before = type(call).__call__, (call,)
+    is_validated = hasattr(call, "_parameters") or hasattr(view, "_parameters")
+    return not is_validated and not _takes_one(_skip_guards(call), *before)
 
 
 def _is_operation(value):
@@ -5614,6 +5644,10 @@ class _Function(BaseEndpoint):
         if self.parameters is not None and self.parameters.takes_record:
             message = "only an operation of a ModelEndpoint has a record."
             raise ImproperlyConfigured(f"{_full_name(called)}: {message}")
+        if self.parameters is not None and self.parameters.is_method:
+            if inspect.isfunction(view):
+                message = "must take request first."
+                raise ImproperlyConfigured(f"{_full_name(called)} {message}")
 
     @property
     def wants_login(self):
@@ -7334,7 +7368,7 @@ def _import_functions(config):
     for name in names:
         value = getattr(module, name)
         is_function = callable(value) and not isinstance(value, type)
-        if is_function and not name.startswith("_"):
+        if is_function and not name.startswith("_") and not _wants_more(value):
             functions[config.label, name] = _Function(value)
     return functions
 
@@ -7344,7 +7378,8 @@ def _is_exposed(value, module):
     or a function of a request that the module defines."""
     function = inspect.unwrap(value) if callable(value) else value
     if not inspect.isfunction(function):
-        return isinstance(function, BaseEndpoint) and callable(function)
+        is_endpoint = isinstance(function, BaseEndpoint) and callable(function)
+        return is_endpoint and not _wants_more(value)
     if value.__module__ != module.__name__:
         return False
     return hasattr(value, "_parameters") or _takes_request(value)
@@ -8268,7 +8303,11 @@ def _looks_exposed(name, value, module):
     """Whether a module's own function or object could be an endpoint, but is none."""
     if name.startswith("_") or isinstance(value, type) or not callable(value):
         return False
-    if hasattr(module, "__all__") or not _takes_one(value):
+    if hasattr(module, "__all__"):
+        return name in module.__all__ and _wants_more(value)
+    if isinstance(value, BaseEndpoint):
+        return _wants_more(value)
+    if not _takes_one(value):
         return False
     is_own = getattr(value, "__module__", None) == module.__name__
     if not is_own and (inspect.isroutine(value) or _is_imported(name, value, module)):
@@ -8299,6 +8338,11 @@ def _explain_unexposed(label, name):
 
 def _explain_exposure(value):
     """Return what has to be changed to expose a function or an object."""
+    if _wants_more(value):
+        return (
+            "It wants more than request. To expose it, write @ajax.validated directly "
+            "above the function."
+        )
     if inspect.isfunction(inspect.unwrap(value)):
         return (
             "To expose it, name its first parameter request, and use functools.wraps "

@@ -2113,6 +2113,44 @@ EXPOSED = """
         def __call__(self, request): return 1
     lamp, door, of_an_imported_class = Lamp(), Door(), Base()
     guarded_object, of_others = map(ajax.login_required, (Lamp(), Base()))
+    def giving_more(view):
+        def give(request, *args, **kwargs): return view(request, 1, *args, **kwargs)
+        return functools.wraps(view)(give)
+    @decorators.login_required
+    @giving_more
+    def given_more(request, number): return number
+    @ajax.login_required
+    def guarded_default(request, number=1, *, text="a"): return number
+"""
+
+#: Functions and objects that want more than a request.
+WANTING = """
+    import ajax
+    from django.contrib.auth import decorators
+    from django.db import transaction
+    from django.views.decorators.csrf import csrf_exempt
+    @ajax.login_required
+    def guarded(request, number): return number
+    @ajax.login_required
+    async def guarded_later(request, number): return number
+    @ajax.login_required
+    def named(request, *, number): return number
+    @csrf_exempt
+    @ajax.json_response
+    def replying(request, number): return number
+    @ajax.json_response
+    async def replying_later(request, number): return number
+    @decorators.permission_required("shop.add_article", raise_exception=True)
+    def permitted(request, number): return number
+    @transaction.atomic
+    def atomic(request, number): return number
+    class Wanting(ajax.BaseEndpoint):
+        def __call__(self, request, number): return number
+    class Guarded(ajax.BaseEndpoint):
+        @ajax.login_required
+        def __call__(self, request, number): return number
+    wanting, guarded_method = Wanting(), Guarded()
+    guarded_object = ajax.login_required(Wanting())
 """
 
 NOT_EXPOSED = """
@@ -2136,13 +2174,20 @@ NOT_EXPOSED = """
 LISTED = """
     import ajax
     from others.endpoints import Base
+    from asgiref.sync import async_to_sync
+    from functools import partial
     __all__ = ["listed", "short", "Klass", "endpoint", "_private", "number"]
+    __all__ += ["method", "synchronous", "fixed"]
     def listed(request): return 1
     def short(req): return 1
     def unlisted(request): return 1
     def _private(request): return 1
     class Klass(Base): pass
     endpoint, other, number = Klass(), Klass(), 1
+    method = endpoint.__call__
+    @async_to_sync
+    async def synchronous(request): return 1
+    fixed = partial(lambda request, number: number, number=1)
 """
 
 
@@ -2177,14 +2222,35 @@ class Functions(AjaxTestCase):
             "shared",
             "guarded_object",
             "of_others",
+            "given_more",
+            "guarded_default",
         }
         User.objects.filter(pk=self.user.pk).update(is_superuser=True)
         self.assertEqual(self.exposed("tools"), expected)
         self.assertEqual(self.exposed("others"), {"imported", "shared"})
 
     def test_only_the_names_in_all_are_exposed(self):
-        self.assertEqual(self.exposed("listing"), {"listed", "short", "endpoint"})
+        names = {"listed", "short", "endpoint", "method", "synchronous", "fixed"}
+        self.assertEqual(self.exposed("listing"), names)
+        for name in names:
+            self.assertEqual(self.post(f"listing/{name}")["data"], 1)
         self.assertEqual(self.exposed("empty"), set())
+
+    def test_what_wants_more_than_a_request_is_not_exposed(self):
+        names = re.findall(r"^    (?:async )?def (\w+)\(request", WANTING, re.M)
+        names += ["wanting", "guarded_method", "guarded_object"]
+        User.objects.filter(pk=self.user.pk).update(is_superuser=True)
+        listed = f"{WANTING}\n    __all__ = {names}"
+        for source in (WANTING, listed):
+            with self.apps(wants=source), self.settings(DEBUG=True):
+                messages = [error.msg for error in checks.run_checks()]
+                for name in names:
+                    with self.subTest(name, is_listed=source is listed):
+                        reply = self.post(f"wants/{name}", status=404)
+                        message = f"wants.endpoints.{name} is not exposed."
+                        self.assertIn(message, reply["hint"])
+                        self.assertIn("@ajax.validated", reply["hint"])
+                        self.assertIn(message, messages)
 
     def test_an_endpoint_object_encodes_records(self):
         news, local = self.shown(self.news), self.shown(self.local)
@@ -2727,6 +2793,19 @@ class Parameters(AjaxTestCase):
         with self.apps(zoo=recorded), self.assertLogs("django.request") as logs:
             self.post("shop/hello", status=500)
         self.assertIn("only an operation", logs.output[0])
+
+    def test_a_validated_function_that_takes_something_before_request(self):
+        source = """
+            import ajax
+
+            @ajax.login_required
+            @ajax.validated
+            def rate(user, request, stars: int):
+                pass
+            """
+        with self.apps(zoo=source), self.assertLogs("django.request") as logs:
+            self.post("shop/hello", status=500)
+        self.assertIn("zoo.endpoints.rate must take request first", logs.output[0])
 
     def test_an_operation_takes_parameters_with_a_record_or_without(self):
         @ajax.validated
@@ -14210,7 +14289,8 @@ class Checks(AjaxTestCase):
         self.assertEqual(self.said("ajax.W006", Article, authenticate=yes), [])
 
     def test_callables_that_are_not_exposed_are_named_by_w004(self):
-        tools = "giving helper short anything decorated plain_object partial_view"
+        tools = "giving giving_more helper short anything decorated"
+        tools += " plain_object partial_view"
         sources = {"others": OTHERS, "tools": EXPOSED + NOT_EXPOSED, "listing": LISTED}
         with self.apps(**sources):
             for app, lost in [("others", "adding"), ("tools", tools), ("listing", "")]:
