@@ -654,6 +654,26 @@ def _dump_each(values):
     return texts
 
 
+def _dump_json_values(values):
+    """Return the JSON text of each of some values of a JSONField."""
+    try:
+        return _dump_each(values)
+    except ValueError:
+        # A database may hold NaN, or numbers that are infinite in Python.
+        return _dump_each([_without_infinities(value) for value in values])
+
+
+def _without_infinities(value):
+    """Return a value of a JSONField with None in place of NaN and infinities."""
+    if isinstance(value, float):
+        return _plain_float(value)
+    if isinstance(value, dict):
+        return {key: _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_infinities(item) for item in value]
+    return value
+
+
 def _dump_column(values, field=None):
     """Return the JSON text of each of some values of a column, which is a field's."""
     classes = set(map(type, values))
@@ -1969,7 +1989,7 @@ class _JSONColumn(_Column):
     compares_text = False
 
     def encode(self, batch):
-        return _dump_each(batch.column(self.start))
+        return _dump_json_values(batch.column(self.start))
 
 
 class _FileColumn(_Column):

@@ -9079,6 +9079,91 @@ class Encoding(AjaxTestCase):
         with mock.patch.object(Specimen._meta.get_field("file"), "storage", Storage()):
             self.assert_shown(record, file=None)
 
+    def store_json(self, text):
+        """Return a new specimen whose column `json` holds a text as it is."""
+        specimen = Specimen.objects.create(text="a")
+        with connection.cursor() as cursor:
+            sql = f"UPDATE {Specimen._meta.db_table} SET json = %s WHERE id = %s"
+            cursor.execute(sql, [text, specimen.pk])
+        return specimen
+
+    @unittest.skipUnless(connection.vendor == "sqlite", "Others cannot store it.")
+    def test_nan_and_infinities_in_a_json_field_are_null(self):
+        fields = ["json", "text", "whole", "data", "number"]
+        annotations = {"whole": models.F("json")}
+        data = property(lambda self: float("nan"))
+        number = lambda self, record: record.json  # noqa: E731
+        reveal = lambda self, request: self.record.json  # noqa: E731
+        options = {"data": data, "number": number, "reveal": reveal}
+        self.serve(Specimen, fields=fields, annotations=annotations, **options)
+        nested = '{"a": [1, NaN, {"b": -Infinity}], "c": 1e999, "d": 5}'
+        plain = {"a": [1, None, {"b": None}], "c": None, "d": 5}
+        # Tables may be older than the constraint that a JSONField has.
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA ignore_check_constraints = ON")
+            self.addCleanup(
+                connection.connection.execute, "PRAGMA ignore_check_constraints = OFF"
+            )
+        for stored, shown in (
+            ("NaN", None),
+            ("Infinity", None),
+            ("1e999", None),
+            ("[1, NaN, 2]", [1, None, 2]),
+            (nested, plain),
+        ):
+            with self.subTest(stored):
+                specimen = self.store_json(stored)
+                path = f"shop/specimen/{specimen.pk}"
+                record = self.post(f"{path}/get")["data"]
+                json_values = [record[name] for name in ("json", "whole", "number")]
+                self.assertEqual(json_values, [shown, shown, shown])
+                self.assertIsNone(record["data"])
+                self.assertEqual(self.post("shop/specimen/list")["data"], [record])
+                self.assertEqual(self.post(f"{path}/reveal")["data"], shown)
+                changed = self.post(f"{path}/update", {"text": "b"})
+                self.assertEqual(changed["data"], record | {"text": "b"})
+                self.assertNotIn("ignored", changed)
+                back = self.post(f"{path}/update", record)
+                self.assertEqual(back["data"], record)
+                self.post(f"{path}/delete")
+
+    @unittest.skipUnless(connection.vendor == "sqlite", "Others have no infinite one.")
+    def test_a_number_in_json_that_is_infinite_in_python_is_null(self):
+        annotations = {"amount": models.F("json__c")}
+        self.serve(Specimen, fields=["json", "text", "amount"], annotations=annotations)
+        specimen = self.store_json('{"c": 1e999}')
+        path = f"shop/specimen/{specimen.pk}"
+        record = self.post(f"{path}/get")["data"]
+        self.assertEqual(record["json"], {"c": None})
+        self.assertIsNone(record["amount"])
+        self.assertEqual(self.post("shop/specimen/list")["data"], [record])
+        # Django's constraint keeps it from being saved again, unless it is corrected.
+        self.post(f"{path}/update", {"text": "b"}, status=409)
+        corrected = self.post(f"{path}/update", {"json": {"c": 1}})["data"]
+        self.assertEqual((corrected["json"], corrected["amount"]), ({"c": 1}, 1))
+
+    def test_nan_in_what_a_function_returns_is_null(self):
+        nan, infinite = float("nan"), float("inf")
+        specimen = Specimen(json={"a": [nan, {"b": -infinite}], "c": 2**60})
+        shown = {"a": [None, {"b": None}], "c": 2**60}
+        self.assertEqual(ajax.encoder.encode(specimen)["json"], shown)
+        for value, plain in (
+            (nan, None),
+            ((nan, 1.5), [None, 1.5]),
+            ({"a": {"b": infinite}}, {"a": {"b": None}}),
+            (Decimal("-Infinity"), None),
+            (Decimal("sNaN"), None),
+            ([Specimen(json=[nan]).json], [[None]]),
+        ):
+            with self.subTest(value):
+                self.assertEqual(self.ask(lambda r, value=value: value)["data"], plain)
+        reply = self.ask(lambda request: ajax.EnvelopedResponse(nan, {"beside": nan}))
+        self.assertEqual((reply["data"], reply["beside"]), (None, None))
+        reply = self.ask(ajax.AJAXError(400, "No.", beside=[nan]), 400)
+        self.assertEqual(reply["beside"], [None])
+        reply = self.ask(lambda request: specimen)["data"]
+        self.assertEqual(reply["json"], shown)
+
     def test_a_key_that_javascript_would_round_is_text_everywhere(self):
         comet = Comet.objects.create(pk=2**60)
         self.assert_shown(comet, pk=str(2**60))
