@@ -5476,7 +5476,7 @@ def _plain_cleaned_data(form):
     plain = {}
     for name, value in form.cleaned_data.items():
         if isinstance(form.fields.get(name), forms.JSONField):
-            plain[name] = _load(_dump(value))
+            plain[name] = _load(_dump_json_values([value])[0])
         elif isinstance(value, (models.Model, Iterable)):
             plain[name] = _to_plain(value, _plain_pks)
         else:
@@ -7660,6 +7660,8 @@ def _describe_field(field, is_sent=False):
         return _describe_list(tag)
     schema = _describe_value(field, is_sent)
     if _holds_several(field):
+        if schema.get("format") == "binary":
+            schema["type"] = ["string"]  # Null would clear all files.
         schema = _describe_list(schema)
     elif getattr(field, "null", False):
         _allow_null(schema)
@@ -7760,7 +7762,9 @@ def _describe_choices(field, kind):
 
 def _holds_several(field):
     several = (forms.MultipleChoiceField, forms.ModelMultipleChoiceField)
-    return getattr(field, "many_to_many", False) or isinstance(field, several)
+    if getattr(field, "many_to_many", False) or isinstance(field, several):
+        return True
+    return _reads_several(getattr(field, "widget", None))
 
 
 def _allow_null(schema):
@@ -7874,7 +7878,8 @@ def _describe_body(shape):
         schema = _describe_object(shape.parameters, shape.required)
     form_type, multipart_type, _json_type = _TYPES
     for parameter in shape.parameters.values():
-        if parameter.get("format") == "binary":
+        value = parameter.get("items", parameter)
+        if value.get("format") == "binary":
             form_type = multipart_type
     content = {_JSON_TYPE: {"schema": schema}, form_type: {"schema": schema}}
     return {"required": bool(shape.required), "content": content}
@@ -7936,16 +7941,31 @@ def _find_doc(described, default=""):
 def _describe_form(path, form_endpoint):
     parameters = {}
     required = []
+    prefix = form_endpoint.model.prefix
     for name, field in form_endpoint.model.base_fields.items():
-        parameters[name] = _describe_field(field, is_sent=True)
-        if field.required:
-            required.append(name)
+        if field.disabled:
+            continue  # What is sent for it is not read.
+        inputs = _describe_inputs(f"{prefix}-{name}" if prefix else name, field)
+        parameters.update(inputs)
+        if field.required and getattr(field, "require_all_fields", True):
+            required += inputs
     who = _describe_who(form_endpoint)
     shape = _Shape(parameters, required)
     summary = f"Submit `{form_endpoint.model.__name__}`."
     docs = [_find_doc(form_endpoint.model), _find_doc(type(form_endpoint))]
     doc = "\n\n".join(filter(None, docs)) or summary
     return _describe_call(path, doc, who, shape)
+
+
+def _describe_inputs(key, field):
+    """Return by key the schemas of the inputs that a field of a form reads."""
+    if not isinstance(field.widget, forms.MultiWidget):
+        return {key: _describe_field(field, is_sent=True)}
+    schemas = {}
+    for input_key, _widget in _find_inputs(field.widget, key):
+        schemas[input_key] = {"type": ["string"]}
+        _add_help_text(schemas[input_key], field)
+    return schemas
 
 
 def _describe_model(path, model_endpoint):
@@ -9595,6 +9615,9 @@ function makeBox(schema, attributes) {
   if (type === "array" && schema.items?.oneOf) {
     return makeSelect(schema.items.oneOf, {...attributes, multiple: ""});
   }
+  if (type === "array" && schema.items?.format === "binary") {
+    return makeElement("input", {...attributes, type: "file", multiple: ""});
+  }
   const kind = INPUT_TYPES[schema.format] ?? "text";
   return makeElement("input", {...attributes, type: kind, step: kind !== "text" && "any"});
 }
@@ -9689,7 +9712,7 @@ function getEmptyValue(schema) {
 function readField({box, schema, specials}) {
   const special = specials.find(({button}) => isPressed(button));
   if (special) return special.value;
-  if (box.files) return box.files[0];
+  if (box.files) return readFiles(box);
   if (box.multiple) {
     const values = Array.from(box.selectedOptions, option => JSON.parse(option.value));
     return values.length > 0 ? values : undefined;
@@ -9697,6 +9720,11 @@ function readField({box, schema, specials}) {
   if (box.value === "") return undefined;
   if (box.options) return JSON.parse(box.value);
   return box.type === "datetime-local" ? readMoment(box.value) : readText(box.value, schema);
+}
+
+/** Return the file or files that were chosen, or undefined if there are none. */
+function readFiles({files, multiple}) {
+  return multiple && files.length > 0 ? Array.from(files) : files[0];
 }
 
 /** Return the value that a text stands for. */
@@ -9945,6 +9973,7 @@ function writeJavaScript(call, path, data) {
 /** Write a value as JavaScript. Files are written as the file of an input. */
 function writeLiteral(value) {
   if (value instanceof File) return "input.files[0]";
+  if (isFiles(value)) return "[...input.files]";
   if (Array.isArray(value)) return `[${value.map(writeLiteral).join(", ")}]`;
   if (!isObject(value)) return JSON.stringify(value);
   const members = Object.entries(value).map(([name, member]) => {
@@ -9952,6 +9981,11 @@ function writeLiteral(value) {
     return `${key}: ${writeLiteral(member)}`;
   });
   return `{${members.join(", ")}}`;
+}
+
+/** Return whether a value is a list of files. */
+function isFiles(value) {
+  return Array.isArray(value) && value[0] instanceof File;
 }
 
 /** Write a call as a line for curl. */
@@ -9989,8 +10023,9 @@ function writeCurlData(data) {
   const files = [];
   const rest = {...data};
   for (const [name, value] of Object.entries(rest)) {
-    if (!(value instanceof File)) continue;
-    files.push(`-F ${quote(`${name}=@${value.name}`)}`);
+    if (!(value instanceof File) && !isFiles(value)) continue;
+    const key = isFiles(value) ? `${name}[]` : name;
+    for (const file of [value].flat()) files.push(`-F ${quote(`${key}=@${file.name}`)}`);
     delete rest[name];
   }
   if (files.length === 0) {

@@ -7743,6 +7743,15 @@ class RepeatedFileInput(forms.ClearableFileInput):
     allow_multiple_selected = True
 
 
+class RepeatedFileField(forms.FileField):
+    """A list of files, as Django's documentation makes one."""
+
+    widget = RepeatedFileInput
+
+    def clean(self, value, initial=None):
+        return [super(RepeatedFileField, self).clean(item) for item in value or [None]]
+
+
 SHARED_FIELD = forms.IntegerField(required=False)
 
 
@@ -8500,6 +8509,15 @@ class Forms(AjaxTestCase):
                 data = self.post("shop/twicepostedform", sent)["data"]
                 self.assertEqual(data["shared"], 4)
         self.assertEqual(cleaned.call_count, 3)
+
+    def test_nan_that_a_form_puts_into_json_is_null(self):
+        form = self.serve_form(json=forms.JSONField(required=False))
+        form.clean = lambda self: {
+            "json": {"a": [float("nan"), 2**60]},
+            "number": float("inf"),
+        }
+        data = self.post("shop/oddform")["data"]
+        self.assertEqual(data, {"json": {"a": [None, 2**60]}, "number": None})
 
     def test_errors_that_save_raises_are_named_as_sent(self):
         for error, errors in [
@@ -12822,6 +12840,45 @@ class OpenAPI(AjaxTestCase):
         required = self.body("/shop/pollform.json")[0]["required"]
         self.assertEqual(required, ["day", "hours"])
 
+    def test_it_names_what_a_form_reads(self):
+        class SplitForm(forms.Form):
+            prefix = "p"
+            at = forms.SplitDateTimeField(help_text="When.")
+            until = forms.SplitDateTimeField(required=False)
+            plans = RepeatedFileField()
+            letters = forms.CharField(widget=forms.SelectMultiple, required=False)
+            owner = forms.CharField(disabled=True, initial="ann")
+
+            def save(self):
+                names = [file.name for file in self.cleaned_data["plans"]]
+                at = self.cleaned_data["at"].isoformat()
+                return [at, self.cleaned_data["owner"], names]
+
+        self.serve(SplitForm)
+        schema, kinds = self.body("/shop/splitform.json")
+        self.assertEqual(kinds, ["application/json", "multipart/form-data"])
+        text = {"type": ["string"]}
+        self.assertEqual(
+            schema["properties"],
+            {
+                "p-at_0": text | {"description": "When."},
+                "p-at_1": text | {"description": "When."},
+                "p-until_0": text,
+                "p-until_1": text,
+                "p-plans": {"type": "array", "items": text | {"format": "binary"}},
+                "p-letters": {"type": "array", "items": text},
+            },
+        )
+        required = ["p-at_0", "p-at_1", "p-plans"]
+        self.assertEqual(schema["required"], required)
+        # What is described is what is read.
+        self.assertEqual({*self.errors("shop/splitform")}, {"p-at", "p-plans"})
+        files = [SimpleUploadedFile(name, b"x") for name in ("a", "b")]
+        sent = {"p-at_0": "2024-05-06", "p-at_1": "07:08", "p-plans[]": files}
+        data = self.post("shop/splitform", sent, form=True)["data"]
+        self.assertEqual(data[1:], ["ann", ["a", "b"]])
+        self.assertIn("2024-05-06T07:08:00", data[0])
+
     @isolate_apps("test_ajax")
     def test_a_key_of_a_kind_of_its_own_is_text(self):
         ULIDField = type("ULIDField", (models.Field,), {"db_type": lambda *_: "text"})
@@ -13623,6 +13680,29 @@ class Explorer(BrowserTestCase):
         moment = re.search(r'moment: "([^"]+)"', self.sample("JavaScript"))[1]
         script = 'return new Date("2026-01-31T12:00").toISOString()'
         self.assertEqual(moment, self.browser.execute_script(script))
+
+    def test_several_files_are_chosen_in_one_box(self):
+        class PlansForm(forms.Form):
+            prefix = "p"
+            plans = RepeatedFileField()
+
+            def save(self):
+                return [file.read().decode() for file in self.cleaned_data["plans"]]
+
+        self.serve(PlansForm)
+        self.explore("shop/plansform")
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder, name) for name in ("a.txt", "b.txt")]
+            for path_ in paths:
+                path_.write_text(path_.name)
+            self.fill(**{"p-plans": "\n".join(map(str, paths))})
+            self.assertEqual(self.press()[1]["data"], ["a.txt", "b.txt"])
+            script, curl = self.sample("JavaScript"), self.sample("curl")
+            self.assertIn('{"p-plans": [...input.files]}', script)
+            session = {"SESSION": self.client.cookies["sessionid"].value}
+            line = f"cd {folder}; {curl} -s"
+            output = Project(self, {}).run_program("bash", "-c", line, **session)
+            self.assertEqual(json.loads(output)["data"], ["a.txt", "b.txt"])
 
     def set_value(self, name, value):
         script = """
