@@ -1386,6 +1386,20 @@ def _read_boolean(field, value, is_form):
     return field.to_python(value)
 
 
+def _read_binary(field, value, is_form):
+    text = _join_lines(_as_text(value))
+    b64decode(text, validate=True)  # Django 5.2 drops what is no base64.
+    return field.to_python(text)
+
+
+def _join_lines(text):
+    """Return base64 text as one line: programs break it into several.
+
+    Other spaces stay, and are refused. They may be plus signs that a form has lost.
+    """
+    return re.sub(r"[ \t]*[\r\n]+[ \t]*", "", text.strip())
+
+
 def _read_json(field, value, is_form):
     return _parse_json(value) if is_form else value
 
@@ -1427,7 +1441,7 @@ _KINDS = {
     "BigIntegerField": _Kind(
         ("integer", "string"), invalid=_form_message(forms.IntegerField)
     ),
-    "BinaryField": _Kind(("string",), "byte", invalid=RegexValidator.message),
+    "BinaryField": _Kind(("string",), "byte", _read_binary, RegexValidator.message),
     "BooleanField": _Kind(("boolean",), read=_read_boolean),
     "CharField": _Kind(("string",)),
     "ChoiceField": _Kind(("string",)),
@@ -5400,7 +5414,7 @@ class _FormKey:
         if isinstance(column, models.BinaryField) and isinstance(value, str):
             if value == "" and column.null:
                 return None
-            return b64decode(value.encode(), validate=True)
+            return b64decode(_join_lines(value), validate=True)
         if column is not None:
             _check_loss(column, value, router.db_for_write(column.model))
         return value
