@@ -8642,19 +8642,17 @@ def _check_form_replies(form_class, endpoint_class):
     """Find models that the reply of a ModelForm shows, though nothing says what may be
     shown of them (W001).
 
-    The record that it saves is shown as its model's endpoint shows it, or else with the
-    fields of the form.
+    The record that it saves is shown as the endpoint or the encoder of its model shows
+    it. Of a model without either, only the pk and the form's own fields are shown, and
+    nothing is expanded.
     """
     options = getattr(form_class, "_meta", None)
     if options is None:
         return
     model = options.model
-    model_fields = _model_fields(model)
-    shown_class = endpoint.find(model)
-    if not _is_described(model):
-        names = [name for name in form_class.base_fields if name in model_fields]
-        shown_class = type("_FormFields", (ModelEndpoint,), {"fields": names})
-    plan = _Plan(model, shown_class, True)
+    if not endpoint.has(model) and encoder.find(model) is None:
+        return
+    plan = _Plan(model, has_user=True)
     for related in dict.fromkeys(plan.expansions.models):
         if not _is_described(related):
             name = form_class.__name__

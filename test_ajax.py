@@ -14626,26 +14626,60 @@ class Checks(AjaxTestCase):
             self.assertNotIn("Article", " ".join(self.messages("ajax.W001", "Open")))
 
     def test_what_a_model_form_answers_is_w001_too(self):
-        def make_form(*names):
-            meta = type("Meta", (), {"model": Permission, "fields": names})
-            attributes = {"Meta": meta, "__module__": __name__}
-            return type("PermissionForm", (forms.ModelForm,), attributes)
+        def get_form_kwargs(self, request):
+            instance = Permission(codename="read", content_type=content_type)
+            return {"instance": instance}
 
-        shows = "PermissionForm shows all fields of contenttypes.ContentType"
-        for names, is_told in [(["name", "content_type"], True), (["name"], False)]:
-            with self.subTest(names):
-                self.serve(make_form(*names))
-                found = self.messages("ajax.W001", "PermissionForm")
-                self.assertEqual([shows in message for message in found], [1] * is_told)
-                # Its endpoint says what is shown.
-                self.serve(Permission)
-                found = self.messages("ajax.W001", "PermissionForm")
-                self.assertEqual([shows in message for message in found], [True])
-                self.serve(Permission, fields=["name"])
-                self.assertEqual(self.messages("ajax.W001", "PermissionForm"), [])
+        content_type = ContentType.objects.get_for_model(Article)
+        whole = {"pk": content_type.pk, "app_label": "shop", "model": "article"}
+        narrow = ajax.IncludeEncoder(include=["name"])
+        wide = ajax.IncludeEncoder(include=["name", "content_type"])
+        # The form's fields, the endpoint's options, the encoder, and what is shown of
+        # the content type.
+        for names, options, encoder, shown in [
+            (["name", "content_type"], None, None, content_type.pk),
+            (["name"], None, None, None),
+            (["name"], {}, None, whole),
+            (["name", "content_type"], {"fields": "__all__"}, None, whole),
+            (["name"], {"expand": False}, None, content_type.pk),
+            (["name", "content_type"], {"fields": ["name"]}, None, None),
+            (["name"], None, wide, whole),
+            (["name", "content_type"], None, narrow, None),
+        ]:
+            with self.subTest(names, options=options, encoder=encoder):
+                form = forms.modelform_factory(Permission, fields=names)
+                form.__module__ = __name__
+                self.serve(form, get_form_kwargs=get_form_kwargs)
+                if options is not None:
+                    self.serve(Permission, **options)
+                if encoder is not None:
+                    self.register_encoder(Permission, encoder)
+                sent = {"name": "Read", "content_type": content_type.pk}
+                record = self.post("shop/permissionform", sent)["data"]
+                self.assertEqual(record.get("content_type"), shown)
+                messages = self.messages("ajax.W001", "PermissionForm ")
+                shows = "PermissionForm shows all fields of contenttypes.ContentType"
+                is_told = [shows in message for message in messages]
+                self.assertEqual(is_told, [True] * (shown == whole))
                 self.doCleanups()
+                Permission.objects.get(pk=record["pk"]).delete()
         self.serve(form_named("PlainForm"))
         self.assertEqual(self.messages("ajax.W001", "PlainForm"), [])
+
+    def test_a_model_form_of_a_relative_of_a_registered_model_is_no_w001(self):
+        form = forms.modelform_factory(Article, fields=["title", "category"])
+        registry = ajax.endpoint
+        copies = {name: {**vars(registry)[name]} for name in ("_registry", "_paths")}
+        self.addCleanup(ajax._make_plan.cache_clear)
+        with mock.patch.multiple(registry, **copies):
+            registry.unregister(Article)
+            registry.unregister(Category)
+            registry.register(Headline)
+            registry.register(form, FormsEndpoint)
+            self.assertEqual(self.messages("ajax.W001", "ArticleForm"), [])
+            registry.unregister(Headline)
+            registry.register(Article)
+            self.assertEqual(len(self.messages("ajax.W001", "ArticleForm ")), 1)
 
     def test_a_model_that_is_registered_without_a_class_is_shown_with_all_fields(self):
         ajax.endpoint.register(ContentType)
