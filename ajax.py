@@ -59,6 +59,7 @@ import importlib.util
 import inspect
 import itertools
 import json
+import logging
 import math
 import pathlib
 import re
@@ -89,6 +90,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.core.signals import got_request_exception
 from django.core.validators import (
     DecimalValidator,
+    MaxLengthValidator,
     MaxValueValidator,
     MinValueValidator,
     RegexValidator,
@@ -98,7 +100,7 @@ from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models.expressions import RawSQL
 from django.db.models.fields.files import FieldFile
 from django.db.models.functions import Cast
-from django.db.utils import DatabaseError, DataError, IntegrityError
+from django.db.utils import DatabaseError, DataError, IntegrityError, InterfaceError
 from django.dispatch import Signal
 from django.forms.utils import from_current_timezone
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
@@ -432,9 +434,9 @@ def _flatten_texts(errors):
     return texts
 
 
-def _invalid(errors):
+def _invalid(errors, **extra):
     """Return the AJAXError for errors by field."""
-    return AJAXError(400, _("Please correct the errors."), errors=errors)
+    return AJAXError(400, _("Please correct the errors."), errors=errors, **extra)
 
 
 def _hint(text):
@@ -821,8 +823,8 @@ def _root_key(model):
 def _find_children(model):
     """Return the models that inherit a model's table, and the children of those."""
     children = []
-    for relation in model._meta.concrete_model._meta.related_objects:
-        if relation.one_to_one and relation.parent_link:
+    for relation in model._meta.concrete_model._meta.get_fields(include_hidden=True):
+        if getattr(relation, "parent_link", False):
             child = relation.related_model
             children += [child, *_find_children(child)]
     return children
@@ -1058,7 +1060,10 @@ def _read_body(request):
 
 
 def _check_form(request):
-    """Raise ValueError for a form with texts that are no UTF-8 or cannot be stored."""
+    """Raise ValueError for a form with texts that are no UTF-8 or cannot be stored.
+
+    In multipart, Django has replaced what is no UTF-8.
+    """
     if request.content_type == _FORM_TYPE:
         body = request.body
         if body.isascii() and not _ODD_BYTES.search(body):
@@ -1659,7 +1664,7 @@ class _Access:
         except core_exceptions.PermissionDenied:
             return False
         except AJAXError as error:
-            if error.code != 403:
+            if error.code not in (401, 403):
                 raise
             return False
 
@@ -1693,7 +1698,7 @@ class _Access:
             return {}
         visible = {}
         for record in self.get_queryset(model).filter(pk__in=pks):
-            if model_endpoint.can_get(model_endpoint.user, record):
+            if model_endpoint._allows_get(record):
                 visible[record.pk] = record
         return visible
 
@@ -1866,15 +1871,16 @@ class _Statement:
     def compile(self, using):
         """Return the SQL, its parameters, and by position the expression of each column
         that has to be converted."""
-        if using not in self.compiled:
+        key = (using, settings.USE_TZ)  # Some converters look at USE_TZ.
+        if key not in self.compiled:
             compiler = self.queryset.query.get_compiler(using)
             sql, parameters = compiler.as_sql()
             selected = [column[0] for column in compiler.select]
             expressions = {}
             for position in compiler.get_converters(selected):
                 expressions[position] = selected[position]
-            self.compiled[using] = sql, parameters, expressions
-        return self.compiled[using]
+            self.compiled[key] = sql, parameters, expressions
+        return self.compiled[key]
 
     def load(self, using, model_endpoint=None, values=(), limits=None):
         """Run the query with a value for each field; return the rows as a batch.
@@ -3322,8 +3328,7 @@ class _Reader:
         model_endpoint = batch.model_endpoint
         records = []
         for record in batch.records:
-            answer = model_endpoint.can_get(model_endpoint.user, record)
-            if _is_yes(model_endpoint, "can_get", answer):
+            if model_endpoint._allows_get(record):
                 records.append(record)
         return _Instances(self.plan, records, batch.using, model_endpoint)
 
@@ -3904,7 +3909,8 @@ def json_response(view: Callable) -> Callable:
     def answer(request, *args, **kwargs):
         try:
             with contextlib.ExitStack() as stack:
-                _enter_atomic_requests(stack, json_view)
+                locks = request.method not in ("GET", "HEAD")
+                _enter_atomic_requests(stack, json_view, locks)
                 result = _run_view(view, request, *args, **kwargs)
                 return _success_response(result, request)
         except Exception as error:
@@ -4573,11 +4579,13 @@ def _enter_atomic_requests(stack, view, locks=True):
 
 
 def _copy_record(record):
-    """Return a copy of a record, with copies of the lists and dicts in it."""
+    """Return a copy of a record, with copies of what may change in place."""
     copied = copy.copy(record)
     for name, value in vars(copied).items():
-        if isinstance(value, (dict, list)):
+        if isinstance(value, (bytearray, dict, list, set)):
             setattr(copied, name, copy.deepcopy(value))
+        elif isinstance(value, FieldFile):
+            vars(copied)[name] = value.name
     return copied
 
 
@@ -4593,6 +4601,30 @@ def _is_same(field, stored, modified):
     if isinstance(field, models.JSONField):
         return _is_same_json(before, after)
     return before == after
+
+
+@functools.cache
+def _find_own_attributes(model):
+    """Return the columns of which the attribute is of a class of the project's."""
+    columns = []
+    for field in model._meta.concrete_fields:
+        attribute = inspect.getattr_static(model, field.attname, None)
+        if not type(attribute).__module__.startswith("django."):
+            columns.append(field)
+    return columns
+
+
+def _can_set_again(record, field):
+    """Return whether a column takes its own value, as validation sets it.
+
+    The attributes of django-fsm's protected fields refuse it, for instance.
+    """
+    if field.attname in vars(record):  # Else the column is deferred.
+        try:
+            setattr(record, field.attname, getattr(record, field.attname))
+        except AttributeError:
+            return False
+    return True
 
 
 def _force_insert(record):
@@ -4628,19 +4660,20 @@ _MAX_DAYS = 2**63 // (24 * 60 * 60 * 1_000_000)
 
 
 @functools.cache
-def _find_loss_checks(model):
-    """Return by column the checks for values that could not be read back."""
+def _find_value_checks(model):
+    """Return the columns of a model that have a check, each with it."""
     checks = {}
     for field in model._meta.concrete_fields:
-        for field_class, check in _LOSS_CHECKS.items():
+        for field_class, check in _VALUE_CHECKS.items():
             if isinstance(field, field_class):
                 checks[field] = check
     return checks
 
 
-def _check_loss(field, value, using):
-    """Raise ValidationError for a value that could not be read back as it is."""
-    check = _find_loss_checks(field.model).get(field)
+def _check_value(field, value, using):
+    """Raise ValidationError for a value that must not be stored, though Django's own
+    validation lets it pass."""
+    check = _find_value_checks(field.model).get(field)
     if check and value is not None:
         check(field, value, connections[using])
 
@@ -4676,11 +4709,22 @@ def _check_integer(field, value, connection):
     MinValueValidator(-_MAX_SAFE_INTEGER)(value)
 
 
-#: By class of field, what raises ValidationError for a value that would not come back.
-_LOSS_CHECKS = {
+def _check_length(field, value, connection):
+    """Raise ValidationError for a text that is too long.
+
+    Only forms look at the max_length of a TextField.
+    """
+    if field.max_length is not None and isinstance(value, str):
+        MaxLengthValidator(field.max_length)(value)
+
+
+#: By class of field, what raises ValidationError for a value that would not come back,
+#: or that Django's forms would refuse.
+_VALUE_CHECKS = {
     models.DecimalField: _check_decimal,
     models.DurationField: _check_duration,
     models.IntegerField: _check_integer,
+    models.TextField: _check_length,
 }
 
 
@@ -4741,10 +4785,20 @@ def _remove_uploads(request):
         queryset = model._base_manager.using(router.db_for_write(model))
         queryset = queryset.filter(**{file.field.name: file.name})
         # In a broken transaction rows cannot be read: `dispatch` tries it again later.
-        with contextlib.suppress(DatabaseError):
+        with contextlib.suppress(DatabaseError, InterfaceError):
             if file._committed and not queryset.exists():
-                file.storage.delete(file.name)
+                _delete_upload(file)
             uploads.remove(file)
+
+
+def _delete_upload(file):
+    """Delete a file. If its storage cannot, the log says so: the reply is about what
+    failed before."""
+    try:
+        file.storage.delete(file.name)
+    except Exception:
+        logger = logging.getLogger("django.request")
+        logger.exception("The file of a failed write is left: %s", file.name)
 
 
 class _Draft:
@@ -4903,8 +4957,7 @@ class _Draft:
         related_endpoint = _get_access(self.request).find_endpoint(related)
         records = {}
         for record in queryset:
-            answer = related_endpoint.can_get(related_endpoint.user, record)
-            if _is_yes(related_endpoint, "can_get", answer):
+            if related_endpoint._allows_get(record):
                 records[record.pk] = record
         for pk in pks:
             if pk not in records:
@@ -4951,6 +5004,7 @@ class _Draft:
         """
         record = self.record
         errors = dict(self.errors)
+        refused = {}
         try:
             record.clean_fields(exclude=self.find_skipped_names())
             if not errors:
@@ -4960,20 +5014,23 @@ class _Draft:
                 record.full_clean()
         except ValidationError as error:
             _say_as_forms(error)
-            for name, messages in _errors_by_field(error).items():
-                errors.setdefault(self.find_shown_name(name), []).extend(messages)
+            refused = _errors_by_field(error)
         finally:
             vars(record).pop("clean_fields", None)
         # clean() may have set values, too.
-        for name, messages in self.find_losses().items():
-            errors.setdefault(self.find_shown_name(name), messages)
+        refused = {**self.check_values(), **refused}
+        for name, messages in refused.items():
+            errors.setdefault(self.find_shown_name(name), []).extend(messages)
         if errors:
-            raise _invalid(errors)
+            raise _invalid(errors, **self.explain_hidden(refused))
 
     def find_skipped_names(self):
         """Return the names of the fields that need no validation: unchanged, checked
-        already, or known to be wrong."""
+        already, known to be wrong, or such that they cannot be set."""
         names = set(self.errors)
+        for field in _find_own_attributes(self.plan.model):
+            if not _can_set_again(self.record, field):
+                names.add(field.name)
         for field in self.record._meta.concrete_fields:
             if self.keeps(field):
                 names.add(field.name)
@@ -4982,17 +5039,31 @@ class _Draft:
                 names.add(field.name)
         return names
 
-    def find_losses(self):
-        """Return by field name the messages for values that could not be read back."""
-        losses = {}
-        for field in _find_loss_checks(self.plan.model):
+    def check_values(self):
+        """Return by field name the messages for values that _VALUE_CHECKS refuse."""
+        refused = {}
+        for field in _find_value_checks(self.plan.model):
             if not self.keeps(field):
                 value = vars(self.record).get(field.attname)
                 try:
-                    _check_loss(field, value, self.model_endpoint._using)
+                    _check_value(field, value, self.model_endpoint._using)
                 except ValidationError as error:
-                    losses[field.name] = error.messages
-        return losses
+                    refused[field.name] = error.messages
+        return refused
+
+    def explain_hidden(self, refused):
+        """Return, as keywords of an AJAXError, which fields are wrong that clients do
+        not see; only in DEBUG."""
+        texts = []
+        for name, messages in refused.items():
+            if name == core_exceptions.NON_FIELD_ERRORS:
+                continue
+            if self.find_shown_name(name) == core_exceptions.NON_FIELD_ERRORS:
+                texts.append(f"{name}: {' '.join(map(str, messages))}")
+        if not texts:
+            return {}
+        advice = "Set it in prepare_record, or name it in fields."
+        return _hint(f"{' '.join(texts)} {advice}")
 
     def find_shown_name(self, name):
         """Return the name under which clients see the errors of a field."""
@@ -5416,7 +5487,7 @@ class _FormKey:
                 return None
             return b64decode(_join_lines(value), validate=True)
         if column is not None:
-            _check_loss(column, value, router.db_for_write(column.model))
+            _check_value(column, value, router.db_for_write(column.model))
         return value
 
     def check_tags(self, names):
@@ -6049,14 +6120,18 @@ class ModelEndpoint(_ServedEndpoint):
         return _missing(_("There is no such operation."), self.method, names)
 
     def _run(self, request):
-        """Return what the operation returns, with the keys that it ignored; a custom
-        one on a record wants can_get to allow it."""
+        """Return what the operation returns; a custom one on a record wants can_get to
+        allow it."""
         if self._operation.locks_record:
             with _transaction(self._using):
                 self._get_visible_record(locked=True)
-                return _success_response(super()._run(request), request)
+                return _success_response(self._run_method(request), request)
         if self._operation.is_custom and self.pk is not None:
             self._get_visible_record()
+        return self._run_method(request)
+
+    def _run_method(self, request):
+        """Return what the operation's method returns, with the keys that it ignored."""
         result = super()._run(request)
         if not self._ignored or isinstance(result, (AJAXError, HttpResponseBase)):
             return result
@@ -6075,6 +6150,10 @@ class ModelEndpoint(_ServedEndpoint):
             raise self._refusal(operation.hook)
         if self._wants_permissions:
             self._require_permission(operation.permission)
+
+    def _allows_get(self, record):
+        """Return whether can_get lets the user see a record."""
+        return _is_yes(self, "can_get", self.can_get(self.user, record))
 
     def _require_permission(self, action):
         """Raise AJAXError 403 unless the user has Django's permission for an action."""
@@ -6127,7 +6206,7 @@ class ModelEndpoint(_ServedEndpoint):
     def _get_visible_record(self, locked=False):
         """Return the record of the path; raise AJAXError 403 if can_get says no."""
         record = self._get_record(locked=True) if locked else self.record
-        if not _is_yes(self, "can_get", self.can_get(self.user, record)):
+        if not self._allows_get(record):
             raise self._refusal("can_get")
         return record
 
@@ -6768,6 +6847,7 @@ def _advise_form(candidate, name, value):
     """Return the same for a FormEndpoint, of which few hooks are asked."""
     advice = _advise_endpoint(candidate, name, value)
     if advice and "authenticate" not in advice:
+        # The hook of which it speaks is not asked by forms.
         return _ADVICE_BY_BASE[FormEndpoint]
     return advice
 
@@ -7277,7 +7357,8 @@ class _Discovery:
     def __init__(self):
         self.lock = threading.RLock()
         self.is_started = False
-        #: The module that failed, and the exception.
+        #: The name of the module that failed, None if all were imported and a class in
+        #: them is wrong; and the exception.
         self.error = None
         #: By (app label, name).
         self.functions = {}
@@ -7299,6 +7380,7 @@ class _Discovery:
             for config in apps.get_app_configs():
                 module_name = f"{config.name}.endpoints"
                 self.functions.update(_import_functions(config))
+            module_name = None
             self._check_served_models()
         except BaseException as error:
             self.error = (module_name, error)
@@ -7324,6 +7406,8 @@ class _Discovery:
         """Return a sentence about the endpoints.py that failed, with file and line."""
         module_name, error = self.error
         file, line = _find_failed_line(error)
+        if module_name is None:
+            return f"{str(error).removesuffix('.')} ({file}, line {line})."
         message = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
         return f"{module_name} cannot be imported: {message} ({file}, line {line})."
 
@@ -7783,10 +7867,11 @@ def _holds_several(field):
 
 def _allow_null(schema):
     """Add null to a schema. One without a type allows it already."""
-    if isinstance(schema.get("type"), str):
-        schema["type"] = [schema["type"]]
-    if "type" in schema and "null" not in schema["type"]:
-        schema["type"].append("null")
+    if "type" not in schema:
+        return
+    names = _as_list(schema["type"])
+    if "null" not in names:
+        schema["type"] = [*names, "null"]
         if "oneOf" in schema:
             schema["oneOf"].append({"const": None, "title": "null"})
 
@@ -7836,14 +7921,14 @@ class _Shape(NamedTuple):
     optional: dict = {}
 
 
-def _describe_call(path, doc, who, shape, question=""):
+def _describe_call(path, doc, callers, shape, question=""):
     """Return the path of a call and its OpenAPI path item.
 
     The first line of `doc` is the summary.
     """
     summary, _line, description = doc.partition("\n")
     group = path.rpartition("/")[0]
-    notes = {"who": who}
+    notes = {"who": callers.sentence}
     if question:
         notes["asks"] = question
     call = {
@@ -7851,7 +7936,7 @@ def _describe_call(path, doc, who, shape, question=""):
         "tags": [group.partition("/{pk}")[0]],
         "summary": summary,
         "description": description.strip(),
-        "security": _describe_security(who),
+        "security": _describe_security(callers),
         "responses": {
             "200": _describe_success(shape),
             "4XX": {"$ref": "#/components/responses/failure"},
@@ -7864,19 +7949,28 @@ def _describe_call(path, doc, who, shape, question=""):
     return f"/{path}.json", {"post": call}
 
 
-def _describe_security(who):
+class _Callers(NamedTuple):
+    """Who may make a call."""
+
+    #: A sentence that says who may, and which hook decides.
+    sentence: str
+    may_be_users: bool = True
+    may_be_visitors: bool = False
+
+
+def _describe_security(callers):
     """Return the alternatives of security schemes that a call takes, the usual first:
     a CSRF token, with or without a session."""
     names = ["csrf"]
     if not settings.CSRF_USE_SESSIONS:
         names.append("csrfCookie")
     schemes = dict.fromkeys(names, [])
-    if who == "Everybody.":
-        return [schemes]
-    if who.startswith("Access"):
-        # Visitors may be let in.
-        return [{**schemes, "session": []}, schemes]
-    return [{**schemes, "session": []}]
+    alternatives = []
+    if callers.may_be_users:
+        alternatives.append({**schemes, "session": []})
+    if callers.may_be_visitors:
+        alternatives.append(schemes)
+    return alternatives
 
 
 def _describe_success(shape):
@@ -7899,13 +7993,13 @@ def _describe_body(shape):
     return {"required": bool(shape.required), "content": content}
 
 
-def _describe_who(served_endpoint, hook=None, permission=""):
-    """Return a sentence that says who may call, and which hook decides."""
+def _describe_callers(served_endpoint, hook=None, permission=""):
+    """Return the _Callers of an operation."""
     endpoint_class = type(served_endpoint)
     name = endpoint_class.__name__
     has_hook = hook is not None and _overrides(endpoint_class, hook)
     if hook == "can_list" and not has_hook:
-        return f"Nobody, until {name}.can_list allows."
+        return _Callers(f"Nobody, until {name}.can_list allows.")
     authentication = _find_authentication(endpoint_class)
     if authentication:
         who = f"Access: decided by {authentication}"
@@ -7917,7 +8011,7 @@ def _describe_who(served_endpoint, hook=None, permission=""):
             who += f", if {name}.{hook} allows"
     if permission and served_endpoint._wants_permissions:
         who += f", with the permission to {permission}"
-    return f"{who}."
+    return _Callers(f"{who}.", may_be_visitors=bool(authentication))
 
 
 def _find_authentication(endpoint_class):
@@ -7931,9 +8025,13 @@ def _find_authentication(endpoint_class):
 
 def _describe_function(path, function):
     needs_login = getattr(function.view, "wants_login", function.wants_login)
-    who = "Logged-in users." if needs_login else "Everybody."
+    if needs_login:
+        callers = _Callers("Logged-in users.")
+    else:
+        callers = _Callers("Everybody.", may_be_users=False, may_be_visitors=True)
     doc = _find_doc(function.view, f"Call `{path.rpartition('/')[2]}`.")
-    return _describe_call(path, doc, who, _make_custom_shape(function.parameters))
+    shape = _make_custom_shape(function.parameters)
+    return _describe_call(path, doc, callers, shape)
 
 
 def _make_custom_shape(parameters):
@@ -7963,12 +8061,12 @@ def _describe_form(path, form_endpoint):
         parameters.update(inputs)
         if field.required and getattr(field, "require_all_fields", True):
             required += inputs
-    who = _describe_who(form_endpoint)
+    callers = _describe_callers(form_endpoint)
     shape = _Shape(parameters, required)
     summary = f"Submit `{form_endpoint.model.__name__}`."
     docs = [_find_doc(form_endpoint.model), _find_doc(type(form_endpoint))]
     doc = "\n\n".join(filter(None, docs)) or summary
-    return _describe_call(path, doc, who, shape)
+    return _describe_call(path, doc, callers, shape)
 
 
 def _describe_inputs(key, field):
@@ -8010,8 +8108,8 @@ def _describe_operations(path, model_endpoint):
             shape = shapes[name]
         doc = _find_doc(method, summary)
         for call_path, hook in _find_call_paths(path, name, operation):
-            who = _describe_who(model_endpoint, hook, operation.permission)
-            yield _describe_call(call_path, doc, who, shape, operation.question)
+            callers = _describe_callers(model_endpoint, hook, operation.permission)
+            yield _describe_call(call_path, doc, callers, shape, operation.question)
 
 
 def _fill_summary(operation, model):
@@ -8105,10 +8203,10 @@ def _describe_commands(path, model_endpoint):
 
 
 def _describe_command(call_path, model_endpoint, command, operation):
-    who = _describe_who(model_endpoint, operation.hook, operation.permission)
+    callers = _describe_callers(model_endpoint, operation.hook, operation.permission)
     shape = _make_command_shape(command, model_endpoint.model)
     summary = _fill_summary(operation, model_endpoint.model)
-    return _describe_call(call_path, summary, who, shape, operation.question)
+    return _describe_call(call_path, summary, callers, shape, operation.question)
 
 
 def _make_command_shape(command, model):
@@ -8316,7 +8414,7 @@ def _check_copies():
     with contextlib.suppress(Exception):
         importlib.import_module(settings.ROOT_URLCONF)
     for name, module in sorted(sys.modules.items()):
-        model_endpoint_class = getattr(module, "ModelEndpoint", None)
+        model_endpoint_class = vars(module).get("ModelEndpoint")
         defined_in = getattr(model_endpoint_class, "__module__", None)
         # A module that only imports names from this one is no copy.
         is_copy = defined_in == name and hasattr(module, "AjaxConfig")

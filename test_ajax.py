@@ -2659,6 +2659,14 @@ class Parameters(AjaxTestCase):
             for sent in ({"note": self.mine.pk}, {"note": 0}, {}):
                 self.assertIn("login_url", self.post("zoo/several", sent, status=403))
 
+    def test_a_can_get_that_is_always_true_lets_no_record_parameter_in(self):
+        def can_get(self, user, note):
+            return note.refresh_from_db  # The parentheses are missing.
+
+        with self.apps(zoo=VALIDATED):
+            self.serve(Note, can_get=can_get)
+            self.take("note", self.mine.pk, 500)
+
     def test_a_record_parameter_takes_exactly_what_get_answers(self):
         names = ("authenticate", "can_get", "operations")
         usual = {name: getattr(ajax.ModelEndpoint, name) for name in names}
@@ -2777,6 +2785,7 @@ class Parameters(AjaxTestCase):
                 with self.assertRaisesMessage(SystemCheckError, "auth.Group") as caught:
                     call_command("check")
                 self.assertIn(f"line {line}", str(caught.exception))
+                self.assertNotIn("cannot be imported", str(caught.exception))
         with self.apps(zoo=f"{source}\n            ajax.endpoint.register(Group)"):
             self.post("zoo/join", {"group": 0}, status=400)
         ajax.endpoint.unregister(Group)
@@ -5723,6 +5732,11 @@ def files_in_a_folder(**options):
             yield read_files
 
 
+class Ration(models.Model):
+    text = models.TextField(max_length=5)
+    name = models.CharField(max_length=20, blank=True)
+
+
 def uploads():
     """Return two new files, one of them named like one that is stored."""
     return {
@@ -6479,6 +6493,51 @@ class Writing(AjaxTestCase):
             self.assertIn("bottles: Enter a whole number.", reply["hint"])
         reply = self.post("shop/wine", {"name": "A", "bottles": "x"}, 403)
         self.assertEqual({*reply}, {"success", "data"})
+        self.doCleanups()
+        self.serve(Wine, fields=["name"])
+        with self.settings(DEBUG=True):
+            reply = self.post("shop/wine", {"name": "A"}, 400)
+            self.assertEqual([*reply["errors"]], ["__all__"])
+            self.assertIn("winery: This field cannot be null.", reply["hint"])
+            self.assertIn("prepare_record", reply["hint"])
+        self.assertNotIn("hint", self.post("shop/wine", {"name": "A"}, 400))
+
+    def test_a_storage_that_cannot_delete_does_not_hide_what_failed(self):
+        def save_and_refuse(self, request, record, created):
+            record.save()
+            raise ajax.AJAXError(409, "Not now.")
+
+        self.serve(Album, save_record=save_and_refuse)
+        sent = {"title": "A", **uploads()}
+        with (
+            mock.patch.object(InMemoryStorage, "delete", side_effect=PermissionError),
+            self.assertLogs("django.request", "ERROR") as logs,
+        ):
+            reply = self.post("shop/album", sent, 409, form=True)
+        self.assertEqual(reply["data"]["message"], "Not now.")
+        self.assertIn("The file of a failed write is left", logs.output[0])
+
+    def test_a_file_that_prepare_record_stores_is_a_change(self):
+        def prepare_record(self, request, record, created):
+            record.front.save("other.txt", ContentFile(b"other"), save=False)
+
+        with files_in_a_folder():
+            front = SimpleUploadedFile("old.txt", b"old")
+            album = Album.objects.create(title="A", front=front)
+            self.serve(Album, prepare_record=prepare_record)
+            self.post(f"shop/album/{album.pk}/update", {"title": "A"})
+            album.refresh_from_db()
+            self.assertEqual(album.front.name, "albums/other.txt")
+
+    def test_a_text_longer_than_the_forms_of_its_field_take_is_refused(self):
+        self.serve(Ration)
+        self.assertEqual([*self.errors("shop/ration", {"text": "123456"})], ["text"])
+        ration = Ration.objects.create(text="1234567")
+        path = f"shop/ration/{ration.pk}/update"
+        self.assertEqual([*self.errors(path, {"text": "123456"})], ["text"])
+        # One that is stored already may stay.
+        reply = self.post(path, {"text": "1234567", "name": "new"})
+        self.assertEqual(reply["data"]["name"], "new")
 
 
 # --- Races ----------------------------------------------------------------------------
@@ -9413,6 +9472,9 @@ class Encoding(AjaxTestCase):
         def refuse(self, request, application, method):
             raise ajax.AJAXError(403, "No.")
 
+        def ask_who(self, request, application, method):
+            raise ajax.AJAXError(401, "Who are you?")
+
         def forbidden(self, user_or_request, record=None):
             raise AssertionError("A refused user must not get this far.")
 
@@ -9421,6 +9483,7 @@ class Encoding(AjaxTestCase):
             {"authenticate": no, "get_queryset": forbidden, "can_get": forbidden},
             {"authenticate": deny, "get_queryset": forbidden},
             {"authenticate": refuse, "get_queryset": forbidden},
+            {"authenticate": ask_who, "get_queryset": forbidden},
             {"operations": ["create", "list"]},
             {"operations": []},
         ]:
@@ -9990,6 +10053,8 @@ class ThirdParties(AjaxTestCase):
             self.assertEqual([*self.errors(path_, {"zone": "Nowhere"})], ["zone"])
         self.assertEqual([*self.errors(path, {"state": "fast"})], ["state"])
         self.assertEqual(self.shown(clock)["state"], "slow")
+        created = self.post("shop/clock", {"zone": "UTC"})["data"]
+        self.assertEqual(created["state"], "slow")
 
     def test_columns_that_get_queryset_defers_stay_as_they_are(self):
         deferred = Stay.objects.defer("deposit", "deposit_currency")
