@@ -33,14 +33,16 @@ response of the result. `_error_response` makes a JSON error of whatever is rais
 
 The file uses a few words in one sense only:
 
-    sent             the value that a client sends for a key
+    sent             what a client sends: the value for one key, or all of them by key
     model endpoint   an instance of a model's endpoint class, made for one request
     plan             the keys that one model has at one place of a reply, and the query
                      for them; plans are kept until something is registered
     part             one key of a plan: it shows, describes and reads the key
     batch            records of one model that are encoded together
-    draft            a record that is being written
-    closed           said of a model of which only pks may be shown
+    draft            a write in progress: the record, what was sent, and the errors
+    closed           said of a model whose records nobody may see: only their pks are
+                     shown
+    narrowed         said of a model whose endpoint hides some records from some users
 
 Sections go from values to requests. To follow a request, start at `dispatch`.
 """
@@ -200,8 +202,8 @@ class AJAXError(Exception):
 
     `code` is the HTTP status, an integer from 400 to 599. `message` is a text for the
     user. Other keyword arguments are added to the top level of the reply; of these,
-    `errors` may have any shape. Raise TypeError or ValueError for another code or
-    message.
+    `errors` may have any shape. Any other code or message raises TypeError or
+    ValueError.
     """
 
     def __init__(self, code, message, **extra):
@@ -263,7 +265,7 @@ _STATUSES = (
     (UnreadablePostError, 400, True),
     (Http404, 404, True),
     (core_exceptions.PermissionDenied, 403, True),
-    (IntegrityError, 409, False),
+    (IntegrityError, 409, False),  # A protected or restricted delete, too.
     (DataError, 400, False),
     # SQLite's driver raises OverflowError for a number beyond its columns.
     (OverflowError, 400, False),
@@ -575,7 +577,8 @@ _PLAIN_CLASSES = {str, bool, type(None)}
 def _to_plain(value, encode=None):
     """Convert what an endpoint returned to plain dicts, lists and scalars.
 
-    `encode` turns a list of records into a list of dicts, by default without a user.
+    `encode` turns a list of records into a list of plain values. By default, these are
+    dicts as they are shown without a user.
     Raise TypeError for a value that JSON cannot hold.
     """
     value_class = type(value)
@@ -728,8 +731,8 @@ def _json_response(text, status=200):
 def _beside_data(extra, request):
     """Return plain data for the top level of a reply, as the request's user may see it.
 
-    It cannot replace the reply's own keys. In DEBUG it says which expansions are
-    closed.
+    It cannot replace the reply's own keys. In DEBUG it says which models are shown only
+    as pks, and why.
     """
     plain = _to_plain(extra, partial(_encode_records, request=request))
     plain.pop("success", None)
@@ -768,7 +771,8 @@ def _dump_result(result, request):
 
 # Two words about keys. Where a primary key is a foreign key (a parent link, or another
 # OneToOneField), the field at the end of that chain is the *root key*: it says how a pk
-# is read. A field that repeats the pk is an *own key*: it is shown once, as "pk".
+# is read. A primary key that is no relation, and a parent link, are *own keys*: they
+# are shown only as "pk".
 
 _TEXT_FIELDS = (models.CharField, models.TextField)
 
@@ -868,8 +872,7 @@ def _find_visible_names(model, endpoint_class):
 
 
 def _select_shown(model, endpoint_class, model_encoder):
-    """Return, in order, the names of which the values are shown. Clients write some of
-    these."""
+    """Return, in order, the names that a reply shows. Only these can be written."""
     names = _find_visible_names(model, endpoint_class)
     lists_names = isinstance(model_encoder, (IncludeEncoder, ExcludeEncoder))
     if _is_user_model(model) and endpoint_class.fields is None and not lists_names:
@@ -880,14 +883,14 @@ def _select_shown(model, endpoint_class, model_encoder):
 
 
 def _public_name_field(user_model):
-    """Return the name of the field that names a user to others, None for an e-mail
-    address, which is nobody's business."""
+    """Return the name of the field that names a user to others. It is None if that is
+    an e-mail address, which is private."""
     name = user_model.USERNAME_FIELD
     field = user_model._meta.get_field(name)
     return None if isinstance(field, models.EmailField) else name
 
 
-def _levels(expand):
+def _read_expand(expand):
     """Return an `expand` attribute as a number of levels, or as a tree of names."""
     if expand is True:
         return _MAX_LEVELS
@@ -1018,11 +1021,11 @@ def _check_body(body, checks_texts=True):
         raise
 
 
-_REPEATED_KEY = gettext_lazy('The key "%s" stands twice.')
+_REPEATED_KEY = gettext_lazy('The key "%s" is sent twice.')
 
 
 def _make_object(pairs):
-    """Return the dict for a JSON object; raise ValueError if a key stands twice."""
+    """Return the dict for a JSON object; raise ValueError if a key is sent twice."""
     made = dict(pairs)
     if len(made) != len(pairs):
         counts = collections.Counter(key for key, _value in pairs)
@@ -1162,8 +1165,8 @@ def _refuse_unknown(sent, known, writable):
     return errors
 
 
-#: What the code of a field may raise for a value that it cannot read: time zones, for
-#: one, are files.
+#: What a field may raise for a value that it cannot read. OSError is among them: a time
+#: zone is read from a file.
 _UNREADABLE = (ArithmeticError, LookupError, OSError, TypeError, ValueError)
 
 
@@ -1228,7 +1231,7 @@ _NOT_SENT = object()
 
 
 def _interpret(field, sent):
-    """Return what was sent for a field, to be written, as Django's forms take it.
+    """Prepare what was sent for a field, as Django's forms do.
 
     Text is stripped. An empty text is NULL or _NOT_SENT for a field that takes no text.
     """
@@ -1433,9 +1436,14 @@ class _Kind(NamedTuple):
     invalid: str = ""
 
 
-#: The kinds of fields, by the name of a class: models and forms name theirs alike. A
-#: subclass follows its nearest base listed here. How values become JSON is not said
-#: here but in _CONVERSIONS, since functions return values of no field.
+#: The kinds of fields, by the name of a class: a model field and its form field mostly
+#: have the same. A subclass follows its nearest base listed here.
+#:
+#: To add one, write a line here. A new class of values also has a line in _CONVERSIONS,
+#: which says how it becomes JSON: functions return values of no field. A field that
+#: takes text is named in _takes_text(). What an empty text means for others is said in
+#: _interpret_blank(). A value that may not come back has a line in _VALUE_CHECKS, an
+#: annotation of a parameter one in _FIELDS_BY_ANNOTATION.
 _KINDS = {
     "ArrayField": _Kind(
         read=_read_array,
@@ -1645,8 +1653,8 @@ class _Access:
             self.endpoints[model] = endpoint.find(model)._for_model(model, self.request)
         return self.endpoints[model]
 
-    def is_authenticated(self, model):
-        """Return whether the endpoint of a model lets the user call `get`.
+    def admits(self, model):
+        """Return whether `authenticate` of a model's endpoint lets the user call `get`.
 
         A model with only an encoder has no endpoint that could refuse.
         """
@@ -1671,7 +1679,7 @@ class _Access:
     def shows_whole(self, model):
         """Return whether records of a model may be shown whole inside other records."""
         name = endpoint.find(model).__name__
-        if not self.is_authenticated(model):
+        if not self.admits(model):
             self.reasons[model] = f"{name}.authenticate refuses this user"
         elif not self.find_endpoint(model)._offers("get"):
             self.reasons[model] = f"{name}.operations has no get"
@@ -1679,15 +1687,15 @@ class _Access:
             return True
         return False
 
-    def may_hide(self, model):
+    def hides_records(self, model):
         """Return whether records of a model may be hidden from the user."""
-        if not self.is_authenticated(model) or endpoint.is_closed(model):
+        if not self.admits(model) or endpoint.is_closed(model):
             return True
         return _is_narrowed(model, endpoint.find(model))
 
     def get_queryset(self, model):
         """Return the records of a model that exist for the user."""
-        if not self.is_authenticated(model) or endpoint.is_closed(model):
+        if not self.admits(model) or endpoint.is_closed(model):
             return model._default_manager.none()
         return self.find_endpoint(model).get_queryset(self.request)
 
@@ -1777,8 +1785,9 @@ class _Rows(_Batch):
     def split(self, part):
         """Split off the records that a part joins.
 
-        Return the key of each record's joined record, the distinct keys without None,
-        and a batch of the joined records in the order of the distinct keys.
+        Return three results: the key of each record's joined record; the distinct keys
+        without None; and a batch of the joined records, in the order of the distinct
+        keys.
         """
         start = part.start
         stop = start + len(part.lookups)
@@ -1938,8 +1947,8 @@ class _Part:
     start = None
     #: Whether the part wants instances.
     needs_records = False
-    #: Whether what is sent is compared with what was shown, before it is read. It need
-    #: not be where the values that are read can be compared.
+    #: Whether what is sent is compared with what was shown, before it is read. It is
+    #: false where the values that are read can be compared.
     compares_text = False
 
     def __init__(self, plan, name, field=None):
@@ -2130,7 +2139,7 @@ class _ForeignKey(_Column):
             return False
         plan = _get_plan(self.field.remote_field.model, None, True)
         access = _get_access(draft.request)
-        if plan.is_closed or not access.is_authenticated(plan.model):
+        if plan.is_closed or not access.admits(plan.model):
             return False
         model_endpoint = plan.reader.make_endpoint(draft.request)
         using = router.db_for_write(plan.model)
@@ -2154,7 +2163,7 @@ class _ExpandedKey(_ForeignKey):
         texts = self.find_texts(batch)
         if None not in texts:
             return texts
-        if not self.related.may_hide:
+        if not self.related.hides_records:
             return [text or "null" for text in texts]
         # The record may exist, hidden from this user: show only its pk.
         pks = _dump_column(self.find_pks(batch))
@@ -2530,7 +2539,8 @@ class _Tags(_Part):
 
 
 class _AnyRecord(_Part):
-    """A key whose records may be of several models: each is shown as any expansion."""
+    """A key whose records may be of several models. Each record is shown as that of an
+    expanded foreign key."""
 
     def __init__(self, plan, name):
         super().__init__(plan, name)
@@ -2733,7 +2743,7 @@ class _Plan:
         self,
         model,
         endpoint_class=None,
-        has_user=False,
+        has_request=False,
         html_escape=False,
         chosen_encoder=None,
         levels=None,
@@ -2749,7 +2759,7 @@ class _Plan:
         self.model = model
         self.endpoint_class = endpoint_class or endpoint.find(model)
         self.encoder = chosen_encoder or encoder.find(model)
-        self.has_user = has_user
+        self.has_request = has_request
         self.parent_key = parent_key
         self.annotations = _Annotations(model, self.endpoint_class)
         self._set_access()
@@ -2760,9 +2770,11 @@ class _Plan:
 
     def _set_access(self):
         """Work out who may see which records."""
-        self.asks_can_get = self.has_user and _overrides(self.endpoint_class, "can_get")
+        self.asks_can_get = self.has_request and _overrides(
+            self.endpoint_class, "can_get"
+        )
         self.is_narrowed = _is_narrowed(self.model, self.endpoint_class)
-        self.may_hide = self.asks_can_get or self.is_narrowed
+        self.hides_records = self.asks_can_get or self.is_narrowed
         self.is_closed = endpoint.is_closed(self.model)
         #: Whether the project says what of the model may be seen.
         self.is_configured = endpoint.has(self.model) or self.encoder is not None
@@ -2779,7 +2791,7 @@ class _Plan:
         self.outer = outer
         self.levels = levels
         if levels is None:
-            self.levels = _levels(self.endpoint_class.expand)
+            self.levels = _read_expand(self.endpoint_class.expand)
         concrete = self.model._meta.concrete_model
         if outer is None:
             self.ancestors = [concrete]
@@ -2801,14 +2813,14 @@ class _Plan:
                 self.parts.append(part)
         self.lookups = []
         self.joins = []
-        self.managers = {}
+        self.tag_parts = {}
         for part in self.parts:
             part.start = len(self.lookups)
             self.lookups.extend(part.lookups)
             if isinstance(part, _JoinedKey):
                 self.joins.extend(part.joins)
             elif isinstance(part, _Tags):
-                self.managers[part.name] = part
+                self.tag_parts[part.name] = part
         if self.parent_key is not None:
             self.parent_position = len(self.lookups)
             self.lookups.append(self.parent_key.attname)
@@ -2843,7 +2855,7 @@ class _Plan:
     def _make_extra(self, name):
         """Return the part for a name that is no field with a column."""
         if name in self.endpoint_class.annotations:
-            if self.annotations.wants_request(name) and not self.has_user:
+            if self.annotations.wants_request(name) and not self.has_request:
                 return None
             return _Annotation(self, name)
         relation = _find_child_relation(self.model, name)
@@ -2866,8 +2878,9 @@ class _Plan:
     def _make_children(self, name, relation):
         """Return the part for the children of a record, None if they are left out.
 
-        At the top of a reply they are always there. Inside of other records they count
-        as a level; pks would tell of children that the user may not see.
+        At the top of a reply they are always there. Inside other records they use up a
+        level. Without a level they are left out, since their pks would reveal children
+        that the user may not see.
         """
         related = relation.related_model
         levels = self._find_levels(name, related)
@@ -2886,10 +2899,10 @@ class _Plan:
             return _ForeignKey(self, field)
         if self._can_join(field, related):
             self.expansions.joins_left -= _count_tables(related)
-            return _JoinedKey(self, field, self.make_related_plan(field.name, related))
+            return _JoinedKey(self, field, self._make_related(related, levels))
         peers_key = (related, repr(levels))
         if peers_key not in self.peers:
-            self.peers[peers_key] = self.make_related_plan(field.name, related), []
+            self.peers[peers_key] = self._make_related(related, levels), []
         related_plan, peers = self.peers[peers_key]
         return _FetchedKey(self, field, related_plan, peers)
 
@@ -2918,7 +2931,7 @@ class _Plan:
         self.expansions.models.append(related)
         return _Plan(
             related,
-            has_user=self.has_user,
+            has_request=self.has_request,
             levels=levels,
             outer=self,
             parent_key=parent_key,
@@ -2929,7 +2942,7 @@ class _Plan:
         closed, its hooks want a user and there is none, or there are too many."""
         if endpoint.is_closed(related):
             return True
-        if not self.has_user and _wants_user(endpoint.find(related)):
+        if not self.has_request and _wants_request(endpoint.find(related)):
             return True
         return len(self.expansions.models) >= _MAX_EXPANSIONS
 
@@ -2946,7 +2959,7 @@ class _Plan:
             return self.levels.get(name)
         if self.levels < 1 or related._meta.concrete_model in self.ancestors:
             return None
-        levels = _levels(endpoint_class.expand)
+        levels = _read_expand(endpoint_class.expand)
         if isinstance(levels, dict):
             return levels
         return min(self.levels - 1, levels)
@@ -3097,7 +3110,7 @@ def _count_tables(model):
     return 1 + len(model._meta.all_parents)
 
 
-def _wants_user(endpoint_class):
+def _wants_request(endpoint_class):
     """Return whether an endpoint class says who may see which records, or nobody may.
 
     The default login is not asked: it is no rule about these records.
@@ -3350,10 +3363,10 @@ def _encode_records(records, chosen_encoder=None, html_escape=False, request=Non
     make_plan = _Plan if chosen_encoder else _get_plan
     encoded = {}
     for model, same in records_by_model.items():
-        has_user = request is not None
+        has_request = request is not None
         plan = _plan_for_form(model, request)
         if plan is None:
-            plan = make_plan(model, None, has_user, html_escape, chosen_encoder)
+            plan = make_plan(model, None, has_request, html_escape, chosen_encoder)
         texts = plan.encode(plan.reader.adopt(same, request))
         for record, text in zip(same, texts, strict=True):
             encoded[id(record)] = _load(text)
@@ -3373,7 +3386,7 @@ def _plan_for_form(model, request):
     if form_names is None or _is_user_model(model):
         return None
     form_encoder = IncludeEncoder(form_names)
-    return _Plan(model, has_user=True, chosen_encoder=form_encoder, levels=0)
+    return _Plan(model, has_request=True, chosen_encoder=form_encoder, levels=0)
 
 
 class DefaultEncoder:
@@ -3477,7 +3490,8 @@ class _EncoderRegistry(_Registry):
         """Return a record as a dict, a QuerySet or an iterable of records as a list.
 
         `encoder` replaces the registered one. No user is known here. So a related
-        record is shown as its pk if its endpoint overrides `can_get` or `get_queryset`.
+        record is shown as its pk if its endpoint overrides `authenticate`, `can_get` or
+        `get_queryset`, or does not offer `get`.
         """
         if encoder is not None:
             encoder = self._make(encoder)
@@ -3586,7 +3600,7 @@ class _ListOptions:
     def condition_makers(self):
         """The functions that make a condition of a value, by the value's key."""
         makers = {}
-        for name, part in self.model_endpoint._plan.managers.items():
+        for name, part in self.model_endpoint._plan.tag_parts.items():
             makers[name] = part.match_any
         for entry in self.model_endpoint.list_filter:
             makers[entry] = partial(self.match_any, entry)
@@ -3710,7 +3724,7 @@ class _ListOptions:
                 break
             next_field, _rest = _end_of_path(related, rest)
             looks_inside = next_field is not None and next_field is not related._meta.pk
-            if looks_inside and self.access.may_hide(related):
+            if looks_inside and self.access.hides_records(related):
                 return relation, rest
         return None, path_name
 
@@ -3810,7 +3824,7 @@ class _ListOptions:
     def describe(self):
         """Return the schemas of all that may be sent, by key."""
         properties = {}
-        for name in self.model_endpoint._plan.managers:
+        for name in self.model_endpoint._plan.tag_parts:
             properties[name] = _or_several({"type": ["string"]})
         for entry in self.model_endpoint.list_filter:
             field, lookups = self.find_end(entry.removesuffix("__in"))
@@ -3980,26 +3994,26 @@ def _takes_keyword(function, name):
     return False
 
 
-def _fit_arguments(hook, arguments, modified):
-    """Return as many arguments as a hook takes, and those that it takes by keyword.
+def _fit_arguments(hook, arguments, keywords):
+    """Return the arguments that a hook takes by position, and those by keyword.
 
     The hooks of the old package took fewer. A hook that takes `modified` as a keyword
     gets it so.
     """
     function = getattr(hook, "__func__", hook)
-    if modified and not _takes_keyword(function, "modified"):
-        arguments = (*arguments, modified["modified"])
-        modified = {}
+    if keywords and not _takes_keyword(function, "modified"):
+        arguments = (*arguments, keywords["modified"])
+        keywords = {}
     places = _count_places(function)
     if function is not hook:
         places -= 1  # The place of `self`.
-    return arguments[:places], modified
+    return arguments[:places], keywords
 
 
-def _call_hook(hook, *arguments, **modified):
+def _call_hook(hook, *arguments, **keywords):
     """Call a hook with as many arguments as it takes."""
-    arguments, modified = _fit_arguments(hook, arguments, modified)
-    return hook(*arguments, **modified)
+    arguments, keywords = _fit_arguments(hook, arguments, keywords)
+    return hook(*arguments, **keywords)
 
 
 def _is_yes(owner, hook, answer):
@@ -4858,7 +4872,7 @@ class _Draft:
         """Hold an error for each key that is not shown."""
         known = self.plan.known_names
         if not known.issuperset(self.sent):
-            writable = list(filter(self.find_writable, self.plan.writable))
+            writable = [key for key in self.plan.writable if self.find_writable(key)]
             self.errors.update(_refuse_unknown(self.sent, known, writable))
 
     # What is stored and shown already
@@ -4972,7 +4986,7 @@ class _Draft:
             yield
         except Exception as error:
             is_refusal = isinstance(error, AJAXError) and error.code == 403
-            # Django raises it for a foreign key without a value: it is both.
+            # For a foreign key without a value, Django raises what is both of these.
             is_missing = isinstance(error, AttributeError) and isinstance(
                 error, core_exceptions.ObjectDoesNotExist
             )
@@ -5082,8 +5096,8 @@ class _Draft:
 # --- Forms ----------------------------------------------------------------------------
 
 # A form reads texts, as a page sends them. It is made with the texts of all values.
-# Then its fields are known, also those that it makes itself. For each field, a _FormKey
-# puts into the form's data what a page would send for the field's widget.
+# Only then are all its fields known: a form may add some in __init__(). For each field,
+# a _FormKey puts into the form's data what a page would send for the field's widget.
 
 
 def _make_form_data(sent):
@@ -5583,7 +5597,8 @@ class _Operation(NamedTuple):
     method_name: str
     #: Whether it wants a record; None for one that is called with or without.
     on_record: bool | None
-    #: The hook that allows it, and the action of Django's permission for it.
+    #: The hook that allows it, and the action of Django's permission for it. Its method
+    #: asks them by _permit(), or asks the hook itself.
     hook: str = "can_get"
     permission: str = ""
     #: Whether it only reads.
@@ -5597,9 +5612,9 @@ class _Operation(NamedTuple):
     locks_record: bool = False
 
 
-#: The operations of every model. To add one, write its method, which has to ask its
-#: hook itself (by _permit(), or as `list` does), a line here, and the schemas of its
-#: request and reply in _make_shapes().
+#: The operations of every model. To add one, write its method, a line here, and the
+#: schemas of its request and reply in _make_shapes(). The method has to ask its hook
+#: (by _permit(), or as `list` does), and to write within _transaction().
 _OPERATIONS = {
     "create": _Operation(
         "create", False, "can_create", "add", summary="Create {model}."
@@ -5996,7 +6011,7 @@ class ModelEndpoint(_ServedEndpoint):
         with _transaction(self._using):
             record = self._get_visible_record(locked=True)
             self._permit("update", record, modified=record)
-            part = self._plan.managers[self.method]
+            part = self._plan.tag_parts[self.method]
             command = getattr(getattr(record, self.method), self.command)
             if self.command == "clear":
                 command()
@@ -6100,7 +6115,7 @@ class ModelEndpoint(_ServedEndpoint):
     def _find_command(self):
         """Return the operation of a tags command; a manager that clients may not write
         has only `similar`."""
-        if not self._offers(self.method) or self.method not in self._plan.managers:
+        if not self._offers(self.method) or self.method not in self._plan.tag_parts:
             raise self._no_operation()
         operation = _COMMANDS.get(self.command)
         if operation and (operation.reads or self.method in self._plan.writable):
@@ -6116,7 +6131,7 @@ class ModelEndpoint(_ServedEndpoint):
         """Return the AJAXError 404 for an operation that is not offered."""
         names = self.operations
         if names is None:
-            names = {*_operations(type(self)), *self._plan.managers}
+            names = {*_operations(type(self)), *self._plan.tag_parts}
         return _missing(_("There is no such operation."), self.method, names)
 
     def _run(self, request):
@@ -6259,7 +6274,7 @@ class ModelEndpoint(_ServedEndpoint):
         reader = self._plan.reader
         using = self.get_queryset(request).db
         queryset = reader.get_queryset(self).exclude(pk=record.pk)
-        part = self._plan.managers[self.method]
+        part = self._plan.tag_parts[self.method]
         queryset = part.rank(queryset, record.pk, using)
         size, _largest = self._get_page_sizes()
         texts = self._plan.encode(reader.load_visible(queryset[:size], self))
@@ -6485,9 +6500,9 @@ def register(*served) -> Callable[[type], type]:
 
 # --- What registering refuses ---------------------------------------------------------
 
-# An author who misspells a hook believes that it is asked; but the usual hook is asked,
-# and the records are open. So such a class is refused when it is registered. The
-# message names the class and the name, and says what to write instead.
+# A misspelt hook is never called. The default one is called instead, and the records
+# are open. So such a class is refused when it is registered. The message names the
+# class and the name, and says what to write instead.
 #
 # Each rule is a function that yields what it finds in a class: the class that defines a
 # name, the name, and the end of a sentence about it.
@@ -6630,7 +6645,7 @@ _UNASKED = _by_name(_UNASKED_NAMES)
 _HOPEFUL = _by_name(_HOPEFUL_NAMES)
 _UNASKED_OF_ENCODERS = _by_name(_UNASKED_NAMES_OF_ENCODERS)
 
-#: What a name of one kind of class has to say to the author of another kind.
+#: The advice for a name that belongs to another kind of class than that it stands in.
 _ADVICE_BY_BASE = {
     ModelEndpoint: "Set fields, or override a hook.",
     FormEndpoint: "Override authenticate() or get_form_kwargs(), or change the form.",
@@ -7525,7 +7540,7 @@ class _CsrfCheck(CsrfViewMiddleware):
 
 
 def _check_csrf(request, view):
-    """Raise AJAXError 403 with a token to try again, unless the request has a token."""
+    """Raise AJAXError 403 with a new token, unless the request has a right one."""
     check = _CsrfCheck(dispatch)
     if "CSRF_COOKIE" not in request.META:
         check.process_request(request)
@@ -8138,7 +8153,7 @@ def _make_shapes(model_endpoint):
     only_pk = _describe_object({"pk": _describe_field(model_endpoint.model._meta.pk)})
     version = _describe_version(model_endpoint)
     written = record
-    if plan.may_hide:
+    if plan.hides_records:
         written = {"anyOf": [record, only_pk]}
     page = {
         "data": _describe_list(record),
@@ -8192,7 +8207,7 @@ def _refer_to_schema(model):
 def _describe_commands(path, model_endpoint):
     """Yield the calls of the tags commands that an endpoint offers."""
     plan = model_endpoint._plan
-    for manager_name in plan.managers:
+    for manager_name in plan.tag_parts:
         if not model_endpoint._offers(manager_name):
             continue
         is_writable = manager_name in plan.writable
@@ -8750,14 +8765,14 @@ def _check_form_replies(form_class, endpoint_class):
     model = options.model
     if not endpoint.has(model) and encoder.find(model) is None:
         return
-    plan = _Plan(model, has_user=True)
+    plan = _Plan(model, has_request=True)
     for related in dict.fromkeys(plan.expansions.models):
         if not _is_described(related):
             name = form_class.__name__
             yield "W001", *_describe_open(name, related, True, False)
 
 
-def _may_hide(model):
+def _is_narrowed_or_closed(model):
     """Return whether the endpoint of a model may hide records from some users."""
     endpoint_class = endpoint.find(model)
     if _overrides(endpoint_class, "authenticate"):
@@ -8775,7 +8790,7 @@ def _check_sorting(model, endpoint_class):
         for length in range(1, len(names)):
             field, lookups = _end_of_path(model, "__".join(names[:length]))
             related = getattr(field, "related_model", None)
-            if lookups or related is None or not _may_hide(related):
+            if lookups or related is None or not _is_narrowed_or_closed(related):
                 continue
             message = (
                 f"{endpoint_class.__name__}.sortable_by names {path_name!r}, but the "
