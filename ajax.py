@@ -7299,6 +7299,21 @@ def _find_passwords(candidate):
         yield candidate.checked_class, "fields", sentence
 
 
+def _find_password_paths(candidate):
+    """Find lists that search, filter or sort by a password that is not shown: whoever
+    may ask often finds it out, letter by letter."""
+    for option in ("list_filter", "search_fields", "sortable_by"):
+        for path_name in getattr(candidate.checked_class, option):
+            names = path_name.lstrip("^=@-").split("__")
+            is_shown = names[0] == "password" and candidate.names_in_fields("password")
+            if "password" in names and not is_shown:
+                sentence = (
+                    f"names {path_name!r}, by which clients could find the password "
+                    f"out. Remove it."
+                )
+                yield candidate.checked_class, option, sentence
+
+
 def _find_hidden_filters(candidate):
     """Find filters with the name of another parameter of `list`: they would filter
     nothing."""
@@ -7352,6 +7367,7 @@ _MODEL_RULES = (
     _find_masks,
     _find_validators,
     _find_passwords,
+    _find_password_paths,
     _find_hidden_filters,
     _find_impossible_tags,
     _find_bad_annotations,

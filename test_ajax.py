@@ -5485,6 +5485,20 @@ class Refusals(AjaxTestCase):
         invoice = {"title": "x", "iban": "x", "owner": self.user.pk, "password": "y"}
         self.assertEqual(self.post("shop/invoice", invoice)["data"]["password"], "y")
 
+    def test_a_list_that_would_help_to_guess_a_password(self):
+        message = "by which clients could find the password out"
+        for option, name in [
+            ("search_fields", "owner__password"),
+            ("search_fields", "^owner__password"),
+            ("sortable_by", "owner__password"),
+            ("list_filter", "owner__password__startswith"),
+            ("list_filter", "password"),
+        ]:
+            with self.subTest(option, name=name):
+                self.refuse(message, Invoice, **{option: [name]})
+        fields = ["title", "password"]
+        self.serve(Invoice, fields=fields, list_filter=["password"])
+
     def test_a_filter_that_is_another_parameter_of_list(self):
         for name in ("order_by", "search", "items_per_page", "current_page"):
             with self.subTest(name):
