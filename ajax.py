@@ -3961,6 +3961,9 @@ def _run_view(view, request, *args, **kwargs):
     return async_to_sync(finish)()
 
 
+# --- Hooks ----------------------------------------------------------------------------
+
+
 def _find_signature(function):
     """Return the signature of a function, of a decorated one that of the inner one.
 
