@@ -6015,15 +6015,18 @@ class ModelEndpoint(_ServedEndpoint):
             record = self._get_visible_record(locked=True)
             self._permit("update", record, modified=record)
             part = self._plan.tag_parts[self.method]
+            stored_names = part.find_names(record, self._using)
             command = getattr(getattr(record, self.method), self.command)
             if self.command == "clear":
                 command()
             elif self.command == "set":
-                command(self._read_tag_names(request, record, part))
+                command(self._read_tag_names(request, stored_names, part))
             else:
-                command(*self._read_tag_names(request, record, part))
+                command(*self._read_tag_names(request, stored_names, part))
             if self.version_field:
-                self.save_record(request, record, False)
+                names = part.find_names(record, self._using)
+                if set(names) != set(stored_names):
+                    self.save_record(request, record, False)
             return json.loads(part.encode_tags([record.pk], self._using)[0])
 
     # Hooks: which records there are, and how they are written
@@ -6283,13 +6286,12 @@ class ModelEndpoint(_ServedEndpoint):
         texts = self._plan.encode(reader.load_visible(queryset[:size], self))
         return [_load(text) for text in texts]
 
-    def _read_tag_names(self, request, record, part):
+    def _read_tag_names(self, request, stored_names, part):
         """Return the names of the tags that were sent, or raise AJAXError 400."""
         sent = _read_keys(request)
         errors = _refuse_unknown(sent, ["tags"], ["tags"])
         names = []
         try:
-            stored_names = part.find_names(record, self._using)
             names = _read_tags(part.field, sent.get("tags"), stored_names)
         except ValidationError as error:
             errors["tags"] = error.messages

@@ -10662,6 +10662,23 @@ class Versions(AjaxTestCase):
             self.assertEqual(version["x-ajax"], {"version": True})
             self.assertNotIn("changed", schema["required"])
 
+    def test_a_tags_command_that_changes_nothing_makes_no_new_version(self):
+        self.soup.tags.add("a", "b")
+        version = self.shown(self.soup)["changed"]
+        for command, sent in [
+            ("add", {"tags": "a"}),
+            ("remove", {"tags": "c"}),
+            ("set", {"tags": ["b", "a"]}),
+        ]:
+            with self.subTest(command):
+                self.post(f"{self.path}/tags/{command}", sent)
+                self.assertEqual(self.shown(self.soup)["changed"], version)
+        self.post(f"{self.path}/tags/clear")
+        cleared = self.shown(self.soup)["changed"]
+        self.assertNotEqual(cleared, version)
+        self.post(f"{self.path}/tags/clear")
+        self.assertEqual(self.shown(self.soup)["changed"], cleared)
+
 
 # --- Tags -----------------------------------------------------------------------------
 
