@@ -2876,6 +2876,23 @@ class Parameters(AjaxTestCase):
         self.serve(Article, archive=lambda self, request: ajax.AJAXError(409, "No."))
         self.post(f"{self.path}/archive", status=409)
 
+    def test_a_list_and_an_object_that_may_be_null_are_described(self):
+        source = """
+        import ajax
+
+        @ajax.validated
+        def draw(request, sizes: list[int] | None, options: dict | None):
+            return [sizes, options]
+        """
+        with self.apps(zoo=source), self.settings(DEBUG=True):
+            paths = self.client.get("/ajax/openapi.json").json()["paths"]
+            self.assertEqual(self.post("zoo/draw")["data"], [None, None])
+        content = paths["/zoo/draw.json"]["post"]["requestBody"]["content"]
+        properties = content["application/json"]["schema"]["properties"]
+        sizes = {"type": ["array", "null"], "items": {"type": ["integer"]}}
+        self.assertEqual(properties["sizes"], sizes)
+        self.assertEqual(properties["options"], {"type": ["object", "null"]})
+
 
 # --- Fields ---------------------------------------------------------------------------
 
