@@ -4217,6 +4217,9 @@ class _JSONInput(_Input):
 class _ObjectInput(_JSONInput):
     """A JSON object."""
 
+    def is_empty(self, sent):
+        return _only_value(sent) == ""
+
     def read(self, sent, request):
         value = super().read(sent, request)
         if not isinstance(value, dict):

@@ -2893,6 +2893,26 @@ class Parameters(AjaxTestCase):
         self.assertEqual(properties["sizes"], sizes)
         self.assertEqual(properties["options"], {"type": ["object", "null"]})
 
+    def test_an_empty_text_for_an_object_is_not_sent(self):
+        source = """
+        import ajax
+
+        @ajax.validated
+        def draw(request, size: dict, colors: dict | None, options: dict = 5):
+            return [colors, options]
+        """
+        empty = {"colors": "", "options": ""}
+        with self.apps(zoo=source):
+            for is_form, size in ((False, {"width": 1}), (True, '{"width": 1}')):
+                with self.subTest(is_form=is_form):
+                    sent = {"size": size, **empty}
+                    reply = self.post("zoo/draw", sent, form=is_form)
+                    self.assertEqual(reply["data"], [None, 5])
+                    sent = {"size": "", **empty}
+                    reply = self.post("zoo/draw", sent, 400, is_form)
+                    errors = {"size": ["This field is required."]}
+                    self.assertEqual(reply["errors"], errors)
+
 
 # --- Fields ---------------------------------------------------------------------------
 
