@@ -6409,11 +6409,15 @@ class _EndpointRegistry(_Registry):
             raise AlreadyRegistered(f"{labels} are both at {label}/{name}.json.")
 
     def unregister(self, model) -> None:
-        """Serve a model or form no more; raise NotRegistered if it is not served."""
-        super().unregister(model)
-        for key, served in list(self._paths.items()):
-            if served is model:
-                del self._paths[key]
+        """Serve a model or form, or several of them, no more.
+
+        Raise NotRegistered for one that is not served.
+        """
+        for item in _flatten(model):
+            super().unregister(item)
+            for key, served in list(self._paths.items()):
+                if served is item:
+                    del self._paths[key]
 
     def find(self, model):
         """Return the endpoint class of a model, ModelEndpoint if none is registered."""

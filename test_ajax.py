@@ -997,6 +997,16 @@ class Urls(AjaxTestCase):
         for slug in ("%00", "%ED%A0%80", "a" * 1000):
             self.post(f"shop/genre/{slug}/get", status=404)
 
+    def test_several_models_and_forms_are_unregistered_together(self):
+        served = [Vehicle, form_named("QuayForm")]
+        ajax.endpoint.register(served)
+        self.post("shop/vehicle")
+        ajax.endpoint.unregister(served)
+        for name in ("vehicle", "quayform"):
+            self.post(f"shop/{name}", status=404)
+        with self.assertRaisesMessage(ajax.NotRegistered, "shop.Vehicle"):
+            ajax.endpoint.unregister(served)
+
 
 # --- Requests -------------------------------------------------------------------------
 
