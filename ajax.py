@@ -4022,13 +4022,15 @@ def _call_hook(hook, *arguments, **keywords):
 def _is_yes(owner, hook, answer):
     """Return whether the answer of a hook, a method of `owner`, is yes.
 
-    Raise TypeError for an answer that is always true: a coroutine, a generator, or a
-    method that was not called.
+    Raise TypeError for an answer that is always true: a coroutine, a generator, a
+    method that was not called, an error that was not raised, or a response.
     """
     if isinstance(answer, (bool, type(None))):
         return bool(answer)
     is_generator = inspect.isgenerator(answer) or inspect.isasyncgen(answer)
-    if is_generator or inspect.isawaitable(answer) or callable(answer):
+    is_refusal = isinstance(answer, (Exception, HttpResponseBase))
+    is_uncalled = inspect.isawaitable(answer) or callable(answer)
+    if is_generator or is_refusal or is_uncalled:
         place = f"{type(owner).__name__}.{hook}"
         kind = type(answer).__name__
         raise TypeError(f"{place} returned a {kind} instead of True or False.")

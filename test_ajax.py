@@ -4779,6 +4779,28 @@ class Permissions(AjaxTestCase):
                 public = {n for n in dir(endpoint_class) if not n.startswith("_")}
                 self.assertEqual(public, names)
 
+    def test_an_error_or_a_response_that_a_hook_returns_is_no_yes(self):
+        calls = [
+            ("authenticate", "get"),
+            ("can_get", "get"),
+            ("can_update", "update"),
+            ("can_delete", "delete"),
+        ]
+        answers = [
+            ajax.AJAXError(403, "No."),
+            exceptions.PermissionDenied(),
+            http.HttpResponseRedirect("/login/"),
+        ]
+        for (name, operation), answer in itertools.product(calls, answers):
+            kind = type(answer).__name__
+            with self.subTest(name, answer=kind), self.settings(DEBUG=True):
+                self.serve(Article, **{name: lambda self, *names, yes=answer: yes})
+                reply = self.post(f"{self.path}/{operation}", status=500)
+                message = f"{name} returned a {kind} instead of True or False"
+                self.assertIn(message, reply["data"]["message"])
+                self.doCleanups()
+        self.assertTrue(Article.objects.filter(pk=self.article.pk).exists())
+
 
 # --- Refusals -------------------------------------------------------------------------
 
