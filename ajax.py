@@ -4037,6 +4037,13 @@ def _is_yes(owner, hook, answer):
     return bool(answer)
 
 
+def _change(hook, *arguments):
+    """Call a hook that changes a record; raise an AJAXError that it returns."""
+    answer = hook(*arguments)
+    if isinstance(answer, AJAXError):
+        raise answer
+
+
 #: The packages whose decorators pass all arguments of a view on.
 _PACKAGES_OF_GUARDS = ("django", "asgiref", "contextlib")
 
@@ -5935,12 +5942,12 @@ class ModelEndpoint(_ServedEndpoint):
             self.record = record = self.model()
             draft.read_into(record)
             with draft.refusing_first():
-                self.prepare_record(request, record, True)
+                _change(self.prepare_record, request, record, True)
                 self._permit("create", record)
             draft.validate()
             _force_insert(record)
             with _storing_uploads(request, record, draft.find_shown_name):
-                self.save_record(request, record, True)
+                _change(self.save_record, request, record, True)
             draft.save_relations()
             ajax_created.send(sender=self.model, instance=record, request=request)
             return self._show_written(record.pk, draft)
@@ -5966,7 +5973,7 @@ class ModelEndpoint(_ServedEndpoint):
             self.record = stored = _copy_record(modified)
             draft.read_into(modified, stored)
             with draft.refusing_first():
-                self.prepare_record(request, modified, False)
+                _change(self.prepare_record, request, modified, False)
                 self._permit("update", stored, modified=modified)
             self._check_version(stored, draft.sent)
             draft.validate()
@@ -5975,7 +5982,7 @@ class ModelEndpoint(_ServedEndpoint):
                 self.record = modified
                 if is_changed or self.version_field:
                     with _storing_uploads(request, modified, draft.find_shown_name):
-                        self.save_record(request, modified, False)
+                        _change(self.save_record, request, modified, False)
                 draft.save_relations()
                 ajax_updated.send(sender=self.model, instance=modified, request=request)
             return self._show_written(stored.pk, draft)
@@ -5988,7 +5995,7 @@ class ModelEndpoint(_ServedEndpoint):
             if self.version_field:
                 self._check_version(record, _read_keys(request))
             payload = {"pk": _plain_pk(record)}
-            self.delete_record(request, record)
+            _change(self.delete_record, request, record)
             ajax_deleted.send(
                 sender=self.model, instance=record, payload=payload, request=request
             )
@@ -6031,7 +6038,7 @@ class ModelEndpoint(_ServedEndpoint):
             if self.version_field:
                 names = part.find_names(record, self._using)
                 if set(names) != set(stored_names):
-                    self.save_record(request, record, False)
+                    _change(self.save_record, request, record, False)
             return json.loads(part.encode_tags([record.pk], self._using)[0])
 
     # Hooks: which records there are, and how they are written

@@ -4779,6 +4779,26 @@ class Permissions(AjaxTestCase):
                 public = {n for n in dir(endpoint_class) if not n.startswith("_")}
                 self.assertEqual(public, names)
 
+    def test_an_error_that_a_hook_returns_stops_the_write(self):
+        def refuse(self, request, record, *created):
+            record.title = "changed"
+            return ajax.AJAXError(402, "Pay first.")
+
+        for hook, paths in [
+            ("prepare_record", ["shop/category", "shop/category/{}/update"]),
+            ("save_record", ["shop/category", "shop/category/{}/update"]),
+            ("delete_record", ["shop/category/{}/delete"]),
+        ]:
+            self.serve(Category, **{hook: refuse})
+            category = Category.objects.create(title="old")
+            titles = [*Category.objects.values_list("title", flat=True)]
+            for path_ in paths:
+                with self.subTest(hook, path=path_):
+                    self.post(path_.format(category.pk), {"title": "new"}, status=402)
+                    stored = Category.objects.values_list("title", flat=True)
+                    self.assertEqual([*stored], titles)
+            self.doCleanups()
+
     def test_an_error_or_a_response_that_a_hook_returns_is_no_yes(self):
         calls = [
             ("authenticate", "get"),
