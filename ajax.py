@@ -6602,6 +6602,7 @@ _UNASKED_NAMES = {
         paginator_class get_paginator page_size page_size_query_param max_page_size
         list_max_show_all
         """,
+    "Set annotations.": "get_annotations",
     "Set operations.": """
         http_method_names allowed_methods list_allowed_methods detail_allowed_methods
         get_actions
@@ -6642,6 +6643,8 @@ _HOPEFUL_NAMES = {
     "Set ordering.": "order_by",
     "Set sortable_by.": "order_fields sort_fields sortable_fields",
     "Set expand.": "depth",
+    "Set annotations.": "annotate annotated",
+    "Set version_field.": "lock_field version version_column",
     "Set operations.": "allowed_actions allowed_operations methods",
     "Write it into the model's clean().": "clean full_clean",
 }
@@ -6711,7 +6714,16 @@ _LIST_OPTIONS = (
     "sortable_by", "search_fields", "list_filter", "operations", "include",
 )  # fmt: skip
 _NUMBER_OPTIONS = ("list_per_page", "max_per_page")
+_NAME_OPTIONS = ("version_field",)
+_DICT_OPTIONS = ("annotations",)
 _FLAG_OPTIONS = ("csrf_exempt", "html_escape", "require_permissions")
+_TYPED_OPTIONS = (
+    *_LIST_OPTIONS,
+    *_NUMBER_OPTIONS,
+    *_NAME_OPTIONS,
+    *_DICT_OPTIONS,
+    *_FLAG_OPTIONS,
+)
 
 #: The parameters of `list` that are no filters.
 _LIST_PARAMETERS = ("items_per_page", "current_page", "order_by", "search")
@@ -7028,7 +7040,7 @@ def _is_one_letter_off(text, other):
 def _find_wrong_options(candidate):
     """Find options with a value of the wrong type: of ("author") Python makes a text,
     which closes only fields whose names are letters of it."""
-    for name in (*_LIST_OPTIONS, *_NUMBER_OPTIONS, *_FLAG_OPTIONS):
+    for name in _TYPED_OPTIONS:
         if name in candidate.asked_names and hasattr(candidate.subject, name):
             value = getattr(candidate.subject, name)
             usual_value = getattr(candidate.base, name, ())
@@ -7047,6 +7059,12 @@ def _find_wrong_type(name, value, usual_value):
     elif name in _NUMBER_OPTIONS:
         wanted = "a number from 1"
         is_right = _is_page_size(value)
+    elif name in _NAME_OPTIONS:
+        wanted = "the name of a field"
+        is_right = isinstance(value, str)
+    elif name in _DICT_OPTIONS:
+        wanted = "a dict of expressions by name"
+        is_right = isinstance(value, Mapping)
     else:
         wanted = "a list of names"
         is_text = isinstance(value, (str, bytes))
@@ -7204,28 +7222,47 @@ def _find_reverse_relations(candidate):
 
 
 def _find_bad_annotations(candidate):
-    """Find annotations that would hide a name of the model, or give several rows for
-    one record."""
-    model = candidate.model
+    """Find annotations that would hide a name of the model, cannot be asked, or give
+    several rows for one record."""
     endpoint_class = candidate.checked_class
-    annotations = _Annotations(model, endpoint_class)
+    for name, expression in endpoint_class.annotations.items():
+        problem = _find_wrong_annotation(candidate, name, expression)
+        if problem:
+            yield endpoint_class, "annotations", f"has {name!r}, {problem}"
+    try:
+        annotations = _Annotations(candidate.model, endpoint_class)
+    except core_exceptions.FieldError as error:
+        yield endpoint_class, "annotations", f"cannot be asked: {error}."
+        return
     for name, expression in annotations.given.items():
-        if hasattr(model, name) or _defines(endpoint_class, name):
-            sentence = f"has {name!r}, the name of an attribute. Choose another name."
-        elif annotations.wants_request(name):
-            if callable(expression):
-                continue
-            sentence = f"has {name!r}, which is neither an expression nor a function."
-        elif annotations.static[name] is not expression:
+        if name not in annotations.static:
+            continue
+        if annotations.static[name] is not expression:
             continue  # An aggregate gives one value for each record.
-        elif _repeats_rows(model, expression):
+        if _repeats_rows(candidate.model, expression):
             sentence = (
                 f"has {name!r}, which gives several values for one record. Use an "
                 "aggregate, such as Count, or a Subquery."
             )
-        else:
-            continue
-        yield endpoint_class, "annotations", sentence
+            yield endpoint_class, "annotations", sentence
+
+
+def _find_wrong_annotation(candidate, name, expression):
+    """Return what is wrong with the name or the kind of an annotation, None if nothing
+    is."""
+    if not isinstance(name, str) or not name.isidentifier():
+        return "which is no name. Choose another name."
+    if hasattr(candidate.model, name) or _defines(candidate.checked_class, name):
+        return "the name of an attribute. Choose another name."
+    if isinstance(expression, type):
+        return f"a class. Write an expression, such as {expression.__name__}(...)."
+    if hasattr(expression, "resolve_expression"):
+        return None
+    if not callable(expression):
+        return "which is neither an expression nor a function."
+    if not _takes_one(expression):
+        return "a function that is called with (request). Let it take request."
+    return None
 
 
 def _repeats_rows(model, expression):
@@ -7250,15 +7287,28 @@ def _repeats_rows(model, expression):
 
 
 def _find_hidden_version(candidate):
-    """Find a version that clients do not see. They could not send it, and every change
+    """Find a version that clients do not see, or that no change changes. Every update
     would be accepted."""
     endpoint_class = candidate.checked_class
     name = endpoint_class.version_field
-    if name is not None:
-        columns = {field.name for field in candidate.model._meta.concrete_fields}
-        visible = _find_visible_names(candidate.model, endpoint_class)
-        if name not in columns.intersection(visible):
-            yield endpoint_class, "version_field", f"names {name!r}, no shown column."
+    if name is None:
+        return
+    columns = {field.name: field for field in candidate.model._meta.concrete_fields}
+    visible = _find_visible_names(candidate.model, endpoint_class)
+    field = columns.get(name)
+    if field is None:
+        advice = _NameRules(candidate.model, endpoint_class).suggest(name)
+        sentence = f"names {name!r}, no column of {_label(candidate.model)}. {advice}"
+        yield endpoint_class, "version_field", sentence
+    elif name not in visible:
+        sentence = f"names {name!r}, no shown column. Show it in fields."
+        yield endpoint_class, "version_field", sentence
+    elif getattr(field, "auto_now_add", False) and not field.auto_now:
+        sentence = (
+            f"names {name!r}, which stays as it was when the record was created. Name "
+            "a column that every save changes, such as one with auto_now."
+        )
+        yield endpoint_class, "version_field", sentence
 
 
 def _find_unknown_names(candidate):

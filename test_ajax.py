@@ -4862,6 +4862,15 @@ SLIPS_OF_OPTIONS = {
     "listPerPage": "list_per_page",
     "max_perpage": "max_per_page",
     "maxPerPage": "max_per_page",
+    "annotation": "annotations",
+    "anotations": "annotations",
+    "Annotations": "annotations",
+    "_annotations": "annotations",
+    "versionField": "version_field",
+    "version_fields": "version_field",
+    "versionfield": "version_field",
+    "VERSION_FIELD": "version_field",
+    "version_filed": "version_field",
     "require_permission": "require_permissions",
     "requires_permission": "require_permissions",
     "required_permissions": "require_permissions",
@@ -4957,6 +4966,7 @@ NAMES_OF_OTHERS = {
     "save_formset": "save_record",
     "save_related": "save_record",
     "get_search_results": "get_queryset",
+    "get_annotations": "annotations",
     "get_ordering": "ordering",
     "get_sortable_by": "sortable_by",
     "date_hierarchy": "list_filter",
@@ -5034,6 +5044,11 @@ NAMES_IN_HOPE = {
     "include": "fields",
     "sortable_fields": "sortable_by",
     "methods": "operations",
+    "version": "version_field",
+    "version_column": "version_field",
+    "lock_field": "version_field",
+    "annotate": "annotations",
+    "annotated": "annotations",
     "depth": "expand",
     "order_by": "ordering",
 }
@@ -5070,6 +5085,16 @@ WRONG_VALUES = [
     ("max_per_page", -1, "-1 instead of a number from 1"),
     ("max_per_page", True, "True instead of a number from 1"),
     ("max_per_page", "100", "'100' instead of a number from 1"),
+    ("annotations", ["name"], "a list instead of a dict of expressions by name"),
+    ("annotations", "name", "the text 'name' instead of a dict"),
+    ("annotations", None, "None instead of a dict"),
+    ("annotations", models.F("name"), "a F instead of a dict"),
+    ("annotations", lambda self, request: {}, "a function instead of a dict"),
+    ("annotations", property(lambda self: {}), "a property instead of a dict"),
+    ("version_field", ["name"], "a list instead of the name of a field"),
+    ("version_field", ("name",), "a tuple instead of the name of a field"),
+    ("version_field", True, "True instead of the name of a field"),
+    ("version_field", models.F("name"), "a F instead of the name of a field"),
     ("require_permissions", ["shop.add_article"], "a list instead of True or False"),
     ("csrf_exempt", "yes", "'yes' instead of True or False"),
 ]
@@ -10484,7 +10509,20 @@ class Additions(AjaxTestCase):
                 {"stars": models.Case(models.When(ratings__stars=1, then=Value(1)))},
                 "gives several values",
             ),
-            ({"stars": 5}, "neither an expression nor a function"),
+            (
+                {"stars": 5},
+                "has 'stars', which is neither an expression nor a function",
+            ),
+            ({"stars": "ratings"}, "neither an expression nor a function"),
+            ({"stars": None}, "neither an expression nor a function"),
+            ({"stars": Count}, "has 'stars', a class. Write an expression, such as Co"),
+            ({"stars": lambda: Value(1)}, "called with (request)"),
+            ({"stars": lambda self, request: Value(1)}, "called with (request)"),
+            ({"stars": models.F("rating")}, "Cannot resolve keyword 'rating'"),
+            ({"stars": Count("rating")}, "Cannot resolve keyword 'rating'"),
+            ({5: Value(1)}, "has 5, which is no name"),
+            ({"two words": Value(1)}, "which is no name"),
+            ({"": Value(1)}, "which is no name"),
         ]:
             with self.subTest(annotations):
                 with self.assertRaisesMessage(ImproperlyConfigured, words):
@@ -10731,15 +10769,26 @@ class Versions(AjaxTestCase):
             self.post(f"{path}/update", {"integer": "1", "char": "b"}, status=409)
 
     def test_a_version_that_is_not_shown_is_refused(self):
-        for attributes in [
-            {"version_field": "fans"},
-            {"version_field": "nothing"},
-            {"version_field": "changed", "fields": ["title"]},
-            {"version_field": "changed", "exclude": ["changed"]},
+        for name, attributes, message in [
+            ("fans", {}, "names 'fans', no column of shop.Recipe"),
+            ("pk", {}, "names 'pk', no column of shop.Recipe"),
+            ("cook__username", {}, "no column of shop.Recipe"),
+            ("nothing", {}, "no column of shop.Recipe"),
+            ("chnaged", {}, "no column of shop.Recipe. Did you mean changed?"),
+            ("cook_id", {}, "no column of shop.Recipe. Did you mean cook?"),
+            ("changed", {"fields": ["title"]}, "names 'changed', no shown column"),
+            ("changed", {"exclude": ["changed"]}, "no shown column"),
         ]:
-            with self.subTest(attributes):
-                with self.assertRaisesMessage(ImproperlyConfigured, "version_field"):
-                    self.serve(Recipe, **attributes)
+            with self.subTest(name, **attributes):
+                with self.assertRaisesMessage(ImproperlyConfigured, message):
+                    self.serve(Recipe, version_field=name, **attributes)
+
+    def test_a_version_that_stays_as_it_was_created_is_refused(self):
+        created = Recipe._meta.get_field("created")
+        with mock.patch.object(created, "auto_now_add", True):
+            message = "'created', which stays as it was when the record was created"
+            with self.assertRaisesMessage(ImproperlyConfigured, message):
+                self.serve(Recipe, version_field="created")
 
     def test_it_is_described(self):
         with self.settings(DEBUG=True):
