@@ -3964,12 +3964,25 @@ def _run_view(view, request, *args, **kwargs):
 # --- Hooks ----------------------------------------------------------------------------
 
 
+def _read_signature(function, **options):
+    """Return the signature of a function.
+
+    Since Python 3.14, annotations are evaluated when they are asked for. Leave names as
+    they are that are imported for type checkers only.
+    """
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        options["annotation_format"] = annotationlib.Format.FORWARDREF
+    return inspect.signature(function, **options)
+
+
 def _find_signature(function):
     """Return the signature of a function, of a decorated one that of the inner one.
 
     A method made by async_to_sync() is a partial function: its inner one takes `self`.
     """
-    signature = inspect.signature(function)
+    signature = _read_signature(function)
     if isinstance(function, functools.partial) and hasattr(function, "__wrapped__"):
         parameters = list(signature.parameters.values())
         signature = signature.replace(parameters=parameters[1:])
@@ -4051,7 +4064,7 @@ _PACKAGES_OF_GUARDS = ("django", "asgiref", "contextlib")
 def _takes_one(function, *before):
     """Return whether something can be called with one argument, after those before."""
     try:
-        inspect.signature(function, follow_wrapped=False).bind(*before, None)
+        _read_signature(function, follow_wrapped=False).bind(*before, None)
     except (TypeError, ValueError):
         return False
     return True
@@ -4059,7 +4072,7 @@ def _takes_one(function, *before):
 
 def _takes_request(function, *before):
     """Return whether a function can be called with a request, named so, and no more."""
-    names = list(inspect.signature(function).parameters)
+    names = list(_read_signature(function).parameters)
     position = len(before)
     if names[position : position + 1] != ["request"]:
         return False
@@ -4321,6 +4334,23 @@ _FIELDS_BY_ANNOTATION = {
 }
 
 
+def _evaluate(annotation, function):
+    """Return an annotation of a function; one that is a text, as Python evaluates it.
+
+    With `from __future__ import annotations` all are texts.
+    """
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, function.__globals__)
+    except Exception as error:
+        raise _BadParameter(
+            f"is annotated with {annotation!r}, which cannot be evaluated: {error}. "
+            "Import or define its names above the function, for Python too, not just "
+            "under TYPE_CHECKING"
+        ) from None
+
+
 def _make_input(annotation, extras):
     """Return the input for an annotation; raise _BadParameter for an unknown one.
 
@@ -4352,6 +4382,13 @@ def _make_field_input(annotation, fields):
 
 def _make_plain_input(annotation):
     """Return the input for an annotation without validators or a field."""
+    if isinstance(annotation, (str, typing.ForwardRef)):
+        name = getattr(annotation, "__forward_arg__", annotation)
+        raise _BadParameter(
+            f"is annotated with {name!r}, which is not evaluated. Write it without "
+            "quotes, and import or define it above the function, for Python too, not "
+            "just under TYPE_CHECKING"
+        )
     origin = typing.get_origin(annotation)
     if origin is list:
         [item_annotation] = typing.get_args(annotation)
@@ -4410,11 +4447,12 @@ def _unwrap(annotation):
 class _Parameter:
     """A parameter of a validated function."""
 
-    def __init__(self, parameter):
+    def __init__(self, parameter, function):
         self.name = parameter.name
         if parameter.annotation is parameter.empty:
             raise _BadParameter("has no annotation")
-        annotation, extras, self.is_nullable = _unwrap(parameter.annotation)
+        annotation = _evaluate(parameter.annotation, function)
+        annotation, extras, self.is_nullable = _unwrap(annotation)
         self.input = _make_input(annotation, extras)
         self.has_default = parameter.default is not parameter.empty
 
@@ -4453,12 +4491,7 @@ class _Parameters:
         self.function = function
         self.takes_record = False
         self.by_name = {}
-        try:
-            signature = inspect.signature(function, eval_str=True)
-        except NameError as error:
-            message = f"{_full_name(function)}: {error}, at the time of its definition."
-            raise ImproperlyConfigured(message) from None
-        parameters = list(signature.parameters.values())
+        parameters = list(_read_signature(function).parameters.values())
         self.is_method = bool(parameters) and parameters[0].name != "request"
         if self.is_method:
             del parameters[0]
@@ -4485,7 +4518,7 @@ class _Parameters:
                 if parameter.default is parameter.empty:
                     raise _BadParameter("is never read, so it must have a default")
                 return
-            self.by_name[parameter.name] = _Parameter(parameter)
+            self.by_name[parameter.name] = _Parameter(parameter, function)
         except _BadParameter as error:
             message = (
                 f"{_full_name(function)}: the parameter {parameter.name!r} {error}."
@@ -6941,7 +6974,7 @@ def _has_use(candidate, value):
     method = candidate.bind(value) if isinstance(value, _METHODS) else None
     if method is None or not _takes_one(method):
         return False
-    return "user" not in inspect.signature(method).parameters
+    return "user" not in _read_signature(method).parameters
 
 
 def _find_names_of_other_kinds(candidate):

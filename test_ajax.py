@@ -2752,7 +2752,12 @@ class Parameters(AjaxTestCase):
             ("request, a: typing.Literal['1', 1]", "neither all texts nor all"),
             ("request, a: typing.Annotated[int, int]", "no validator and no field"),
             ("request, a: typing.Annotated[int, 5]", "no validator and no field"),
-            ("request, a: 'Nowhere'", "Nowhere"),
+            ("request, a: 'Nowhere'", "'a' is annotated with 'Nowhere', which cannot"),
+            ("request, a: list['Nowhere']", "'a' is annotated with 'Nowhere', which"),
+            ("request, a: typing.Optional['int']", "'int', which is not evaluated"),
+            ("request, a: 'list['", "'a' is annotated with 'list[', which cannot"),
+            ("request, a: 'typing.nope'", "'nope'. Import or define its names"),
+            ("request, a: '5 + None'", "'a' is annotated with '5 + None', which"),
             ("a: int", "must take request first"),
             ("", "must take request first"),
             ("self, other, a: int", "must take request first"),
@@ -2769,6 +2774,71 @@ class Parameters(AjaxTestCase):
         refused(
             f"{source}def f(request, a: typing.Annotated[{one}]): pass", "one field"
         )
+
+    def test_annotations_may_name_what_is_imported_for_type_checkers_only(self):
+        source = """
+            import typing
+            import ajax
+            from django.contrib.auth.models import Group
+
+            if typing.TYPE_CHECKING:
+                from django.http import HttpRequest
+                from nowhere import Lost, User
+
+            def plain(request: HttpRequest) -> Lost:
+                return 1
+
+            @ajax.login_required
+            def guarded(request: HttpRequest, more: Lost = None) -> Lost:
+                return 2
+
+            @ajax.validated
+            def rate(request: HttpRequest, stars: int, _own: Lost = None) -> Lost:
+                return stars
+
+            class Door(ajax.BaseEndpoint):
+                def __call__(self, request: HttpRequest) -> Lost:
+                    return 4
+
+            door = Door()
+
+            @ajax.register(Group)
+            class GroupEndpoint(ajax.ModelEndpoint):
+                fields = ["name"]
+
+                def can_list(self, user: User) -> Lost:
+                    return True
+
+                def can_update(self, user: User, record: Lost, modified: Lost) -> Lost:
+                    return True
+
+                def count(self, request: HttpRequest) -> Lost:
+                    return 5
+
+                @ajax.validated
+                def join(self, request: HttpRequest, record: Lost, number: int) -> Lost:
+                    return number
+            """
+        self.addCleanup(ajax.endpoint.unregister, Group)
+        group = Group.objects.create(name="a")
+        headers = ["from __future__ import annotations"]
+        if sys.version_info >= (3, 14):
+            headers.append("")  # Python itself evaluates them later.
+        for header in headers:
+            if ajax.endpoint.is_registered(Group):
+                ajax.endpoint.unregister(Group)
+            with self.subTest(header), self.apps(zoo=header + textwrap.dedent(source)):
+                for path_, sent, answer in [
+                    ("zoo/plain", {}, 1),
+                    ("zoo/guarded", {}, 2),
+                    ("zoo/rate", {"stars": 3}, 3),
+                    ("zoo/door", {}, 4),
+                    ("zoo/group/count", {}, 5),
+                    (f"zoo/group/{group.pk}/join", {"number": 6}, 6),
+                    ("zoo/group/list", {}, [{"pk": group.pk, "name": "a"}]),
+                ]:
+                    self.assertEqual(self.post(path_, sent)["data"], answer)
+                self.assertNotIn("zoo", str(checks.run_checks()))
 
     def test_a_record_of_a_model_without_endpoint_fails_like_an_import(self):
         source = """
