@@ -6866,6 +6866,8 @@ def _refuse_endpoint(base, endpoint_class, model, served):
     _refuse(candidate, _CLASS_RULES)
     if base is ModelEndpoint:
         _refuse(candidate, _MODEL_RULES)
+    else:
+        _refuse(candidate, _FORM_RULES)
 
 
 def _refuse_encoder(encoder):
@@ -7477,6 +7479,43 @@ _MODEL_RULES = (
     _find_bad_annotations,
     _find_hidden_version,
 )
+
+
+# Rules for endpoints of forms
+
+#: The methods in which a ModelForm may make a hash of a password, or drop the field.
+_METHODS_FOR_PASSWORDS = ("__init__", "clean", "clean_password", "_post_clean", "save")
+
+
+def _find_form_passwords(candidate):
+    """Find ModelForms that would store the password of a user as it is sent, not as a
+    hash, such as one with `fields = "__all__"`."""
+    form_class = candidate.model
+    field = form_class.base_fields.get("password")
+    if field is None or field.disabled or not _writes_users(form_class, "password"):
+        return
+    for name in _METHODS_FOR_PASSWORDS:
+        usual_method = getattr(forms.ModelForm, name, None)
+        if getattr(form_class, name, None) is not usual_method:
+            return
+    sentence = (
+        "would be stored as it is sent. Leave it out of the form, or override save() "
+        "to call set_password()."
+    )
+    yield form_class, "password", sentence
+
+
+def _writes_users(form_class, name):
+    """Return whether a form writes a field of a user model."""
+    if not issubclass(form_class, forms.BaseModelForm):
+        return False
+    options = form_class._meta
+    if not _is_user_model(options.model) or name in (options.exclude or ()):
+        return False
+    return options.fields is None or name in options.fields
+
+
+_FORM_RULES = (_find_form_passwords,)
 
 
 # --- The apps' endpoints.py -----------------------------------------------------------

@@ -5683,6 +5683,57 @@ class Refusals(AjaxTestCase):
         fields = ["title", "password"]
         self.serve(Invoice, fields=fields, list_filter=["password"])
 
+    def test_a_form_that_would_store_the_password_of_a_user_as_it_is(self):
+        class SignUpForm(forms.ModelForm):
+            class Meta:
+                model = User
+                fields = ["username", "password"]
+
+            def save(self, commit=True):
+                user = super().save(commit=False)
+                user.set_password(self.cleaned_data["password"])
+                user.save()
+                return user
+
+        declared = {"password": forms.CharField(widget=forms.PasswordInput)}
+        plain = type("PlainForm", (forms.ModelForm,), declared)
+        for form in (
+            forms.modelform_factory(User, fields="__all__"),
+            forms.modelform_factory(User, exclude=["username"]),
+            forms.modelform_factory(User, fields=["username", "password"]),
+            forms.modelform_factory(User, form=plain, fields=["username", "password"]),
+            forms.modelform_factory(Account, fields="__all__"),
+        ):
+            form.__module__ = __name__
+            message = f"{form.__name__}.password would be stored as it is sent"
+            with (
+                self.subTest(form),
+                self.assertRaisesMessage(ImproperlyConfigured, message),
+            ):
+                self.serve(form)
+        for fields in ({"fields": ["username"]}, {"exclude": ["password", "groups"]}):
+            form = forms.modelform_factory(User, form=plain, **fields)
+            form.__module__ = __name__
+            self.serve(form)  # It does nothing with the password.
+            self.doCleanups()
+        self.serve(SignUpForm)
+        sent = {"username": "eve", "password": "tulip"}
+        eve = self.post("shop/signupform", sent)["data"]
+        self.assertEqual(eve, {"pk": eve["pk"], "username": "eve"})
+        self.assertTrue(User.objects.get(username="eve").check_password("tulip"))
+        # The form of Django's admin shows a password, but reads none.
+        change_form = type("ChangeForm", (UserChangeForm,), {"__module__": __name__})
+        get_form_kwargs = lambda self, request: {"instance": request.user}  # noqa: E731
+        self.serve(change_form, get_form_kwargs=get_form_kwargs)
+        stored = self.user.password
+        joined = self.user.date_joined.isoformat()
+        sent = {"username": "anna", "password": "tulip", "date_joined": joined}
+        self.assertNotIn("password", self.post("shop/changeform", sent)["data"])
+        self.user.refresh_from_db()
+        self.assertEqual((self.user.username, self.user.password), ("anna", stored))
+        # What is no user's is the form's own affair.
+        self.serve(forms.modelform_factory(Invoice, fields="__all__"))
+
     def test_a_filter_that_is_another_parameter_of_list(self):
         for name in ("order_by", "search", "items_per_page", "current_page"):
             with self.subTest(name):
@@ -7938,7 +7989,7 @@ class Lists(AjaxTestCase):
 
 # --- Forms ----------------------------------------------------------------------------
 
-from django.contrib.auth.forms import SetPasswordForm
+from django.contrib.auth.forms import SetPasswordForm, UserChangeForm
 from taggit.forms import TagField
 
 OfferForm = forms.modelform_factory(Offer, fields="__all__")
