@@ -3585,6 +3585,29 @@ def _is_empty_text(sent):
     return sent == ""
 
 
+def _join_alternatives(name, alternatives):
+    """Return conditions with `in` where several say that a name equals a value.
+
+    A database would read the JSON of each row again for each of them.
+    """
+    joined = []
+    # To Python True equals 1: one `in` would lose one of them.
+    booleans = []
+    values = []
+    for alternative in alternatives:
+        lookup, value = alternative.children[0]
+        if lookup != name:
+            joined.append(alternative)
+        elif isinstance(value, bool):
+            booleans.append(value)
+        else:
+            values.append(value)
+    for equal_values in (booleans, values):
+        if equal_values:
+            joined.append(Q((f"{name}__in", equal_values)))
+    return joined
+
+
 class _ListOptions:
     """What clients may ask of an endpoint's `list`, and how it is read."""
 
@@ -3762,9 +3785,12 @@ class _ListOptions:
         values = value if isinstance(value, list) else [value]
         if len(values) > _MAX_FILTER_VALUES:
             raise ValidationError(_("At most %s values.") % _MAX_FILTER_VALUES)
+        name = entry.removesuffix("__in")
         alternatives = [Q(pk__in=[])]
         for item in values:
-            alternatives.append(self.match(entry.removesuffix("__in"), item))
+            alternatives.append(self.match(name, item))
+        if len(values) > 1 and self.names_key_of_json(name):
+            alternatives = _join_alternatives(name, alternatives)
         condition = Q.create(alternatives, connector=Q.OR)
         queryset = self.make_queryset().filter(condition)
         with contextlib.suppress(core_exceptions.EmptyResultSet):
@@ -3792,6 +3818,13 @@ class _ListOptions:
             request = self.model_endpoint.request
             return self.annotations.find_field(name, request), lookups
         return _end_of_path(self.model, entry)
+
+    def names_key_of_json(self, entry):
+        """Return whether an entry names a key of a JSONField, without a lookup."""
+        field, lookups = self.find_end(entry)
+        if not isinstance(field, models.JSONField) or not lookups:
+            return False
+        return set(lookups).isdisjoint(field.get_lookups())
 
     def match(self, entry, value):
         """Return the condition that an entry has one value."""

@@ -7910,6 +7910,36 @@ class Lists(AjaxTestCase):
             with self.subTest(value=str(value)[:20]):
                 self.refuse("json__key__gt", value)
 
+    def test_several_values_for_a_key_of_json_find_what_each_of_them_finds(self):
+        self.serve(Specimen, list_filter=["json__key", "json__a__0__in", "json__b__gt"])
+        stored = [True, False, 1, 0, 1.5, "1", "true", "x", "", None, [1], {"b": 1}]
+        Specimen.objects.all().delete()
+        for value in stored:
+            json = {"key": value, "a": [value], "b": value}
+            Specimen.objects.create(words=repr(value), json=json)
+
+        def find(key, values):
+            return set(self.words({key: values, "items_per_page": 100}).split())
+
+        values = [True, 1, 1.5, "x", "true", False, "nothing"]
+        for key in ("json__key", "json__a__0__in"):
+            for chosen in (values, values[:2], values[2:5], ["x", "x"], [0, False]):
+                with self.subTest(key, values=chosen):
+                    expected = set().union(*(find(key, value) for value in chosen))
+                    self.assertEqual(find(key, chosen), expected)
+        # A lookup is no key.
+        more = find("json__b__gt", [0, 1])
+        self.assertEqual(more, find("json__b__gt", 0) | find("json__b__gt", 1))
+
+    def test_json_is_read_once_per_row_however_many_values_are_sent(self):
+        column = connection.ops.quote_name("json")
+        counts = []
+        for values in (["no", "none"], [f"x{number}" for number in range(100)]):
+            with CaptureQueriesContext(connection) as queries:
+                self.post("shop/specimen/list", {"json__key": values})
+            counts.append(max(query["sql"].count(column) for query in queries))
+        self.assertEqual(counts[0], counts[1])
+
     @unittest.skipUnless(connection.vendor == "postgresql", "arrays and ranges")
     @isolate_apps("test_ajax")
     def test_filters_of_arrays_and_ranges(self):
