@@ -13241,6 +13241,7 @@ class OpenAPI(AjaxTestCase):
         self.assertEqual(day, {"type": ["string"], "format": "date"})
         self.assertEqual(hours["type"], "array")
         self.assertEqual(hours["items"]["oneOf"][0], {"const": "am", "title": "a"})
+        self.assertNotIn("type", taken["properties"]["json"])
         shown = self.described()["components"]["schemas"]["shop.article"]["properties"]
         read = {name for name, schema in shown.items() if schema.get("readOnly")}
         self.assertEqual(read, {"pk", "author"})
@@ -13352,6 +13353,7 @@ class OpenAPI(AjaxTestCase):
             return False
 
         self.serve(Category, authenticate=no_one, require_permissions=True)
+        self.serve(Article, require_permissions=True)
         with self.settings(CSRF_USE_SESSIONS=True):
             self.assertNotIn("csrfCookie", str(self.described()))
         self.serve(User)
@@ -13363,6 +13365,11 @@ class OpenAPI(AjaxTestCase):
             "country/list": "Logged-in users, if CountryEndpoint.can_list allows.",
             "note/create": "Logged-in users.",
             "user/create": "Logged-in users, with the permission to add.",
+            "article/{pk}/tags/add": "Logged-in users, if ArticleEndpoint.can_update "
+            "allows, with the permission to change.",
+            "article/{pk}/tags/clear": "Logged-in users, if ArticleEndpoint.can_update "
+            "allows, with the permission to change.",
+            "article/{pk}/tags/similar": "Logged-in users.",
         }.items():
             app = "auth" if path_.startswith("user") else "shop"
             call = self.described()["paths"][f"/{app}/{path_}.json"]["post"]
