@@ -75,7 +75,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes, urlencode
+from urllib.parse import quote, unquote_to_bytes, urlencode
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django import forms
@@ -8139,7 +8139,7 @@ def _describe_call(path, doc, callers, shape, question=""):
     if question:
         notes["asks"] = question
     call = {
-        "operationId": path.replace("/", ".").replace("{pk}", "pk"),
+        "operationId": _make_id(path.replace("/", ".").replace("{pk}", "pk")),
         "tags": [group.partition("/{pk}")[0]],
         "summary": summary,
         "description": description.strip(),
@@ -8392,8 +8392,13 @@ def _describe_writable(plan):
     return schemas, required
 
 
+def _make_id(name):
+    """Return a name in the characters that OpenAPI takes: those of others are spelt."""
+    return quote(name).replace("%", "-")
+
+
 def _refer_to_schema(model):
-    return {"$ref": f"#/components/schemas/{model._meta.label_lower}"}
+    return {"$ref": f"#/components/schemas/{_make_id(model._meta.label_lower)}"}
 
 
 def _describe_commands(path, model_endpoint):
@@ -8457,7 +8462,7 @@ def _describe_records(request):
 
 def _collect_plans(plan, plans):
     """Add a plan, and the plans of what it expands, to the lists of plans by label."""
-    plans.setdefault(plan.model._meta.label_lower, []).append(plan)
+    plans.setdefault(_make_id(plan.model._meta.label_lower), []).append(plan)
     for part in plan.parts:
         related = getattr(part, "related", None)
         if related is not None:
@@ -8515,6 +8520,42 @@ def _describe_security_schemes():
     return schemes
 
 
+def _keep_used(components, paths):
+    """Return the components that paths use, by themselves or through others."""
+    used = set()
+    for path_item in paths.values():
+        for alternative in path_item["post"]["security"]:
+            used.update(f"#/components/securitySchemes/{name}" for name in alternative)
+    descriptions = [paths]
+    while descriptions:
+        for reference in _find_references(descriptions.pop()):
+            if reference not in used:
+                used.add(reference)
+                _root, _components, kind, name = reference.split("/")
+                descriptions.append(components[kind][name])
+    kept = {}
+    for kind, described in components.items():
+        kept[kind] = {}
+        for name, description in described.items():
+            if f"#/components/{kind}/{name}" in used:
+                kept[kind][name] = description
+    return kept
+
+
+def _find_references(described):
+    """Yield what each $ref in a description refers to."""
+    if isinstance(described, list):
+        items = described
+    elif isinstance(described, dict):
+        items = described.values()
+        if isinstance(described.get("$ref"), str):
+            yield described["$ref"]
+    else:
+        items = ()
+    for item in items:
+        yield from _find_references(item)
+
+
 def _endpoints_modules():
     """Yield the endpoints.py of each app that has one."""
     for config in apps.get_app_configs():
@@ -8567,6 +8608,12 @@ def _describe_api(request):
     It comes from the same tables and plans that answer the calls.
     """
     _autodiscover()
+    paths = dict(_describe_calls(request))
+    components = {
+        "schemas": _describe_records(request),
+        "responses": {"failure": _describe_failure()},
+        "securitySchemes": _describe_security_schemes(),
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -8577,12 +8624,8 @@ def _describe_api(request):
         },
         "servers": [{"url": request.path.removesuffix("/openapi.json") or "/"}],
         "tags": list(_describe_groups()),
-        "paths": dict(_describe_calls(request)),
-        "components": {
-            "schemas": _describe_records(request),
-            "responses": {"failure": _describe_failure()},
-            "securitySchemes": _describe_security_schemes(),
-        },
+        "paths": paths,
+        "components": _keep_used(components, paths),
         "x-ajax": _describe_visitor(request),
     }
 

@@ -13684,6 +13684,60 @@ class OpenAPI(AjaxTestCase):
         self.assertEqual(taken["properties"]["texts"], texts)
         self.assertEqual(taken["properties"]["object"], {"type": ["object", "null"]})
 
+    def test_a_component_that_nothing_uses_is_left_out(self):
+        self.serve(Clip, operations=["delete"])
+        self.assertNotIn("shop.clip", list(self.described()["components"]["schemas"]))
+        # What only other records refer to is used.
+        self.serve(Category, operations=["delete"])
+        schemas = list(self.described()["components"]["schemas"])
+        self.assertIn("shop.category", schemas)
+        project = Project(self, DJANGO_FILES)
+        project.append("blog/endpoints.py", "def hello(request): return 1")
+        project.append("settings.py", "DEBUG = True")
+        script = """
+            def used():
+                components = client.get("/ajax/openapi.json").json()["components"]
+                return [sorted(kind) for kind in components.values()]
+            """
+        used = [[], ["failure"], ["csrf", "csrfCookie"]]
+        project.assert_calls(script, ("used()", used))
+
+    def test_a_name_of_other_letters_is_spelt_in_those_that_openapi_takes(self):
+        project = Project(self, DJANGO_FILES)
+        project.append("settings.py", "DEBUG = True")
+        project.append(
+            "blog/models.py",
+            """
+            class Straße(models.Model):
+                name = models.CharField(max_length=100)
+            """,
+        )
+        project.append(
+            "blog/endpoints.py",
+            """
+            import ajax
+            from .models import Straße
+            ajax.endpoint.register(Straße)
+            def größe(request): return 1
+            """,
+        )
+        script = """
+            described = client.get("/ajax/openapi.json").json()
+            calls = [item["post"] for item in described["paths"].values()]
+            """
+        call = 'sorted(call["operationId"] for call in calls)[:2]'
+        ids = ["blog.gr-C3-B6-C3-9Fe", "blog.stra-C3-9Fe.create"]
+        schemas = ["blog.stra-C3-9Fe"]
+        paths = ["/blog/größe.json", "/blog/straße/create.json"]
+        project.assert_calls(
+            script,
+            (call, ids),
+            ('list(described["components"]["schemas"])', schemas),
+            ('list(described["paths"])[:2]', paths),
+            ('post("blog/größe")', [200, 1]),
+            ('post("blog/straße", {"name": "a"})', [200, {"pk": 1, "name": "a"}]),
+        )
+
 
 # --- Explorer -------------------------------------------------------------------------
 
