@@ -8779,10 +8779,27 @@ class _NameRules:
     def suggest(self, name):
         """Return a hint about a name that is not accepted."""
         known_names = [*self.field_names, *_operations(self.endpoint_class)]
-        close_name = self.columns.get(name) or _find_close(str(name), known_names)
+        close_name = self.columns.get(name)
+        if "__" in str(name):
+            close_name = close_name or self.correct_path(str(name).lstrip("-^=@"))
+        close_name = close_name or _find_close(str(name), known_names)
         if close_name and close_name != name:
             return f"Did you mean {close_name}?"
         return "Correct the name, or remove it."
+
+    def correct_path(self, path_name):
+        """Return a path with its first wrong name corrected, None if no name is
+        close."""
+        field, wrong_names = _end_of_path(self.model, path_name)
+        model = self.model if field is None else field.related_model
+        if not wrong_names or model is None:
+            return None
+        close_name = _find_close(wrong_names[0], _model_fields(model))
+        if close_name is None:
+            return None
+        names = path_name.split("__")
+        names[-len(wrong_names)] = close_name
+        return "__".join(names)
 
     def is_extra(self, name):
         """Whether a name is a property's or method's of the endpoint or the model."""
@@ -9020,19 +9037,34 @@ def _check_sorting(model, endpoint_class):
 
     The order tells about values that the user cannot see.
     """
-    for path_name in endpoint_class.sortable_by:
-        names = path_name.split("__")
-        for length in range(1, len(names)):
-            field, lookups = _end_of_path(model, "__".join(names[:length]))
-            related = getattr(field, "related_model", None)
-            if lookups or related is None or not _is_narrowed_or_closed(related):
-                continue
-            message = (
-                f"{endpoint_class.__name__}.sortable_by names {path_name!r}, but the "
-                f"endpoint of {_label(related)} hides records from some users. The "
-                "order tells them about values that they cannot see."
-            )
-            yield "W005", message, f"Leave {path_name!r} out of sortable_by."
+    for attribute in ("ordering", "sortable_by"):
+        for key in getattr(endpoint_class, attribute) or ():
+            if not isinstance(key, str):
+                continue  # It is an expression of the project's.
+            for related in _find_sorted_models(model, key.removeprefix("-")):
+                if _is_narrowed_or_closed(related):
+                    message = (
+                        f"{endpoint_class.__name__}.{attribute} names {key!r}, but the "
+                        f"endpoint of {_label(related)} hides records from some users. "
+                        "The order tells them about values that they cannot see."
+                    )
+                    yield "W005", message, f"Leave {key!r} out of {attribute}."
+
+
+def _find_sorted_models(model, path_name):
+    """Yield the related models by whose values an order sorts.
+
+    The name of a relation alone sorts by the usual order of its model, if it has one.
+    """
+    names = path_name.split("__")
+    for length in range(1, len(names) + 1):
+        field, lookups = _end_of_path(model, "__".join(names[:length]))
+        related = getattr(field, "related_model", None)
+        if lookups or related is None:
+            return
+        is_usual_order = names[-1] == field.name and related._meta.ordering
+        if length < len(names) or is_usual_order:
+            yield related
 
 
 def _check_visitors(model, endpoint_class):

@@ -15141,6 +15141,41 @@ class Checks(AjaxTestCase):
         shown = {"pk": content_type.pk, "app_label": "shop", "model": "article"}
         self.assertEqual(self.shown(note)["kind"], shown)
 
+    def test_e002_corrects_a_name_anywhere_on_a_path(self):
+        for attribute, name, meant in [
+            ("list_filter", "titel__icontains", "title__icontains"),
+            ("list_filter", "category__titel", "category__title"),
+            ("search_fields", "^category__parent__titel", "category__parent__title"),
+            ("ordering", "-category__titel", "category__title"),
+            ("sortable_by", "categroy__title", "category__title"),
+        ]:
+            with self.subTest(name):
+                (message,) = self.said("ajax.E002", Article, **{attribute: [name]})
+                self.assertIn(f"Did you mean {meant}?", message)
+        for name in ("title__xyz", "category__xyz", "xyz__title"):
+            with self.subTest(name):
+                (message,) = self.said("ajax.E002", Article, list_filter=[name])
+                self.assertIn(f"list_filter names {name!r}", message)
+
+    def test_an_order_by_what_is_hidden_is_w005_by_default_too(self):
+        narrow = {"get_queryset": lambda self, request: Category.objects.all()}
+        for attributes, is_told in [
+            ({"ordering": ["-category__title", "pk"]}, True),
+            ({"ordering": ["category", models.F("pk")]}, False),
+        ]:
+            with self.subTest(attributes):
+                self.serve(Category, **narrow)
+                attributes["sortable_by"] = ()
+                messages = self.said("ajax.W005", Article, **attributes)
+                self.assertEqual(bool(messages), is_told)
+        # A relation's own name sorts by the usual order of its model.
+        with mock.patch.object(Category._meta, "ordering", ["title"]):
+            for name, is_told in [("category", True), ("category_id", False)]:
+                with self.subTest(name):
+                    self.serve(Category, **narrow)
+                    messages = self.said("ajax.W005", Article, sortable_by=[name])
+                    self.assertEqual(bool(messages), is_told)
+
 
 # --- Workers --------------------------------------------------------------------------
 
