@@ -114,6 +114,7 @@ from django.shortcuts import resolve_url
 from django.urls import NoReverseMatch, include, path, re_path
 from django.utils import timezone
 from django.utils.autoreload import autoreload_started
+from django.utils.cache import set_response_etag
 from django.utils.choices import flatten_choices
 from django.utils.datastructures import MultiValueDict
 from django.utils.dateparse import parse_datetime
@@ -7884,6 +7885,8 @@ def _serve_page_text(request, name, **_mount):
         "X-Content-Type-Options": "nosniff",
     }
     response = HttpResponse(text, f"{content_type}; charset=utf-8", headers=headers)
+    if is_client:
+        set_response_etag(response)  # The middleware gives none to HEAD.
     response = ConditionalGetMiddleware(lambda request: response)(request)
     return _keep_csrf_cookie(request, response)
 

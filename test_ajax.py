@@ -1007,6 +1007,12 @@ class Urls(AjaxTestCase):
         with self.assertRaisesMessage(ajax.NotRegistered, "shop.Vehicle"):
             ajax.endpoint.unregister(served)
 
+    def test_head_of_the_client_has_the_headers_of_get(self):
+        url = "/ajax/client.js"
+        shown, asked = self.client.get(url), self.client.head(url)
+        for name in ("ETag", "Cache-Control", "Vary", "Content-Type"):
+            self.assertEqual(asked[name], shown[name])
+
 
 # --- Requests -------------------------------------------------------------------------
 
