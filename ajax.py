@@ -2174,7 +2174,8 @@ class _ExpandedKey(_ForeignKey):
         # Wherever it is expanded, some users see only the pk.
         pk_schema = {"type": ["string"], **_describe_field(self.field)}
         _allow_null(pk_schema)
-        return {"anyOf": [_refer_to_schema(self.related.model), pk_schema]}
+        record = _refer_to_schema(self.related.model, self.related.left_out)
+        return {"anyOf": [record, pk_schema]}
 
 
 class _JoinedKey(_ExpandedKey):
@@ -2807,11 +2808,15 @@ class _Plan:
         self.is_custom = self.encoder is not None and self.encoder._is_custom
         self.peers = {}
         self.parts = [_Column(self, "pk", self.model._meta.pk, "pk")]
+        #: The keys that these records have elsewhere, but not inside of others.
+        self.left_out = []
         fields = _model_fields(self.model)
         for name in _select_shown(self.model, self.endpoint_class, self.encoder):
             part = self._make_part(name, fields.get(name))
             if part is not None:
                 self.parts.append(part)
+            elif self.outer is not None:
+                self.left_out.append(name)
         self.lookups = []
         self.joins = []
         self.tag_parts = {}
@@ -8400,8 +8405,17 @@ def _make_id(name):
     return quote(name).replace("%", "-")
 
 
-def _refer_to_schema(model):
-    return {"$ref": f"#/components/schemas/{_make_id(model._meta.label_lower)}"}
+def _name_schema(model, left_out=()):
+    """Return the name of the schema of a model's records, all or some of whose keys
+    they have."""
+    names = [model._meta.label_lower]
+    if left_out:
+        names += ["without", *left_out]
+    return _make_id("-".join(names))
+
+
+def _refer_to_schema(model, left_out=()):
+    return {"$ref": f"#/components/schemas/{_name_schema(model, left_out)}"}
 
 
 def _describe_commands(path, model_endpoint):
@@ -8450,22 +8464,24 @@ def _describe_calls(request):
 
 
 def _describe_records(request):
-    """Return by label the schema of each model's records, wherever they are shown."""
+    """Return by name the schema of each model's records, wherever they are shown."""
     plans = {}
     for model, endpoint_class in endpoint._registry.items():
         if issubclass(endpoint_class, ModelEndpoint):
             _collect_plans(endpoint_class._for_model(model, request)._plan, plans)
     schemas = {}
-    for label, same in plans.items():
-        schemas[label] = same[0].describe(is_written=True)
+    for name, same in plans.items():
+        same.sort(key=lambda plan: plan.outer is not None)
+        schemas[name] = same[0].describe(is_written=True)
         for plan in same[1:]:
-            _add_expansions(schemas[label], plan)
+            _add_expansions(schemas[name], plan)
     return schemas
 
 
 def _collect_plans(plan, plans):
-    """Add a plan, and the plans of what it expands, to the lists of plans by label."""
-    plans.setdefault(_make_id(plan.model._meta.label_lower), []).append(plan)
+    """Add a plan, and the plans of what it expands, to the lists of plans by the name
+    of their schema."""
+    plans.setdefault(_name_schema(plan.model, plan.left_out), []).append(plan)
     for part in plan.parts:
         related = getattr(part, "related", None)
         if related is not None:
@@ -8475,9 +8491,10 @@ def _collect_plans(plan, plans):
 def _add_expansions(schema, plan):
     """Add to the schema of a model's records what is expanded only elsewhere."""
     properties = plan.describe(is_written=True).get("properties", {})
-    for name, described in properties.items():
-        if "anyOf" in described:
-            schema["properties"][name] = described
+    for part in plan.parts:
+        is_expanded = isinstance(part, (_ExpandedKey, _ExpandedMembers))
+        if is_expanded and part.name in properties:
+            schema["properties"][part.name] = properties[part.name]
 
 
 #: What may stand beside the data of a reply.

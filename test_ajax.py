@@ -13744,6 +13744,36 @@ class OpenAPI(AjaxTestCase):
             ('post("blog/straße", {"name": "a"})', [200, {"pk": 1, "name": "a"}]),
         )
 
+    def test_children_are_described_wherever_they_are_shown_or_left_out(self):
+        fields = {
+            Recipe: ["title", "ingredients", "portrait"],
+            Ingredient: ["name", "recipe"],
+        }
+        soup = Recipe.objects.create(title="Soup")
+        salt = Ingredient.objects.create(recipe=soup, name="Salt")
+        # Each order of registering makes the same schemas.
+        for models_in_order in ([Ingredient, Recipe], [Recipe, Ingredient]):
+            with self.subTest(models_in_order):
+                for model in models_in_order:
+                    ajax.endpoint.unregister(model)
+                    self.addCleanup(ajax.endpoint.register, model, KitchenEndpoint)
+                for model in models_in_order:
+                    self.serve(model, fields=fields[model])
+                schemas = self.described()["components"]["schemas"]
+                required = schemas["shop.recipe"]["required"]
+                self.assertEqual(required, ["pk", "title", "ingredients", "portrait"])
+                self.assertEqual([*schemas["shop.recipe"]["properties"]], required)
+                required = schemas["shop.ingredient"]["required"]
+                self.assertEqual(required, ["pk", "recipe", "name"])
+                recipe = schemas["shop.ingredient"]["properties"]["recipe"]["anyOf"][0]
+                name = "shop.recipe-without-ingredients"
+                self.assertEqual(recipe, {"$ref": f"#/components/schemas/{name}"})
+                self.assertEqual(schemas[name]["required"], ["pk", "title", "portrait"])
+                # The replies are as the schemas say.
+                self.assertNotIn("ingredients", self.shown(salt)["recipe"])
+                self.assertEqual(self.shown(soup)["ingredients"][0]["name"], "Salt")
+                self.doCleanups()
+
 
 # --- Explorer -------------------------------------------------------------------------
 
