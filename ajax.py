@@ -8516,6 +8516,9 @@ def _describe_failure():
             "additionalProperties": _describe_list(_TEXT),
             "description": "By key; __all__ has those of the record as a whole.",
         },
+        "current": {
+            "description": "The record as it is now, where it has been changed."
+        },
         "login_url": {**_TEXT, "description": "Where logging in would help."},
         "csrf": {
             "type": ["string", "boolean"],

@@ -13595,6 +13595,12 @@ class OpenAPI(AjaxTestCase):
             ):
                 jsonschema.validate(reply, strict)
                 found |= {*reply}
+            soup = Recipe.objects.create(title="Soup")
+            self.serve(Recipe, version_field="changed")
+            sent = {"changed": "2020-01-01T00:00:00Z"}
+            reply = self.post(f"shop/recipe/{soup.pk}/update", sent, status=409)
+            jsonschema.validate(reply, strict)
+            found |= {*reply}
             self.client.logout()
             reply = self.post("shop/whoami", status=403)
         jsonschema.validate(reply, strict)
