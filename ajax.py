@@ -9438,35 +9438,25 @@ def _serve_demo():
 
 # --- The page's texts -----------------------------------------------------------------
 
-_CLIENT = r"""/** Call the endpoints of ajax.py from a page.
+_CLIENT = r"""/** Call the endpoints of ajax.py: `await ajax("blog/post/1/update", {title: "Hello again"})`.
  *
- *     import ajax from "/ajax/client.js";
- *     const post = await ajax("blog/post/1/update", {title: "Hello again"});
- *
- * The data is an object, which may hold files, a FormData, a URLSearchParams, a <form>, or the event
- * of its submission. The third argument may hold a signal. A call that fails throws an AJAXError.
- */
+ * The data is an object, which may hold files, a FormData, a URLSearchParams, a <form>, or its
+ * submit event. The options may hold a signal. A call that fails throws an AJAXError. */
 const COOKIE_NAME = "csrftoken";
 const HEADER_NAME = "X-CSRFToken";
 const INPUT_NAME = "csrfmiddlewaretoken";
 const TIME_ZONE = "UTC";
-
-/** The token that came with a refusal. A login changes the token. */
-let freshToken;
-
-/** The number of texts that were put behind inputs. */
+let freshToken; // It came with a refusal: a login changes the token.
 let errorCount = 0;
 
-/** Call an endpoint and return the data of its reply. */
 export default async function ajax(path, data, options) {
-  const reply = await ajax.reply(path, data, options);
-  return reply.data;
+  return (await ajax.reply(path, data, options)).data;
 }
 
-/** Call an endpoint and return the whole reply. A list has `total` and the like beside `data`. */
+/** Return the whole reply: a list has `total` and the like beside `data`. */
 ajax.reply = async (path, data, options) => {
   const response = await ajax.fetch(path, data, options);
-  const reply = await readJSON(path, response, options);
+  const reply = await receive(response.clone().json(), path, options);
   if (reply?.success === true && "data" in reply) return reply;
   const message = reply?.success === false && reply.data?.message;
   if (typeof message === "string") throw new AJAXError(message, {path, response, reply});
@@ -9475,113 +9465,103 @@ ajax.reply = async (path, data, options) => {
   throw new AJAXError(`${answer}, which is not a reply of ajax.py.`, {path, response});
 };
 
-/** Call an endpoint and return its Response, which may hold HTML or a file. */
+/** Return the Response itself, which may hold HTML or a file. */
 ajax.fetch = async (path, data = {}, options) => {
   const body = encode(data);
   const response = await send(path, body, options);
   if (response.status !== 403) return response;
-  const reply = await readJSON(path, response, options);
+  const reply = await receive(response.clone().json(), path, options);
   if (typeof reply?.csrf !== "string") return response;
   freshToken = reply.csrf;
   return send(path, body, options);
 };
 
 /** Put errors behind those inputs of a form that can be seen. Return the text of all others. */
-ajax.showErrors = (form, error) => {
+ajax.showErrors = (form, {errors, message}) => {
   form.dispatchEvent(new Event("ajax-clear"));
-  const isNamed = isObject(error.errors) && !Array.isArray(error.errors);
-  const errors = isNamed ? error.errors : {__all__: error.errors};
-  const others = [];
-  const wrongInputs = Object.entries(errors).flatMap(([name, messages]) => {
-    const text = joinTexts(messages);
+  const isNamed = isObject(errors) && !Array.isArray(errors);
+  const texts = [];
+  const wrongInputs = [];
+  for (const [name, value] of Object.entries(isNamed ? errors : {__all__: errors})) {
+    const text = joinTexts(value);
     const inputs = getInputs(form, name).filter(isVisible);
     if (inputs.length > 0) showError(form, inputs, text);
-    else if (text) others.push(name === "__all__" ? text : `${name}: ${text}`);
-    return inputs;
-  });
-  const firstInput = getInputs(form).find(input => wrongInputs.includes(input));
-  firstInput?.focus();
-  return others.join("\n") || (firstInput ? "" : error.message);
+    else if (text) texts.push(name === "__all__" ? text : `${name}: ${text}`);
+    wrongInputs.push(...inputs);
+  }
+  getInputs(form).find(input => wrongInputs.includes(input))?.focus();
+  return texts.join("\n") || (wrongInputs.length > 0 ? "" : message);
 };
 
-/** Fill a form's inputs from a record. Return the names of the values that they cannot show. */
-ajax.fill = (form, record) => {
-  const names = Object.keys(record);
-  return names.filter(name => !fillInputs(getInputs(form, name), record[name]));
-};
+/** Fill a form from a record. Return the names of the values that its inputs cannot show. */
+ajax.fill = (form, record) =>
+  Object.keys(record).filter(name => !fillInputs(getInputs(form, name), record[name]));
 
 /** A failed call. Its code is the HTTP status, or 0 without a response. */
 export class AJAXError extends Error {
   constructor(message, {path, response, reply, cause} = {}) {
     super(message);
-    const {errors, hint, login_url: loginURL} = reply ?? {};
-    const loginUrl = loginURL && makeLoginURL(loginURL);
-    const code = response?.status ?? 0;
-    Object.assign(this, {name: "AJAXError", path, code, errors, hint, loginUrl});
-    Object.assign(this, {reply, response, cause});
+    const {errors, hint, login_url: login} = reply ?? {};
+    const url = login && new URL(login, location);
+    const origin = url?.origin === location.origin ? location.origin : "";
+    url?.searchParams.set("next", location.href.slice(origin.length));
+    Object.assign(this, {name: "AJAXError", path, code: response?.status ?? 0, errors, hint});
+    Object.assign(this, {loginUrl: url?.href, reply, response, cause});
   }
 }
 
-/** Return the URL of the login page, which leads back to this page. */
-function makeLoginURL(loginURL) {
-  const url = new URL(loginURL, location);
-  const isHere = url.origin === location.origin;
-  url.searchParams.set("next", isHere ? location.href.slice(url.origin.length) : location.href);
-  return url.href;
+/** Wait for the network. Return undefined for a text that is no JSON. */
+function receive(promise, path, options) {
+  return promise.catch(cause => {
+    if (cause instanceof SyntaxError) return;
+    const isAborted = options?.signal?.aborted; // Its cause may be anything.
+    const message = isAborted ? "The call was aborted." : "The server cannot be reached.";
+    throw new AJAXError(message, {path, cause});
+  });
 }
 
-/** Return the URL of a path. */
-function makeURL(path) {
+function send(path, body, options) {
   const segments = path.split("/");
   if (segments.some(segment => ["", ".", ".."].includes(segment))) {
     throw new TypeError(`The path "${path}" has a segment that is empty, "." or "..".`);
   }
-  return new URL(`${segments.map(encodeURIComponent).join("/")}.json`, import.meta.url);
-}
-
-/** Send a body with the CSRF token. */
-async function send(path, body, {signal} = {}) {
+  const url = new URL(`${segments.map(encodeURIComponent).join("/")}.json`, import.meta.url);
   const headers = {[HEADER_NAME]: findToken()};
   if (typeof body === "string") headers["Content-Type"] = "application/json";
-  const call = fetch(makeURL(path), {method: "POST", headers, body, signal});
-  return call.catch(cause => failToConnect(path, signal, cause));
+  const request = fetch(url, {method: "POST", headers, body, signal: options?.signal});
+  return receive(request, path, options);
 }
 
-/** Return what a response holds as JSON, or undefined. The response itself stays unread. */
-async function readJSON(path, response, {signal} = {}) {
-  return response.clone().json().catch(cause => {
-    if (!(cause instanceof SyntaxError)) failToConnect(path, signal, cause);
-  });
-}
-
-/** Throw the error of a call without a whole response. An aborted call may have any cause. */
-function failToConnect(path, signal, cause) {
-  const message = signal?.aborted ? "The call was aborted." : "The server cannot be reached.";
-  throw new AJAXError(message, {path, cause});
-}
-
-/** Return the CSRF token: a fresh one, else the cookie's, else that of the page's input. */
 function findToken() {
-  if (freshToken !== undefined) return freshToken;
-  const start = `${COOKIE_NAME}=`;
   // Of several cookies with this name, Django takes the last.
   const cookies = document.cookie.split("; ").reverse();
-  const cookie = cookies.find(cookie => cookie.startsWith(start));
+  const cookie = cookies.find(cookie => cookie.startsWith(`${COOKIE_NAME}=`));
   const input = document.querySelector(`[name=${INPUT_NAME}]`);
-  return cookie?.slice(start.length) ?? input?.value ?? "";
+  return freshToken ?? cookie?.slice(COOKIE_NAME.length + 1) ?? input?.value ?? "";
 }
 
 /** Turn data into the body of a request. */
 function encode(data) {
+  const isSubmission = data instanceof Event && data.type === "submit";
+  if (isSubmission) return encode(readForm(data.target, data.submitter));
   if (data instanceof HTMLFormElement) return encode(readForm(data));
-  if (data instanceof Event && data.type === "submit") {
-    return encode(readForm(data.target, data.submitter));
-  }
-  const isForm = data instanceof FormData || data instanceof URLSearchParams;
-  if (!isForm) return encodeJSON(data);
-  const body = data instanceof FormData ? new FormData() : new URLSearchParams();
+  if (!(data instanceof FormData || data instanceof URLSearchParams)) return encodeJSON(data);
+  const body = new data.constructor();
   for (const [name, value] of data) body.append(name, value);
   body.delete(INPUT_NAME); // It may be older than the cookie.
+  return body;
+}
+
+/** Read a form, with what browsers leave out: unticked boxes and lists without a choice. */
+function readForm(form, button) {
+  const body = new FormData(form);
+  const inputs = getInputs(form).filter(input => !input.matches(":disabled"));
+  for (const {name, type, value} of inputs) {
+    if (!name || body.has(name) || !/^(checkbox|select-multiple)$/.test(type)) continue;
+    const isAlone = inputs.filter(input => input.name === name).length === 1;
+    body.append(name, isAlone && /^(on|true)$/i.test(value) ? "false" : "");
+  }
+  if (button?.name) body.append(button.name, button.value);
   return body;
 }
 
@@ -9593,78 +9573,38 @@ function getInputs(form, key) {
   return inputs.filter(({name}) => key === undefined || name === key || name === `${key}[]`);
 }
 
-/** Read a form, with what browsers leave out: unticked boxes and lists without a choice. */
-function readForm(form, button) {
-  const body = new FormData(form);
-  const inputs = getInputs(form).filter(input => !input.matches(":disabled"));
-  for (const {name, type, value} of inputs) {
-    const isLeftOut = name && !body.has(name);
-    if (!isLeftOut || !["checkbox", "select-multiple"].includes(type)) continue;
-    const isAlone = inputs.filter(input => input.name === name).length === 1;
-    const isBoolean = type === "checkbox" && isAlone && /^(on|true)$/i.test(value);
-    body.append(name, isBoolean ? "false" : "");
-  }
-  if (button?.name) body.append(button.name, button.value);
-  return body;
-}
-
 /** Turn data into JSON or, if it holds files, into a form with all else as one part of JSON. */
 function encodeJSON(data) {
   const form = new FormData();
-  const text = JSON.stringify(data, function (name, value) {
+  const text = JSON.stringify(data, function (key, value) {
     // `this` holds the value. Only an object's own values may be files.
     const isOwn = this === data && !Array.isArray(data);
     const list = isOwn && value instanceof FileList ? Array.from(value) : value;
-    return isOwn && addFiles(form, name, list) ? undefined : checkValue(name, list);
+    const files = [list].flat();
+    const areFiles = files.length > 0 && files.every(file => file instanceof Blob);
+    if (!isOwn || !areFiles) return checkValue(key, list);
+    for (const file of files) form.append(file === list ? key : `${key}[]`, file);
   });
   if (text === undefined) throw new TypeError(`JSON cannot hold this ${typeof data}.`);
-  if (Array.from(form).length === 0) return text;
+  if (form.keys().next().done) return text;
   form.append("application/json", text);
   return form;
 }
 
-/** Add a file or a list of files to a form. Return false for any other value. */
-function addFiles(form, name, value) {
-  const isList = Array.isArray(value) && value.length > 0;
-  const files = isList ? value : [value];
-  if (!files.every(file => file instanceof Blob)) return false;
-  for (const file of files) form.append(isList ? `${name}[]` : name, file);
-  return true;
-}
-
 /** Return a value that JSON can hold; it would turn a Map, a file or an element into {}. */
-function checkValue(name, value) {
-  if (!isObject(value) || Array.isArray(value)) return value;
-  const prototype = Object.getPrototypeOf(value);
-  const isPlain = prototype === null || Object.getPrototypeOf(prototype) === null;
-  const isOfPage = [Blob, Event, FileList, Node].some(kind => value instanceof kind);
-  if (!isOfPage && (isPlain || Object.keys(value).length > 0)) return value;
-  const place = name && ` (in "${name}")`;
-  throw new TypeError(`JSON cannot hold this ${value.constructor?.name}${place}.`);
-}
-
-/** Return whether a value is an object or a list. */
-function isObject(value) {
-  return typeof value === "object" && value !== null;
-}
-
-/** Join the texts of an error, which may have any shape. */
-function joinTexts(value) {
-  return isObject(value) ? Object.values(value).map(joinTexts).join(" ") : String(value ?? "");
-}
-
-/** Return whether an input can be seen. In a closed <details> it has a place, too. */
-function isVisible(input) {
-  const hasPlace = input.getClientRects().length > 0 && !input.closest("details:not([open])");
-  return hasPlace && getComputedStyle(input).visibility === "visible";
+function checkValue(key, value) {
+  const kind = value?.constructor?.name ?? "Object";
+  if (!isObject(value) || Array.isArray(value) || kind === "Object") return value;
+  const isOfPage = [Event, FileList, Node].some(type => value instanceof type);
+  if (!isOfPage && Object.keys(value).length > 0) return value;
+  throw new TypeError(`JSON cannot hold this ${kind}${key && ` (in "${key}")`}.`);
 }
 
 /** Put a text behind inputs, until one of them changes or the form is reset. */
 function showError(form, inputs, textContent) {
   const element = document.createElement("span");
   const id = `ajax-error-${++errorCount}`;
-  Object.assign(element, {id, textContent, className: "ajax-error"});
-  element.setAttribute("role", "alert");
+  Object.assign(element, {id, textContent, className: "ajax-error"}).setAttribute("role", "alert");
   const lastInput = inputs[inputs.length - 1];
   (lastInput.closest("label") ?? lastInput).after(element);
   const oldIds = inputs.map(input => input.getAttribute("aria-describedby") ?? "");
@@ -9678,56 +9618,61 @@ function showError(form, inputs, textContent) {
   };
   mark(true, id);
   for (const type of ["reset", "ajax-clear"]) form.addEventListener(type, clear);
-  for (const input of inputs) input.addEventListener("input", clear);
-  for (const input of inputs) input.addEventListener("change", clear);
+  for (const input of inputs) {
+    for (const type of ["input", "change"]) input.addEventListener(type, clear);
+  }
 }
 
 /** Fill the inputs of one name with a value. Return whether they show it. */
 function fillInputs(inputs, value) {
   const boxes = inputs.filter(({type}) => type === "checkbox" || type === "radio");
   const selects = inputs.filter(({options}) => options);
-  const choices = [...boxes, ...selects.flatMap(({options}) => Array.from(options))];
+  const choices = boxes.concat(...selects.map(({options}) => Array.from(options)));
   if (choices.length === 0) return inputs.map(input => fillText(input, value)).every(Boolean);
   const isBoolean = typeof value === "boolean";
-  if (isBoolean && choices.length === 1 && boxes[0]?.type === "checkbox") {
-    boxes[0].checked = value;
-    return true;
-  }
-  const texts = findTagNames(value) ?? [value ?? ""].flat().map(toText);
+  const isTick = isBoolean && choices.length === 1 && boxes.length === 1;
+  const texts = findTagNames(value) ?? [value ?? ""].flat().map(item => toText(item));
   const read = choice => isBoolean ? choice.value.toLowerCase() : choice.value;
   for (const select of selects) select.selectedIndex = -1;
   for (const choice of choices) {
-    const isChosen = texts.includes(read(choice));
+    const isChosen = isTick ? value : texts.includes(read(choice));
     if (boxes.includes(choice)) choice.checked = isChosen;
     else if (isChosen) choice.selected = true;
   }
   const shown = choices.filter(({checked, selected}) => checked || selected).map(read);
-  return value === null || texts.every(text => shown.includes(text));
+  return isTick || value === null || texts.every(text => shown.includes(text));
 }
 
-/** Fill an input with a text. Return whether it shows the value. */
 function fillText(input, value) {
-  const type = input.type ?? "";
+  const {type} = input;
   if (type === "file") return value === null;
-  const tags = findTagNames(value);
-  let text = toText(value ?? "");
-  if (type === "textarea" && isObject(value)) text = JSON.stringify(value);
-  if (tags && !(type === "textarea" && tags.length === 0)) text = joinTags(tags);
-  if (!/^(date|time)/.test(type)) {
-    input.value = text;
-  } else {
-    text = toServerTime(text);
-    // Such inputs hold milliseconds at most, and those for a date no time.
-    input.value = type === "date" ? text.slice(0, 10) : text.replace(/(\.\d{3})\d+$/, "$1");
-  }
+  const isTime = /time/.test(type);
+  const text = isTime || type === "date" ? toServerTime(value) : toText(value, type);
+  // A date shows no time, and a time no more than milliseconds.
+  if (type === "date") input.value = text.slice(0, 10);
+  else input.value = isTime ? text.replace(/(\.\d{3})\d+$/, "$1") : text;
   if (input.validity?.stepMismatch) input.step = "any";
-  if (type.includes("time")) return !text === !input.value && !/\.\d{3}\d*[1-9]/.test(text);
+  if (isTime) return !text === !input.value && !/\.\d{3}\d*[1-9]/.test(text);
   return input.value === text.replace(/\r\n?/g, "\n");
 }
 
-/** Return a value as a form sends it: a record as its pk. */
-function toText(value) {
-  return isObject(value) ? String(value.pk ?? JSON.stringify(value)) : String(value);
+/** Return a value as a form sends it: a record as its pk, tags as taggit reads them. */
+function toText(value, type) {
+  if (!isObject(value)) return String(value ?? "");
+  const names = findTagNames(value);
+  if (type === "textarea" && !names?.length) return JSON.stringify(value);
+  if (names?.some(name => name.includes('"'))) return JSON.stringify(names);
+  if (names) return names.map(name => /[ ,]/.test(name) ? `"${name}"` : name).join(", ");
+  return String(value.pk ?? JSON.stringify(value));
+}
+
+/** Return a date-time as the server's clock shows it, and any other text as it is. */
+function toServerTime(value) {
+  const match = /^(.+T[\d:]+)(\.\d+)?(Z|[+-][\d:]+)$/.exec(value);
+  if (!match) return String(value ?? "");
+  const [, time, fraction = "", offset] = match;
+  const options = {timeZone: TIME_ZONE};
+  return new Date(time + offset).toLocaleString("sv", options).replace(" ", "T") + fraction;
 }
 
 /** Return the names of a list of tags, or undefined for any other value. */
@@ -9736,20 +9681,16 @@ function findTagNames(value) {
   return Array.isArray(value) && value.every(isTag) ? value.map(tag => tag.name) : undefined;
 }
 
-/** Join the names of tags as taggit reads them; names with quotes only JSON can hold. */
-function joinTags(names) {
-  if (names.some(name => name.includes('"'))) return JSON.stringify(names);
-  return names.map(name => /[ ,]/.test(name) ? `"${name}"` : name).join(", ");
-}
+const isObject = value => typeof value === "object" && value !== null;
 
-/** Return a date-time as the server's clock shows it, and any other text as it is. */
-function toServerTime(text) {
-  const match = /^(.+T[\d:]+)(\.\d+)?(Z|[+-][\d:]+)$/.exec(text);
-  if (!match) return text;
-  const [, time, fraction = "", offset] = match;
-  const options = {timeZone: TIME_ZONE};
-  return new Date(time + offset).toLocaleString("sv", options).replace(" ", "T") + fraction;
-}
+/** Join the texts of an error, which may have any shape. */
+const joinTexts = value =>
+  isObject(value) ? Object.values(value).map(joinTexts).join(" ") : String(value ?? "");
+
+/** Return whether an input can be seen. In a closed <details> it has a place, too. */
+const isVisible = input =>
+  input.getClientRects().length > 0 && !input.closest("details:not([open])") &&
+  getComputedStyle(input).visibility === "visible";
 """  # noqa: E501
 
 _EXPLORER = r"""/** The explorer: it shows the calls that openapi.json describes, and makes them by client.js. */
