@@ -9696,133 +9696,108 @@ const isVisible = input =>
 _EXPLORER = r"""/** The explorer: it shows the calls that openapi.json describes, and makes them by client.js. */
 import ajax, {AJAXError} from "./client.js";
 
-const api = await loadDescription();
-const calls = Object.entries(api.paths ?? {}).map(([path, item]) => makeCall(path, item));
-
-/** The views of the calls that were opened, by name. What was typed stays in them. */
-const views = new Map();
-const start = getElement("#start");
-
-/** The last pk that was typed, chosen or created, by the group of its call. */
-const lastPks = new Map();
-
-/** The longest text of a reply that is shown whole, and the most rows of a table. */
+/** The longest text of a reply, and the most rows of a table, that are shown. */
 const MAX_LENGTH = 200_000;
 const MAX_ROWS = 200;
 
-// --- Helpers ---
+const api = await loadDescription();
+const calls = Object.entries(api.paths ?? {}).map(([path, item]) => makeCall(path, item));
 
-/** Return the first element that a selector matches. */
-function getElement(selector) {
-  return document.querySelector(selector);
+/** The views of the calls that were opened. What was typed stays in them. */
+const views = new Map();
+
+/** The last pk that was typed or created, by the group of its call. */
+const lastPks = new Map();
+
+// --- Elements ---
+
+const find = selector => document.querySelector(selector);
+const start = find("#start");
+
+/** Make an element like "div.line", with properties or attributes. No text is read as HTML. */
+function element(name, properties, ...children) {
+  const [tag, className] = name.split(".");
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  for (const [key, value] of Object.entries(properties)) {
+    if (key in node) node[key] = value;
+    else if (value) node.setAttribute(key, value);
+  }
+  return replace(node, ...children);
 }
 
-/** Make an element. Attributes that are false and children that are empty are left out. */
-function makeElement(tag, attributes, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== false) element.setAttribute(name, value);
-  }
-  for (const child of children) {
-    // A text stays text: it is never read as HTML.
-    if (child) element.append(child);
-  }
-  return element;
+/** Replace the children of an element. Those that are false or empty are left out. */
+function replace(node, ...children) {
+  node.replaceChildren(...children.filter(Boolean));
+  return node;
 }
 
 /** Make an element of a project's text, in which `backticks` become code. */
-function makeText(tag, text, attributes = {}) {
-  const parts = String(text).split(/`([^`\n]+)`/);
-  const children = parts.map((part, index) => index % 2 ? makeElement("code", {}, part) : part);
-  return makeElement(tag, {dir: "auto", ...attributes}, ...children);
+function prose(name, text) {
+  const parts = String(text ?? "").split(/`([^`\n]+)`/);
+  const children = parts.map((part, index) => index % 2 ? element("code", {}, part) : part);
+  return element(name, {dir: "auto"}, ...children);
 }
 
-/** Make a button that does something. */
-function makeButton(text, attributes, action) {
-  const button = makeElement("button", {type: "button", ...attributes}, text);
-  button.addEventListener("click", action);
-  return button;
+function button(text, onclick, properties) {
+  return element("button", {type: "button", onclick, ...properties}, text);
 }
 
-/** Return whether a value is an object or a list. */
-function isObject(value) {
-  return typeof value === "object" && value !== null;
-}
-
-/** Return whether a button is pressed. */
-function isPressed(button) {
-  return button.getAttribute("aria-pressed") === "true";
+/** Make a table of titles and of rows of cells. */
+function table(titles, rows, ...caption) {
+  const heads = titles.map(title => title.tagName ? title : element("th", {scope: "col"}, title));
+  const head = element("thead", {}, element("tr", {}, ...heads));
+  const body = element("tbody", {}, ...rows.map(cells => element("tr", {}, ...cells)));
+  return element("table", {}, ...caption, head, body);
 }
 
 // --- Calls ---
 
 /** Load openapi.json. If that fails, return an object that says why. */
 async function loadDescription() {
-  const response = await fetch(new URL("openapi.json", import.meta.url)).catch(() => undefined);
-  const reply = await response?.json().catch(() => undefined);
-  if (isObject(reply?.paths)) return reply;
+  const response = await fetch("openapi.json").catch(() => {});
+  const reply = await response?.json().catch(() => {});
+  if (typeof reply?.paths === "object") return reply;
   const answer = response ? `it answered ${response.status}` : "the server cannot be reached";
-  const problem = `openapi.json cannot be loaded: ${answer}.`;
-  return {problem: [problem, reply?.data?.message].filter(isText).join(" "), reply};
+  const message = reply?.data?.message ?? "";
+  return {problem: `openapi.json cannot be loaded: ${answer}. ${message}`, reply};
 }
 
-/** Return whether a value is a text that is not empty. */
-function isText(value) {
-  return typeof value === "string" && value !== "";
-}
-
-/** Describe the call of one path: its operation, name, pattern, group, prefix and pk. */
+/** Describe the call of one path. Its group is that of all calls of its model. */
 function makeCall(path, {post, parameters}) {
-  const name = path.slice(1).replace(/\.json$/, "");
-  const segments = name.replace("{pk}", "([^/]+)");
-  const schema = Object.values(post.requestBody?.content ?? {})[0]?.schema;
-  const extras = getExtras(post);
-  const fieldNames = Object.keys(schema?.properties ?? {});
-  const words = [name, post.summary, post.description, extras.who, ...fieldNames];
-  return {
-    ...post,
-    ...extras,
-    name,
-    schema,
-    pattern: new RegExp(`(?:^|[/#])${segments}(?:\\.json)?$`),
-    group: post.tags[0],
-    prefix: name.replace(/[^/]+$/, ""),
-    operation: name.replace(/^.*\//, ""),
-    pkSchema: parameters?.[0].schema,
-    words: words.join(" ").toLowerCase(),
-  };
+  const name = path.slice(1).replace(".json", "");
+  const schema = post.requestBody?.content["application/json"].schema;
+  const call = {...post, ...extras(post), name, schema};
+  const keys = Object.keys(getProperties(call));
+  call.words = [name, call.summary, call.description, call.who, ...keys].join(" ").toLowerCase();
+  // It matches a path, a URL, and a line of JavaScript.
+  const segments = name.replace("{pk}", "([^/\"'`]+)");
+  call.pattern = new RegExp(`(?:^|[/#"'\`])${segments}(?:\\.json)?(?:$|["'\`])`);
+  call.group = post.tags[0];
+  call.prefix = name.replace(/[^/]+$/, "");
+  call.operation = name.slice(call.prefix.length);
+  call.pkSchema = parameters?.[0].schema;
+  return call;
 }
 
 /** Return what ajax.py adds to a description of OpenAPI. */
-function getExtras(description) {
+function extras(description) {
   return description?.["x-ajax"] ?? {};
+}
+
+/** Return the schemas of what a call takes, by key. What takes anything has one, of a body. */
+function getProperties({schema}) {
+  return schema?.properties ?? (schema ? {body: schema} : {});
 }
 
 /** Return the call that a path, URL or line of JavaScript names, and the pk in it. */
 function findCall(text) {
-  const quoted = /ajax[\w.]*\(\s*["'`]([^"'`]+)/.exec(text)?.[1];
-  const path = (quoted ?? text).trim();
-  let call;
-  let match;
-  for (const candidate of calls) {
-    const candidateMatch = candidate.pattern.exec(path);
-    // The match that starts first is the longest.
-    if (candidateMatch && (!match || candidateMatch.index < match.index)) {
-      call = candidate;
-      match = candidateMatch;
-    }
-  }
-  return {call, pk: decodePk(match?.[1] ?? "")};
-}
-
-/** Decode the pk in a path. The placeholder {pk} means that there is none. */
-function decodePk(pk) {
-  if (["{pk}", "%7Bpk%7D"].includes(pk)) return "";
-  try {
-    return decodeURIComponent(pk);
-  } catch {
-    return pk;
-  }
+  const matches = calls.map(call => ({call, match: call.pattern.exec(text.trim())}));
+  const [best] = matches.filter(({match}) => match)
+    .sort((first, second) => first.match.index - second.match.index); // The longest one.
+  // Unlike decodeURIComponent, this never throws.
+  const pk = new URLSearchParams(`pk=${best?.match[1] ?? ""}`).get("pk");
+  return {call: best?.call, pk: pk === "{pk}" ? "" : pk};
 }
 
 /** Return the address of a call, with a pk if there is one. */
@@ -9830,124 +9805,99 @@ function makeHash(call, pk = "") {
   return `#${call.name.replace("{pk}", () => encodeURIComponent(pk) || "{pk}")}`;
 }
 
-/** Return the call with a name, or undefined. */
 function getCall(name) {
   return calls.find(call => call.name === name);
 }
 
 // --- Schemas in words ---
 
+const WORDS = {
+  JSON: "any JSON",
+  string: "text",
+  integer: "whole number",
+  boolean: "true or false",
+  binary: "file",
+  byte: "base64",
+  "date-time": "date and time",
+  "time-local": "time",
+  "uri-reference": "URL",
+};
+
 /** Return the types of a schema; a schema without a type takes any JSON. */
 function getTypes(schema) {
   return [schema.type ?? "JSON"].flat();
 }
 
-/** Return whether a schema takes null. */
 function isNullable(schema) {
   return getTypes(schema).slice(1).includes("null");
 }
 
-/** Return whether a schema is that of a plain text, which may be empty. */
-function isPlainText(schema) {
-  return getTypes(schema)[0] === "string" && !schema.format && !schema.oneOf && !getPkModel(schema);
-}
-
 /** Return the path of the model that a key, or each key of a list, refers to. */
-function getPkModel(schema) {
-  return getExtras(schema).pk_of ?? getExtras(schema.items).pk_of;
+function getModel(schema) {
+  return extras(schema).pk_of ?? extras(schema.items).pk_of;
 }
 
 /** Describe in words what a schema takes. */
-function describeSchema(schema) {
-  let description = describeType(schema);
-  if (isNullable(schema)) description += " or null";
-  if (schema.maxLength) description += `, at most ${schema.maxLength} characters`;
-  if (isObject(schema) && "default" in schema) description += `, by default ${schema.default}`;
-  return description;
-}
-
-const FORMATS = {
-  binary: "file",
-  byte: "base64",
-  "date-time": "date and time",
-  "time-local": "time",
-  uuid: "UUID",
-  "uri-reference": "URL",
-};
-const TYPES = {
-  JSON: "any JSON",
-  string: "text",
-  integer: "whole number",
-  boolean: "true or false",
-};
-
-/** Describe the type of a schema in a few words. */
-function describeType(schema) {
-  const {anyOf, format, items} = schema;
+function describe(schema) {
+  const {$ref, anyOf, format, items, maxLength} = schema;
   const [type] = getTypes(schema);
-  const model = getExtras(schema).pk_of;
-  if (schema.$ref) return `record of ${schema.$ref.replace(/^.*\//, "").replace(".", "/")}`;
-  if (anyOf) return anyOf.map(describeSchema).join(", or ");
-  if (model) return `pk of ${model}`;
-  if (type === "array" && items) return `list of ${describeSchema(items)}`;
-  if (format) return FORMATS[format] ?? format;
-  return TYPES[type] ?? type;
+  let text = WORDS[format ?? type] ?? format ?? type;
+  if ($ref) text = `record of ${$ref.replace(/^.*\//, "").replace(".", "/")}`;
+  else if (anyOf) text = anyOf.map(describe).join(", or ");
+  else if (extras(schema).pk_of) text = `pk of ${extras(schema).pk_of}`;
+  else if (type === "array") text = `list of ${describe(items)}`;
+  if (isNullable(schema)) text += " or null";
+  if (maxLength) text += `, at most ${maxLength} characters`;
+  return schema.default === undefined ? text : `${text}, by default ${schema.default}`;
 }
 
 /** Return the schema that a reference names, or the schema itself. */
-function resolveSchema(schema) {
-  if (schema?.anyOf) return resolveSchema(schema.anyOf[0]);
-  const name = schema?.$ref?.replace(/^.*\//, "");
-  return name ? api.components?.schemas?.[name] ?? {} : schema ?? {};
+function resolve(schema = {}) {
+  const {$ref, anyOf} = schema;
+  if (anyOf) return resolve(anyOf[0]);
+  return $ref ? api.components.schemas[$ref.replace(/^.*\//, "")] : schema;
 }
 
-/** Make a list of what a call gives back: the keys of its data and of what stands beside it. */
+/** Make the terms of what a call gives back: the keys of its data and of what stands beside it. */
 function makeOutline(call) {
-  const content = Object.values(call.responses?.[200]?.content ?? {})[0];
-  const {success, data, ...beside} = content?.schema?.properties ?? {};
-  const schema = resolveSchema(data);
-  const isList = getTypes(schema)[0] === "array";
-  const {properties = {}} = isList ? resolveSchema(schema.items) : schema;
-  const list = makeElement("dl", {});
-  addTerms(list, {data: data ?? {}});
-  addTerms(list, properties, isList ? "data[0]." : "data.");
-  addTerms(list, beside);
-  return list;
-}
-
-/** Add each key with its type to a list. */
-function addTerms(list, properties, prefix = "") {
-  for (const [name, schema] of Object.entries(properties)) {
-    const key = makeElement("dt", {}, makeElement("code", {}, `${prefix}${name}`));
-    list.append(key, makeElement("dd", {}, describeSchema(schema)));
-  }
+  const {schema} = call.responses[200].content["application/json"];
+  const {success, data, ...beside} = schema.properties;
+  const {items, properties = {}} = resolve(data);
+  const keys = Object.entries(items ? resolve(items).properties ?? {} : properties);
+  const terms = keys.map(([name, schema]) => [`data${items ? "[0]" : ""}.${name}`, schema]);
+  return [["data", data], ...terms, ...Object.entries(beside)].flatMap(([name, schema]) =>
+    [element("dt", {}, name), element("dd", {}, describe(schema))]);
 }
 
 // --- Fields ---
 
-/** Make a field: its name and type, its box, help, and a place for its errors. */
+/** Make a field: its name and type, its box, buttons for what cannot be typed, and help. */
 function makeField(call, name, schema, isRequired) {
   const id = `${call.name}:${name}`;
-  const description = `${id}-type ${id}-help`;
-  const box = makeBox(schema, {id, "aria-describedby": description, autocomplete: "off"});
-  const errors = makeElement("span", {class: "bad", dir: "auto"});
-  const note = makeElement("span", {class: "note", dir: "auto"});
-  const field = {name, schema, box, errors, note, specials: []};
-  const type = makeElement("small", {id: `${id}-type`}, describeSchema(schema));
-  if (isRequired) type.append(makeElement("strong", {}, ", required"));
-  const help = makeText("span", schema.description ?? "");
-  const buttons = makeSpecials(field, call, isRequired);
-  const line = makeElement("div", {class: "line"}, box, ...buttons);
-  field.row = makeElement(
-    "div",
-    {class: "field"},
-    makeElement("div", {}, makeElement("label", {for: id}, name), type),
-    makeElement("div", {}, line, makeElement("small", {id: `${id}-help`}, errors, note, help)),
-  );
-  box.addEventListener("input", () => {
-    note.textContent = "";
-    showError(field, "");
+  const box = makeBox(schema);
+  box.setAttribute("aria-describedby", `${id}-type ${id}-help`);
+  Object.assign(box, {id, name, autocomplete: "off"});
+  const specials = getSpecials(call, schema, isRequired).map(value => {
+    const text = JSON.stringify(value);
+    const label = `Send ${text} as ${name}`;
+    return element("input", {type: "checkbox", value: text, "aria-label": label});
   });
+  const labels = specials.map(special =>
+    element("label.special", {}, special, special.value));
+  const note = element("span.note", {role: "status", dir: "auto"});
+  const options = element("select.options", {"aria-label": "Records"});
+  const field = {name, schema, box, specials, note, options};
+  const required = isRequired && element("strong", {}, ", required");
+  field.row = element("div.field", {},
+    element("label", {htmlFor: id}, name),
+    element("small", {id: `${id}-type`}, describe(schema), required),
+    element("div.line", {}, box, options, ...labels),
+    element("small", {id: `${id}-help`}, note, prose("span", schema.description)),
+  );
+  field.row.oninput = ({target}) => {
+    note.textContent = "";
+    for (const special of specials) special.checked &&= special === target;
+  };
   addSearch(field);
   return field;
 }
@@ -9960,82 +9910,45 @@ const INPUT_TYPES = {
 };
 
 /** Make the box in which a value is typed or chosen. */
-function makeBox(schema, attributes) {
+function makeBox(schema) {
   const [type] = getTypes(schema);
-  const {multiline, version, sortable_by: names} = getExtras(schema);
-  if (names) return makeSelect(getOrders(names), attributes);
-  if (version) return makeElement("input", attributes);
-  if (multiline || ["JSON", "object"].includes(type)) return makeElement("textarea", attributes);
-  if (type === "boolean") return makeSelect(getBooleanChoices(schema), attributes);
-  if (schema.oneOf) return makeSelect(schema.oneOf, attributes);
-  if (type === "array" && schema.items?.oneOf) {
-    return makeSelect(schema.items.oneOf, {...attributes, multiple: ""});
-  }
-  if (type === "array" && schema.items?.format === "binary") {
-    return makeElement("input", {...attributes, type: "file", multiple: ""});
-  }
-  const kind = INPUT_TYPES[schema.format] ?? "text";
-  return makeElement("input", {...attributes, type: kind, step: kind !== "text" && "any"});
+  const {multiline, version, sortable_by: names} = extras(schema);
+  if (names) return makeSelect(names.flatMap(name => [{const: name}, {const: `-${name}`}]));
+  if (schema.oneOf) return makeSelect(schema.oneOf);
+  if (schema.items?.oneOf) return makeSelect(schema.items.oneOf, true);
+  if (schema.items?.format === "binary") return element("input", {type: "file", multiple: true});
+  if (type === "boolean") return makeSelect([{const: true}, {const: false}]);
+  if (multiline || isJSON(schema)) return element("textarea", {});
+  return element("input", {type: version ? "text" : INPUT_TYPES[schema.format] ?? "text"});
 }
 
-/** Return the choices of a boolean. */
-function getBooleanChoices(schema) {
-  const choices = [{const: true}, {const: false}];
-  if (isNullable(schema)) choices.push({const: null});
-  return choices;
+/** Make a select. What is empty or null is a special value. */
+function makeSelect(choices, multiple = false) {
+  const options = choices.filter(choice => choice.const !== null && choice.const !== "")
+    .map(({const: value, title = String(value)}) => element("option", {value}, title));
+  if (!multiple) options.unshift(element("option", {value: ""}, "not sent"));
+  return element("select", {multiple}, ...options);
 }
 
-/** Return the choices of an order: each name, upwards and downwards. */
-function getOrders(names) {
-  return names.flatMap(name => [
-    {const: name, title: `${name}, upwards`},
-    {const: `-${name}`, title: `${name}, downwards`},
-  ]);
+/** Return the values of a field that cannot be typed: null, the empty text, the empty list. */
+function getSpecials(call, schema, isRequired) {
+  const specials = isNullable(schema) ? [null] : [];
+  if (isRequired || call.operation === "list") return specials;
+  if (isPlainText(schema) || schema.oneOf?.some(choice => choice.const === "")) specials.push("");
+  if (getTypes(schema)[0] === "array") specials.push([]);
+  return specials;
 }
 
-/** Make a select whose options hold their values as JSON. */
-function makeSelect(choices, attributes) {
-  const select = makeElement("select", attributes);
-  if (!select.multiple) select.append(makeElement("option", {value: ""}, "not sent"));
-  for (const choice of choices) {
-    const title = choice.title ?? String(choice.const);
-    select.append(makeElement("option", {value: JSON.stringify(choice.const)}, title));
-  }
-  return select;
+function isJSON(schema) {
+  return ["JSON", "object"].includes(getTypes(schema)[0]);
 }
 
-/** Make a button for each value that cannot be typed: null, the empty text, the empty list. */
-function makeSpecials(field, call, isRequired) {
-  const {schema, box} = field;
-  const values = [];
-  const isChoice = box.options && !box.multiple;
-  if (isNullable(schema) && !isChoice) values.push(null);
-  const mayBeEmpty = !isRequired && call.operation !== "list";
-  if (mayBeEmpty && isPlainText(schema)) values.push("");
-  if (mayBeEmpty && getTypes(schema)[0] === "array") values.push([]);
-  for (const value of values) {
-    const text = JSON.stringify(value);
-    const label = `Send ${text} as ${field.name}`;
-    const attributes = {class: "special", "aria-pressed": "false", "aria-label": label};
-    const button = makeButton(text, attributes, () => {
-      setSpecial(field, isPressed(button) ? undefined : button);
-      field.row.dispatchEvent(new Event("input", {bubbles: true}));
-    });
-    field.specials.push({value, button});
-  }
-  return field.specials.map(special => special.button);
+function isPlainText(schema) {
+  return getTypes(schema)[0] === "string" && !schema.format && !schema.oneOf && !getModel(schema);
 }
 
-/** Press one of a field's buttons, or none. Its box cannot be used then. */
-function setSpecial(field, pressedButton) {
-  for (const {button} of field.specials) {
-    button.setAttribute("aria-pressed", button === pressedButton);
-  }
-  field.box.disabled = pressedButton !== undefined;
-}
-
-/** Return the data of all fields. Mark a box whose text cannot be read. */
-function readFields(fields) {
+/** Return the data of a view's fields. Mark a box whose text cannot be read. */
+function readFields({call, fields}) {
   const data = {};
   for (const field of fields) {
     field.box.setCustomValidity("");
@@ -10046,348 +9959,156 @@ function readFields(fields) {
       field.box.setCustomValidity(`This is not valid JSON. ${error.message}`);
     }
   }
-  return fields[0]?.isBody ? data.body : data;
+  return call.schema?.properties ? data : data.body;
 }
 
 /** Return the value of a field, or undefined if it is what was loaded from the record. */
 function readChange(field) {
+  const {schema, loaded} = field;
   const value = readField(field);
-  if (field.loaded === undefined || getExtras(field.schema).version) return value;
-  if (JSON.stringify({value}) === field.loaded) return undefined;
-  return value === undefined ? getEmptyValue(field.schema) : value;
-}
-
-/** Return the value that an emptied box stands for. */
-function getEmptyValue(schema) {
-  if (isPlainText(schema)) return "";
+  if (loaded === undefined || extras(schema).version) return value;
+  if (JSON.stringify({value}) === loaded) return undefined;
+  if (value !== undefined) return value;
   if (getTypes(schema)[0] === "array") return [];
-  return isNullable(schema) ? null : "";
+  return isNullable(schema) && !isPlainText(schema) ? null : "";
 }
 
 /** Return the value of a field, or undefined if nothing is to be sent. */
 function readField({box, schema, specials}) {
-  const special = specials.find(({button}) => isPressed(button));
-  if (special) return special.value;
-  if (box.files) return readFiles(box);
-  if (box.multiple) {
-    const values = Array.from(box.selectedOptions, option => JSON.parse(option.value));
-    return values.length > 0 ? values : undefined;
-  }
+  const special = specials.find(({checked}) => checked);
+  if (special) return JSON.parse(special.value);
+  if (box.type === "file") return box.multiple && box.value ? [...box.files] : box.files[0];
   if (box.value === "") return undefined;
-  if (box.options) return JSON.parse(box.value);
-  return box.type === "datetime-local" ? readMoment(box.value) : readText(box.value, schema);
+  if (box.multiple) {
+    return Array.from(box.selectedOptions, ({value}) => readText(value, schema.items));
+  }
+  return readText(box.value, schema);
 }
 
-/** Return the file or files that were chosen, or undefined if there are none. */
-function readFiles({files, multiple}) {
-  return multiple && files.length > 0 ? Array.from(files) : files[0];
-}
-
-/** Return the value that a text stands for. */
+/** Return the value that a text stands for. Keys and numbers with commas between are a list. */
 function readText(text, schema) {
-  const [type] = getTypes(schema);
-  if (isListText(text, schema)) {
+  const [type, ...others] = getTypes(schema);
+  const mayBeList = others.includes("array") && (type === "integer" || getModel(schema));
+  if (type === "array" ? !text.startsWith("[") : mayBeList && text.includes(",")) {
     const items = text.split(",").map(item => item.trim());
-    return items.filter(isText).map(item => readText(item, schema.items ?? {type: "string"}));
+    return items.filter(Boolean).map(item => readText(item, schema.items ?? {type: "string"}));
   }
   if (type === "string") return text;
-  return type === "integer" || type === "number" ? readNumber(text) : JSON.parse(text);
+  if (type !== "integer" && type !== "number") return JSON.parse(text);
+  // A text that is no number, or would lose digits, is sent as it is.
+  return String(Number(text)) === text ? Number(text) : text;
 }
 
-/** Return whether a text stands for a list: a list is wanted, or keys or numbers may be several. */
-function isListText(text, schema) {
-  const [type, ...others] = getTypes(schema);
-  if (type === "array") return !text.startsWith("[");
-  const isKey = type === "integer" || getPkModel(schema);
-  return isKey && others.includes("array") && text.includes(",");
-}
-
-/** Read a number. Return the text itself if it is none, or would lose digits. */
-function readNumber(text) {
-  const number = Number(text);
-  return String(number) === text ? number : text;
-}
-
-/** Read a date and time of this browser's time zone. */
-function readMoment(text) {
-  const moment = new Date(text);
-  return Number.isNaN(moment.getTime()) ? text : moment.toISOString();
-}
-
-/** Fill a field from a record, and remember what was filled in. */
-function fillField(field, record) {
-  const {name, box, schema, note} = field;
-  if (!(name in record)) return;
-  const value = toPlain(record[name]);
-  setSpecial(field, undefined);
-  if (box.multiple) {
-    for (const option of box.options) option.selected = value.includes(JSON.parse(option.value));
-  } else if (box.options) {
-    box.value = JSON.stringify(value);
-  } else if (!box.files) {
-    box.value = value === null && schema.type ? "" : writeValue(value, box, schema);
+/** Fill the fields of a view from a record, and remember what was filled in. */
+function fillView(view, record) {
+  const form = view.part("form");
+  for (const field of view.fields.filter(({name}) => name in record)) {
+    const {name, schema, box, specials, note} = field;
+    const stored = record[name];
+    for (const special of specials) special.checked = false;
+    ajax.fill(form, {[name]: toPlain(stored, field)});
+    note.textContent = stored?.pk === undefined ? "" : getTitle(stored);
+    if (box.type === "file" && stored) note.textContent = `Now: ${stored}`;
+    field.loaded = JSON.stringify({value: readField(field)});
   }
-  note.textContent = describeStored(record[name], box);
-  showError(field, "");
-  field.loaded = JSON.stringify({value: readField(field)});
+  ajax.showErrors(form, {});
+  showCode(view);
 }
 
-/** Return a record as its pk, and tags as their names. */
-function toPlain(value) {
-  if (Array.isArray(value)) return value.map(toPlain);
-  if (!isObject(value) || !("pk" in value)) return value;
-  return "slug" in value && "name" in value ? value.name : value.pk;
+/** Return a record as its pk, and tags as their names; what a box cannot show as a text. */
+function toPlain(value, {schema, box}) {
+  if (isJSON(schema) && value !== null) return JSON.stringify(value, null, 2);
+  if (!Array.isArray(value)) return value?.pk ?? value;
+  const items = value.map(item => item?.slug ? item.name : item?.pk ?? item);
+  const isSimple = !box.multiple && !items.some(item => /^\[|,/.test(item));
+  return isSimple ? items.join(", ") : items;
 }
 
-/** Return the text that stands for a value in a box. */
-function writeValue(value, box, schema) {
-  if (box.type === "datetime-local") return writeMoment(value);
-  if (box.type === "time") return value.slice(0, 12); // It takes no microseconds.
-  const isTyped = isText(value) && schema.type;
-  if (isTyped) return value;
-  const isSimple = Array.isArray(value) && !value.some(item => /^\[|,/.test(String(item)));
-  if (isSimple && schema.items) return value.join(", ");
-  return JSON.stringify(value, null, 2);
-}
-
-/** Return a date and time as a box of this browser's time zone wants it. */
-function writeMoment(value) {
-  const moment = new Date(value);
-  moment.setMinutes(moment.getMinutes() - moment.getTimezoneOffset());
-  return Number.isNaN(moment.getTime()) ? "" : moment.toISOString().slice(0, -1);
-}
-
-/** Say what a box does not show: the title of a record, the file that is stored. */
-function describeStored(value, box) {
-  if (box.files) return isText(value) ? `Now: ${value}` : "";
-  return isObject(value) && "pk" in value && !("slug" in value) ? getTitle(value) : "";
-}
-
-/** Return the text by which a person knows a record: the first one in it, or else its pk. */
-function getTitle(record) {
-  const entries = Object.entries(record);
-  const entry = entries.find(([name, value]) => name !== "pk" && isTitle(value));
-  return String(entry?.[1] ?? record.pk);
-}
-
-/** Return whether a value is a text that names something, not a date or a number. */
-function isTitle(value) {
-  return isText(value) && /\p{Letter}/u.test(value) && !/^\d{4}-\d\d-\d\dT/.test(value);
-}
-
-/** Show an error beside a field, or take it away. */
-function showError({box, errors}, text) {
-  errors.textContent = text;
-  box.setAttribute("aria-invalid", text !== "");
-}
-
-/** Show the errors of a reply beside their fields; return the text of all others. */
-function showErrors(error, fields) {
-  const isNamed = isObject(error.errors) && !Array.isArray(error.errors);
-  const errors = isNamed ? error.errors : {__all__: error.errors ?? []};
-  const others = new Map(Object.entries(errors));
-  for (const field of fields) {
-    showError(field, joinTexts(others.get(field.name) ?? []));
-    others.delete(field.name);
-  }
-  const lines = [error.message];
-  for (const [name, messages] of others) {
-    const text = joinTexts(messages);
-    if (text) lines.push(name === "__all__" ? text : `${name}: ${text}`);
-  }
-  lines.push(error.hint);
-  return lines.filter(line => line).map(joinTexts).join("\n");
-}
-
-/** Join the texts of an error, which a project may give any shape. */
-function joinTexts(value) {
-  if (isObject(value)) return Object.values(value).map(joinTexts).join(" ");
-  return String(value);
+/** Return the first text of a record that is no number or date, or else its pk. */
+function getTitle({pk, ...values}) {
+  const isTitle = value => typeof value === "string" && /^\D/.test(value);
+  return Object.values(values).find(isTitle) ?? String(pk);
 }
 
 // --- Searching for a related record ---
 
 /** Let a box that takes a pk search the list of its model, where there is one. */
 function addSearch(field) {
-  const listCall = getCall(`${getPkModel(field.schema)}/list`);
-  if (!listCall || listCall.who?.startsWith("Nobody")) return;
-  const {box} = field;
-  const id = `${box.id}-options`;
-  const list = makeElement("ul", {id, role: "listbox", "aria-label": "Records", hidden: ""});
-  const attributes = {
-    role: "combobox",
-    placeholder: "Type to search, or a pk",
-    "aria-autocomplete": "list",
-    "aria-expanded": "false",
-    "aria-controls": id,
+  const {box, options, note, schema} = field;
+  const list = getCall(`${getModel(schema)}/list`);
+  if (!list || list.who.startsWith("Nobody")) return;
+  box.placeholder = "Type to search, or a pk";
+  box.oninput = box.onclick = ({isTrusted}) => isTrusted && showOptions(field, list);
+  options.onchange = () => {
+    const earlier = schema.items ? box.value.replace(/[^,]*$/, "") : "";
+    box.value = `${earlier}${earlier && " "}${options.value}`;
+    box.dispatchEvent(new Event("input", {bubbles: true}));
+    note.textContent = options.selectedOptions[0].label;
   };
-  for (const [name, value] of Object.entries(attributes)) box.setAttribute(name, value);
-  box.parentElement.append(list);
-  const search = {field, box, list, listCall, number: 0};
-  const start = () => {
-    clearTimeout(search.timer);
-    search.timer = setTimeout(loadOptions, 200, search);
+  options.onclick = () => {
+    options.replaceChildren();
+    box.focus();
   };
-  box.addEventListener("input", start);
-  box.addEventListener("click", start);
-  box.addEventListener("blur", () => closeSearch(search));
-  box.addEventListener("keydown", event => moveByKey(search, start, event));
 }
 
-/** Return the text to search for: what stands in the box, in a list behind the last comma. */
-function getSearchText({box, field}) {
-  const text = field.schema.items ? box.value.replace(/^.*,/, "") : box.value;
-  return text.trim();
-}
-
-/** Load the records that the text in the box finds. Only the last answer counts. */
-async function loadOptions(search) {
-  const number = ++search.number;
-  const text = getSearchText(search);
-  const canSearch = search.listCall.schema?.properties?.search;
-  const data = text && canSearch ? {search: text} : {};
-  const records = await ajax(search.listCall.name, data).catch(() => []);
-  if (number !== search.number || document.activeElement !== search.box) return;
-  const wanted = text.toLowerCase();
-  const isWanted = record => `${record.pk} ${getTitle(record)}`.toLowerCase().includes(wanted);
-  showOptions(search, canSearch || !Array.isArray(records) ? records : records.filter(isWanted));
-}
-
-/** Show records to choose from. */
-function showOptions(search, records) {
-  const options = Array.isArray(records) ? records.filter(isObject) : [];
-  search.list.replaceChildren(...options.map((record, index) => {
-    const attributes = {role: "option", id: `${search.list.id}-${index}`, "aria-selected": "false"};
-    const pk = makeElement("small", {}, String(record.pk));
-    const title = makeElement("span", {dir: "auto"}, getTitle(record));
-    const option = makeElement("li", attributes, title, pk);
-    option.addEventListener("mousedown", event => {
-      event.preventDefault(); // The box keeps the focus.
-      choose(search, record);
-    });
-    option.record = record;
-    return option;
-  }));
-  search.list.hidden = options.length === 0;
-  search.box.setAttribute("aria-expanded", options.length > 0);
-  search.box.removeAttribute("aria-activedescendant");
-}
-
-/** Hide the records, and forget those that are still to come. */
-function closeSearch(search) {
-  clearTimeout(search.timer);
-  search.number++;
-  showOptions(search, []);
-}
-
-/** Put the pk of a record into the box. */
-function choose(search, record) {
-  const {box, field} = search;
-  const earlier = field.schema.items ? /^.*,|/.exec(box.value)[0] : "";
-  box.value = `${earlier}${earlier && " "}${record.pk}`;
-  box.dispatchEvent(new Event("input", {bubbles: true}));
-  field.note.textContent = getTitle(record);
-  closeSearch(search);
-}
-
-/** Move among the records with the arrow keys, choose with Enter, and close with Escape. */
-function moveByKey(search, start, event) {
-  const options = Array.from(search.list.children);
-  const current = options.findIndex(option => option.getAttribute("aria-selected") === "true");
-  const steps = {ArrowDown: 1, ArrowUp: -1};
-  if (event.key in steps) {
-    event.preventDefault();
-    if (options.length === 0) start();
-    else selectOption(search, options, current + steps[event.key]);
-  } else if (event.key === "Enter" && current >= 0) {
-    event.preventDefault();
-    choose(search, options[current].record);
-  } else if (event.key === "Escape") {
-    closeSearch(search);
-  }
-}
-
-/** Mark one of the records as the one that Enter chooses. */
-function selectOption(search, options, index) {
-  const selected = options[index] ?? options.at(index < 0 ? -1 : 0);
-  for (const option of options) option.setAttribute("aria-selected", option === selected);
-  search.box.setAttribute("aria-activedescendant", selected.id);
-  selected.scrollIntoView({block: "nearest"});
+/** Show the records that are found by the text in a box, or behind its last comma. */
+async function showOptions({box, options, note, schema}, list) {
+  const typed = box.value;
+  await new Promise(resolve => setTimeout(resolve, 200));
+  if (box.value !== typed) return;
+  const text = (schema.items ? typed.replace(/^.*,/, "") : typed).trim();
+  const data = text && getProperties(list).search ? {search: text} : {};
+  const records = await ajax(list.name, data).catch(() => []);
+  if (box.value !== typed) return;
+  // A box of one line would choose the first one.
+  options.size = records.length + 1;
+  options.replaceChildren(...records.map(record =>
+    element("option", {value: record.pk}, `${getTitle(record)} (${record.pk})`)));
+  note.textContent = `${options.length} found.`;
 }
 
 // --- The same call as code ---
 
-/** Write a call as a line of JavaScript. */
-function writeJavaScript(call, path, data) {
+/** Return whether a value is a file, or a list of files. */
+function isFile(value) {
+  return [value].flat()[0] instanceof File;
+}
+
+/** Write a call as a line of JavaScript. A file is that of an input. */
+function writeJavaScript(call, path, data = {}) {
   const name = call.operation === "list" ? "ajax.reply" : "ajax";
-  const values = [JSON.stringify(path)];
-  const literal = data === undefined ? "{}" : writeLiteral(data);
-  if (literal !== "{}") values.push(literal);
-  return `await ${name}(${values.join(", ")});`;
-}
-
-/** Write a value as JavaScript. Files are written as the file of an input. */
-function writeLiteral(value) {
-  if (value instanceof File) return "input.files[0]";
-  if (isFiles(value)) return "[...input.files]";
-  if (Array.isArray(value)) return `[${value.map(writeLiteral).join(", ")}]`;
-  if (!isObject(value)) return JSON.stringify(value);
-  const members = Object.entries(value).map(([name, member]) => {
-    const key = /^[a-z_$][\w$]*$/i.test(name) ? name : JSON.stringify(name);
-    return `${key}: ${writeLiteral(member)}`;
-  });
-  return `{${members.join(", ")}}`;
-}
-
-/** Return whether a value is a list of files. */
-function isFiles(value) {
-  return Array.isArray(value) && value[0] instanceof File;
+  let literal = JSON.stringify(data);
+  if (call.schema?.properties) {
+    const members = Object.entries(data).map(([key, value]) => {
+      const files = Array.isArray(value) ? "[...input.files]" : "input.files[0]";
+      const text = isFile(value) ? files : JSON.stringify(value);
+      return `${/^[a-z_$][\w$]*$/i.test(key) ? key : JSON.stringify(key)}: ${text}`;
+    });
+    literal = `{${members.join(", ")}}`;
+  }
+  return `await ${name}("${path}"${literal === "{}" ? "" : `, ${literal}`});`;
 }
 
 /** Write a call as a line for curl. */
-function writeCurl(call, path, data = {}) {
-  const {csrf, csrfCookie} = api.components.securitySchemes;
+function writeCurl(path, data = {}) {
+  const {csrf, csrfCookie, session} = api.components.securitySchemes;
   // Django accepts any token that equals the cookie.
-  const token = csrfCookie ? "0".repeat(32) : getElement("[name=csrfmiddlewaretoken]").value;
-  const url = new URL(path.split("/").map(encodeURIComponent).join("/"), import.meta.url);
-  const lines = [
-    `curl ${quote(`${url}.json`)}`,
-    ...writeCurlData(data),
-    `-H '${csrf.name}: ${token}'`,
-    `-b "${writeCookies(call, token)}"`,
-    `-e ${location.origin}/`,
-  ];
-  return lines.join(" \\\n  ");
-}
-
-/** Write the cookies that a call needs. */
-function writeCookies(call, token) {
-  const {session, csrfCookie} = api.components.securitySchemes;
-  const cookies = [];
+  const token = csrfCookie ? "0".repeat(32) : find("[name=csrfmiddlewaretoken]").value;
+  const url = new URL(`${path.split("/").map(encodeURIComponent).join("/")}.json`, import.meta.url);
+  const files = Object.entries(Object(data)).filter(([, value]) => isFile(value));
+  const json = JSON.stringify(data, (key, value) => isFile(value) ? undefined : value);
+  const cookies = [`${session.name}=$SESSION`];
   if (csrfCookie) cookies.push(`${csrfCookie.name}=${token}`);
-  if (needsSession(call)) cookies.push(`${session.name}=$SESSION`);
-  return cookies.join("; ");
-}
-
-/** Return whether a call is for logged-in users. */
-function needsSession(call) {
-  return call.security[0].session !== undefined;
-}
-
-/** Write data as options of curl: as JSON, or as files beside a part of JSON. */
-function writeCurlData(data) {
-  const files = [];
-  const rest = {...data};
-  for (const [name, value] of Object.entries(rest)) {
-    if (!(value instanceof File) && !isFiles(value)) continue;
-    const key = isFiles(value) ? `${name}[]` : name;
-    for (const file of [value].flat()) files.push(`-F ${quote(`${key}=@${file.name}`)}`);
-    delete rest[name];
+  const lines = [`curl ${quote(url.href)}`];
+  if (files.length > 0) lines.push(`--form-string ${quote(`application/json=${json}`)}`);
+  else lines.push("-H 'Content-Type: application/json'", `-d ${quote(json)}`);
+  for (const [name, value] of files) {
+    const key = Array.isArray(value) ? `${name}[]` : name;
+    for (const file of [value].flat()) lines.push(`-F ${quote(`${key}=@${file.name}`)}`);
   }
-  if (files.length === 0) {
-    return ["-H 'Content-Type: application/json'", `-d ${quote(JSON.stringify(data))}`];
-  }
-  return [`--form-string ${quote(`application/json=${JSON.stringify(rest)}`)}`, ...files];
+  lines.push(`-H '${csrf.name}: ${token}'`, `-b "${cookies.join("; ")}"`);
+  lines.push(`-e ${location.origin}/`);
+  return lines.join(" \\\n  ");
 }
 
 /** Quote a text for a shell. */
@@ -10395,405 +10116,222 @@ function quote(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** Make a box of code with a button that copies it, and a note below. */
-function makeSample(title, note) {
-  const code = makeElement("pre", makeScrollable(title));
-  const status = makeElement("small", {role: "status"});
-  const button = makeButton("Copy", {"aria-label": `Copy ${title}`}, async () => {
-    status.textContent = await copyText(code) ? "Copied." : "Press Ctrl+C to copy.";
-  });
-  const head = makeElement("div", {class: "head"}, makeElement("h3", {}, title), status, button);
-  const box = makeElement("div", {}, head, code, note && makeElement("small", {}, note));
-  return {code, box};
-}
-
-/** Return the attributes of a box that may scroll, so that the keyboard reaches it. */
-function makeScrollable(label, kind = "") {
-  return {class: `scroll ${kind}`, tabindex: 0, role: "region", "aria-label": label};
-}
-
-/** Copy the text of an element, which over http browsers let only a selection do. */
-async function copyText(element) {
-  try {
-    await navigator.clipboard.writeText(element.textContent);
-    return true;
-  } catch {
-    getSelection().selectAllChildren(element);
-    return document.execCommand("copy");
-  }
+/** Copy the code below a button. Over http, browsers let only a selection be copied. */
+function copyCode({target}) {
+  const head = target.parentElement;
+  getSelection().selectAllChildren(head.nextElementSibling);
+  if (document.execCommand("copy")) head.querySelector("small").textContent = "Copied.";
 }
 
 // --- One call ---
 
-const EMPTY_HINT = "Boxes that are empty are not sent.";
-const UPDATE_HINT = "Only what you change is sent.";
-const SESSION_HINT = "Set SESSION to the value of your session cookie. " +
-  "Scripts cannot read it, but your browser’s developer tools show it.";
-
 /** Return the view of a call, which is made once, and put a pk into its box. */
 function getView(call, pk) {
-  if (!views.has(call.name)) views.set(call.name, makeView(call));
-  const view = views.get(call.name);
-  const {pkField} = view;
+  if (!views.has(call)) views.set(call, makeView(call));
+  const view = views.get(call);
   const newPk = pk || lastPks.get(call.group);
-  if (pkField && newPk && newPk !== pkField.box.value) {
-    pkField.box.value = newPk;
+  if (view.pkField && newPk && newPk !== view.pkField.box.value) {
+    view.pkField.box.value = newPk;
     changePk(view);
   }
-  view.showCode();
+  showCode(view);
   return view;
 }
 
-/** Make the view of a call: its element, its form, and the places for its reply. */
+/** Make the view of a call: fill a copy of the page's template. */
 function makeView(call) {
-  const view = {call, ...makeForm(call), ...makeReply(call)};
-  const javascript = makeSample("JavaScript");
-  const curl = makeSample("curl", needsSession(call) && SESSION_HINT);
-  view.getPath = () => call.name.replace("{pk}", () => view.pkField.box.value || "{pk}");
-  view.showCode = () => {
-    const data = readFields(view.fields);
-    javascript.code.textContent = writeJavaScript(call, view.getPath(), data);
-    curl.code.textContent = writeCurl(call, view.getPath(), data);
-  };
-  view.form.addEventListener("input", view.showCode);
-  view.form.addEventListener("submit", event => {
+  const {pkSchema, schema, asks, operation} = call;
+  const article = find("#call").content.firstElementChild.cloneNode(true);
+  const part = selector => article.querySelector(selector);
+  part("h2").textContent = call.name;
+  part("h2").after(prose("p", `${call.summary}\n${call.description}`.trim()));
+  part(".who").append(call.who);
+  part("dl").append(...makeOutline(call));
+  const pkField = pkSchema && makeField(call, "pk", pkSchema, true);
+  const fields = Object.entries(getProperties(call)).map(([name, property]) =>
+    makeField(call, name, property, schema.required?.includes(name)));
+  part("form").prepend(...[pkField, ...fields].filter(Boolean).map(({row}) => row));
+  // The fields of a call that changes a record are those which `get` reads.
+  const hasVersion = fields.some(field => extras(field.schema).version);
+  const isLoaded = (operation === "update" || hasVersion) && getCall(`${call.prefix}get`);
+  const view = {call, article, part, fields, pkField, isLoaded};
+  part(isLoaded ? ".filled" : ".empty").hidden = fields.length === 0;
+  if (asks) Object.assign(part("[type=submit]"), {className: "danger", textContent: operation});
+  if (isLoaded) pkField.box.after(button("Load", () => loadRecord(view)));
+  if (pkField) {
+    pkField.box.required = true;
+    pkField.box.addEventListener("change", () => changePk(view));
+  }
+  for (const copyButton of article.querySelectorAll(".head button")) copyButton.onclick = copyCode;
+  part("form").oninput = () => showCode(view);
+  part("form").onsubmit = event => {
     event.preventDefault();
     submit(view);
-  });
-  view.pkField?.box.addEventListener("change", () => changePk(view));
-  const boxes = [view.reply, view.outline, javascript.box, curl.box];
-  view.section = makeElement("section", {}, ...boxes);
-  view.element = makeElement("article", {}, makeHeader(call), view.form, view.section);
+  };
   return view;
 }
 
-/** Make the header of a call: its name, what it does and who may call it. */
-function makeHeader(call) {
-  const text = [call.summary, call.description].filter(isText).join("\n");
-  return makeElement(
-    "header",
-    {},
-    makeElement("h2", {tabindex: -1}, call.name),
-    text && makeText("p", text),
-    makeElement("p", {class: "who"}, makeElement("strong", {}, "Who may call: "), call.who),
-  );
+/** Return the path of a call, with the pk in its box. */
+function getPath({call, pkField}) {
+  return call.name.replace("{pk}", () => pkField.box.value || "{pk}");
 }
 
-/** Make the form of a call: its fields, and a bar that stays in view with its button. */
-function makeForm(call) {
-  const pkField = call.pkSchema && makeField(call, "pk", call.pkSchema, true);
-  if (pkField) pkField.box.required = true;
-  const fields = makeFields(call);
-  const isLoaded = canLoad(call, fields);
-  const rows = fields.map(field => field.row);
-  const hint = isLoaded ? UPDATE_HINT : EMPTY_HINT;
-  const kind = call.asks ? "danger" : "call";
-  const title = call.asks ? capitalize(call.operation) : "Call";
-  const submitButton = makeElement("button", {type: "submit", class: kind}, title);
-  const status = makeElement("div", {role: "status", class: "status"});
-  const stopButton = makeButton("Stop", {hidden: ""}, () => views.get(call.name).abort());
-  const bar = makeElement("div", {class: "bar"}, submitButton, stopButton, status);
-  const note = rows.length > 0 && makeElement("small", {}, hint);
-  const form = makeElement("form", {}, pkField?.row, ...rows, note, bar);
-  if (isLoaded) addLoadButton(call, pkField);
-  return {form, fields, pkField, isLoaded, submitButton, stopButton, status};
-}
-
-/** Return a word with a capital letter. */
-function capitalize(word) {
-  return word[0].toUpperCase() + word.slice(1);
-}
-
-/** Return whether the fields of a call are those of a record, which `get` reads. */
-function canLoad(call, fields) {
-  const hasVersion = fields.some(({schema}) => getExtras(schema).version);
-  const isChange = call.operation === "update" || hasVersion;
-  return isChange && getCall(`${call.prefix}get`) !== undefined;
-}
-
-/** Add a button beside the pk that loads the record. */
-function addLoadButton(call, {box}) {
-  box.after(makeButton("Load", {}, () => loadRecord(views.get(call.name))));
-}
-
-/** Make a field for each property of the data, or a single one if any data may be sent. */
-function makeFields(call) {
-  const {schema} = call;
-  if (!schema) return [];
-  if (!schema.properties) return [{...makeField(call, "body", schema), isBody: true}];
-  return Object.entries(schema.properties).map(([name, property]) =>
-    makeField(call, name, property, schema.required?.includes(name)));
+/** Write a call with the values in its boxes as code. */
+function showCode(view) {
+  const data = readFields(view);
+  const path = getPath(view);
+  view.part("[aria-label=JavaScript]").textContent = writeJavaScript(view.call, path, data);
+  view.part("[aria-label=curl]").textContent = writeCurl(path, data);
 }
 
 /** Remember the pk in a view's box, and load its record if the view shows one. */
 function changePk(view) {
-  lastPks.set(view.call.group, view.pkField.box.value);
-  if (view.isLoaded && view.pkField.box.value) loadRecord(view);
+  const pk = view.pkField.box.value;
+  lastPks.set(view.call.group, pk);
+  if (view.isLoaded && pk) loadRecord(view);
 }
 
-/** Fill the fields of a view from the record. Only the last answer counts. */
+/** Fill the fields of a view from the record. Only the answer for the last pk counts. */
 async function loadRecord(view) {
-  const {call, fields, pkField, status} = view;
+  const {call, part, pkField} = view;
   const pk = pkField.box.value;
   const path = `${call.prefix.replace("{pk}", () => pk)}get`;
-  const number = view.loading = (view.loading ?? 0) + 1;
   const record = await ajax(path).catch(error => error);
-  if (number !== view.loading) return;
-  if (record instanceof Error || !isObject(record)) {
-    status.replaceChildren(makeText("span", `The record is not loaded. ${record?.message ?? ""}`));
-    return;
-  }
-  status.replaceChildren(makeElement("small", {}, "The record is loaded."));
-  for (const field of fields) fillField(field, record);
-  view.showCode();
-}
-
-/** Make the place of the reply, and the outline of what comes back. */
-function makeReply(call) {
-  const reply = makeElement("div", {class: "reply"});
-  const summary = makeElement("summary", {}, "What comes back");
-  const outline = makeElement("details", {open: ""}, summary, makeOutline(call));
-  return {reply, outline};
+  if (pk !== pkField.box.value) return;
+  const isLoaded = !(record instanceof Error);
+  const text = isLoaded ? "The record is loaded." : `The record is not loaded. ${record.message}`;
+  replace(part(".status"), prose("small", text));
+  if (isLoaded) fillView(view, record);
 }
 
 /** Send what a form holds, if the user agrees, and show the reply. One call at a time. */
 async function submit(view) {
-  const {call, fields, status} = view;
-  const path = view.getPath();
-  const data = readFields(fields);
-  if (view.abort || !view.form.reportValidity()) return;
+  const {call, part} = view;
+  const path = getPath(view);
+  const data = readFields(view);
+  const submitButton = part("[type=submit]");
+  if (submitButton.ariaDisabled === "true" || !part("form").reportValidity()) return;
   if (call.asks && !confirm(`${call.asks}\n${path}`)) return;
-  setCalling(view, true);
-  status.replaceChildren("Calling …");
-  const answer = await callServer(path, data, view.signal);
-  setCalling(view, false);
+  submitButton.ariaDisabled = "true";
+  replace(part(".status"), "Calling …");
+  const answer = await callServer(path, data).catch(error => ({error, text: ""}));
+  submitButton.ariaDisabled = "false";
   showAnswer(view, answer);
 }
 
-/** Let the button call again, or let another one stop the call that runs. */
-function setCalling(view, isCalling) {
-  const controller = new AbortController();
-  view.abort = isCalling && (() => controller.abort());
-  view.signal = controller.signal;
-  view.submitButton.setAttribute("aria-disabled", isCalling);
-  view.stopButton.hidden = !isCalling;
+/** Make a call; return its response, its reply as text and as a value, and its error. */
+async function callServer(path, data) {
+  const startTime = Date.now();
+  const response = await ajax.fetch(path, data);
+  const blob = await response.blob();
+  const line = `${Date.now() - startTime} ms, ${blob.size} bytes`;
+  let text = /^text|json/.test(blob.type) ? await blob.text() : blob.type;
+  const reply = await new Response(text).json().catch(() => {});
+  if (reply !== undefined) text = JSON.stringify(reply, null, 2);
+  if (reply?.success !== false) return {response, line, text, reply, error: {}};
+  const error = new AJAXError(reply.data?.message, {response, reply});
+  return {response, line, text, reply, error};
 }
 
 /** Show an answer: its status in the bar, errors beside the fields, and the reply. */
-function showAnswer(view, answer) {
-  const {fields, status} = view;
-  const {chip, line, error, reply, ignored} = answer;
-  const text = showErrors(error, fields);
-  const note = Array.isArray(ignored) && `These keys were not written: ${ignored.join(", ")}.`;
-  const parts = [
-    makeElement("strong", {class: `chip ${answer.kind}`}, chip),
-    makeElement("small", {}, line),
-    note && makeElement("small", {}, note),
-    text && makeText("span", text, {class: "bad"}),
-    error.loginUrl && makeElement("a", {href: error.loginUrl}, "Log in"),
-  ];
-  status.replaceChildren(...parts.filter(Boolean));
-  view.outline.open = false;
-  showReply(view, answer);
-  rememberRecord(view, reply?.data);
-  const wrongField = fields.find(({errors}) => errors.textContent);
-  if (wrongField) focusField(wrongField);
-  else if (!isInView(view.section)) view.section.scrollIntoView();
-}
-
-/** Return whether an element begins in the upper half of the window. */
-function isInView(element) {
-  const {top} = element.getBoundingClientRect();
-  return top >= 0 && top < innerHeight / 2;
-}
-
-/** Focus the box of a field, or the button that is pressed in its place. */
-function focusField({box, specials}) {
-  const special = specials.find(({button}) => isPressed(button));
-  const target = special?.button ?? box;
-  target.focus();
-  target.scrollIntoView({block: "center"});
-}
-
-/** Remember the pk of a new record, forget a deleted one; fill an update with what was written. */
-function rememberRecord(view, data) {
-  if (!isObject(data) || data.pk === undefined) return;
-  const {group, operation} = view.call;
-  if (operation === "create") lastPks.set(group, String(data.pk));
-  if (operation === "delete") lastPks.delete(group);
-  if (operation !== "update") return;
-  for (const field of view.fields) fillField(field, data);
-  view.showCode();
-}
-
-/** Make a call; return its status, its reply as text and as a value, and its error. */
-async function callServer(path, data, signal) {
-  const start = performance.now();
-  try {
-    const response = await ajax.fetch(path, data, {signal});
-    const blob = await response.blob();
-    const time = Math.round(performance.now() - start);
-    const line = `${time.toLocaleString("en")} ms, ${blob.size.toLocaleString("en")} bytes`;
-    const chip = `${response.status} ${response.statusText}`.trim();
-    const kind = response.ok ? "good" : "bad";
-    return {chip, kind, line, ...await readReply(response, blob)};
-  } catch (error) {
-    const message = signal.aborted ? "You stopped the call. It may have been made." : error.message;
-    return {chip: "No reply", kind: "bad", line: "", text: "", error: {message}};
-  }
-}
-
-/** Return the text of a reply, with JSON indented, its error or {}, and its ignored keys. */
-async function readReply(response, blob) {
-  if (!/^text|json/.test(blob.type)) return {text: blob.type, error: {}};
-  const text = await blob.text();
-  const reply = blob.type.includes("json") ? parseJSON(text) : undefined;
-  if (reply === undefined) return {text, error: {}};
-  let error = {};
-  if (reply?.success === false) error = new AJAXError(reply.data?.message, {response, reply});
-  return {text: JSON.stringify(reply, null, 2), error, reply, ignored: reply?.ignored};
-}
-
-/** Return the value of a JSON text, or undefined. */
-function parseJSON(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
+function showAnswer(view, {response, line, text, reply, error}) {
+  const {call, part} = view;
+  const rest = ajax.showErrors(part("form"), error);
+  const {message, hint, loginUrl} = error;
+  const problem = [message, rest !== message && rest, hint].filter(Boolean).join("\n");
+  const ignored = reply?.ignored?.join?.(", ");
+  const chip = response ? `${response.status} ${response.statusText}` : "No reply";
+  replace(
+    part(".status"),
+    element(`strong.chip ${response?.ok ? "good" : "bad"}`, {}, chip),
+    line && element("small", {}, line),
+    ignored && element("small", {}, `These keys were not written: ${ignored}.`),
+    problem && prose("span.bad", problem),
+    loginUrl && element("a", {href: loginUrl}, "Log in"),
+  );
+  part(".outline").open = false;
+  showReply(view, text, reply);
+  const pk = reply?.data?.pk;
+  if (call.operation === "create" && pk !== undefined) lastPks.set(call.group, String(pk));
+  if (call.operation === "update" && pk !== undefined) fillView(view, reply.data);
+  // Of what is wrong, the first box has the focus.
+  if (!find("[aria-invalid=true]")) part(".reply").scrollIntoView({block: "nearest"});
 }
 
 // --- The reply ---
 
-/** Show a reply: a list as a table, all else as text. */
-function showReply(view, {text, reply}) {
-  const json = makeJSON(text, reply);
-  const rows = reply?.data;
-  const isTable = Array.isArray(rows) && rows.length > 0 && rows.every(isRecord);
+/** Show a reply as a text; a list is a table, too. */
+function showReply(view, text, reply) {
+  const {call, part} = view;
+  const data = reply?.data;
+  const isRecord = value => value?.constructor === Object;
+  const isTable = data?.length > 0 && Array.isArray(data) && data.every(isRecord);
+  part(".reply pre").textContent = text.slice(0, MAX_LENGTH);
+  part(".reply details").open = !isTable;
+  part(".reply").hidden = false;
+  part(".table").hidden = !isTable;
+  if (isTable) part(".table").replaceChildren(makeRows(view, data.slice(0, MAX_ROWS)));
+  replace(
+    part(".reply .head"),
+    text.length > MAX_LENGTH && `The first ${MAX_LENGTH} of ${text.length} characters. `,
+    isTable && data.length > MAX_ROWS && `The first ${MAX_ROWS} of ${data.length} rows. `,
+    data?.pk !== undefined && makeLinks(call, data.pk),
+    ...isTable ? makePager(view, reply) : [],
+  );
+}
+
+/** Make the table of a list of records. Those of a model have links to its calls. */
+function makeRows(view, rows) {
   const {call} = view;
-  const links = isRecord(rows) && rows.pk !== undefined && makeLinks(call, rows.pk);
-  if (!isTable) {
-    view.reply.replaceChildren(...[links, json].filter(Boolean));
-    return;
-  }
-  const table = makeRowsTable(view, rows);
-  json.hidden = true;
-  const button = makeButton("JSON", {"aria-pressed": "false"}, () => {
-    json.hidden = isPressed(button);
-    table.hidden = !json.hidden;
-    button.setAttribute("aria-pressed", !json.hidden);
-  });
-  const head = makeElement("div", {class: "head"}, ...makePager(view, reply), button);
-  view.reply.replaceChildren(head, table, json);
-}
-
-/** Return whether a value is an object, and no list. */
-function isRecord(value) {
-  return isObject(value) && !Array.isArray(value);
-}
-
-/** Make a box with the text of a reply, in which JSON is coloured. */
-function makeJSON(text, reply) {
-  const box = makeElement("pre", makeScrollable("Reply", "json"));
-  const shown = text.slice(0, MAX_LENGTH);
-  box.append(...reply === undefined ? [shown] : colour(shown));
-  if (text.length > MAX_LENGTH) {
-    const counts = [MAX_LENGTH, text.length].map(count => count.toLocaleString("en"));
-    box.append(`\n… These are the first ${counts[0]} of ${counts[1]} characters.`);
-  }
-  return box;
-}
-
-/** What is coloured in JSON: texts, keys with their colon, and constants. */
-const TOKEN = /("(?:[^"\\]|\\.)*"(?:: )?|\b(?:\d[\d.e+]*|true|false|null)\b)/;
-
-/** Cut JSON into texts and elements with a class. */
-function colour(text) {
-  return text.split(TOKEN).map((part, index) => {
-    if (index % 2 === 0) return part;
-    let kind = "constant";
-    if (part.startsWith('"')) kind = part.endsWith(": ") ? "key" : "text";
-    return makeElement("span", {class: kind}, part);
-  });
-}
-
-/** Make the table of a list of records. */
-function makeRowsTable(view, rows) {
-  const shownRows = rows.slice(0, MAX_ROWS);
-  const names = Array.from(new Set(shownRows.flatMap(Object.keys)));
-  const {call} = view;
+  const names = [...new Set(rows.flatMap(Object.keys))];
   const hasLinks = ["list", "similar"].includes(call.operation) && names.includes("pk");
-  const heads = names.map(name => makeColumnHead(view, name));
-  if (hasLinks) heads.splice(1, 0, makeElement("th", {scope: "col"}, "Calls"));
-  const body = shownRows.map(row => {
-    const cells = names.map(name => makeCell(row[name]));
-    if (hasLinks) cells.splice(1, 0, makeElement("td", {}, makeLinks(call, row.pk)));
-    return makeElement("tr", {}, ...cells);
+  const titles = names.map(name => makeColumnHead(view, name));
+  const body = rows.map(row => {
+    const cells = names.map(name =>
+      element("td", {dir: "auto"}, writeCell(row[name]).slice(0, 200)));
+    return hasLinks ? [element("td", {}, makeLinks(call, row.pk)), ...cells] : cells;
   });
-  const table = makeElement("table", {}, makeElement("thead", {}, makeElement("tr", {}, ...heads)));
-  table.append(makeElement("tbody", {}, ...body));
-  const box = makeElement("div", makeScrollable("Table"), table);
-  if (rows.length > MAX_ROWS) {
-    box.append(makeElement("small", {}, `The first ${MAX_ROWS} of ${rows.length} rows.`));
-  }
-  return box;
+  return table(hasLinks ? ["Calls", ...titles] : titles, body);
 }
 
 /** Make the head of a column, which sorts where the list can be sorted by it. */
 function makeColumnHead(view, name) {
-  const orderField = view.fields.find(({schema}) => getExtras(schema).sortable_by);
-  if (!getExtras(orderField?.schema).sortable_by?.includes(name)) {
-    return makeElement("th", {scope: "col"}, name);
-  }
-  const order = readField(orderField);
-  const orders = {[name]: "ascending", [`-${name}`]: "descending"};
-  const button = makeButton(name, {}, () => {
-    orderField.box.value = JSON.stringify(order === name ? `-${name}` : name);
+  const field = view.fields.find(({schema}) => extras(schema).sortable_by?.includes(name));
+  if (!field) return name;
+  const order = readField(field);
+  const sort = {[name]: "ascending", [`-${name}`]: "descending"}[order];
+  const sortRows = () => {
+    field.box.value = order === name ? `-${name}` : name;
     callPage(view, 1);
-  });
-  return makeElement("th", {scope: "col", "aria-sort": orders[order] ?? false}, button);
+  };
+  return element("th", {scope: "col", "aria-sort": sort}, button(name, sortRows));
 }
 
-/** Make a cell that shows a value: a record by its title and pk, a list by its items. */
-function makeCell(value) {
-  const text = writeCell(value).slice(0, 200);
-  return makeElement("td", {class: typeof value, dir: "auto"}, text);
-}
-
-/** Write a value for a cell. */
+/** Write a value for a cell: a record by its title, a list by its items. */
 function writeCell(value) {
   if (value === null || value === undefined) return "–";
   if (Array.isArray(value)) return value.map(writeCell).join(", ");
-  if (!isObject(value)) return shortenTime(String(value));
-  return "pk" in value ? getTitle(value) : JSON.stringify(value);
-}
-
-/** Leave the seconds out of a date and time. */
-function shortenTime(text) {
-  return text.replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:[\d.]+)?/, "$1 $2");
+  if (typeof value === "object") return "pk" in value ? getTitle(value) : JSON.stringify(value);
+  return String(value);
 }
 
 /** Make links to the calls on a record. */
 function makeLinks(call, pk) {
-  const prefix = `${call.group}/{pk}/`;
-  const recordCalls = calls.filter(other => other.prefix === prefix && other !== call);
-  if (recordCalls.length === 0) return undefined;
-  const links = recordCalls.map(other =>
-    makeElement("a", {href: makeHash(other, String(pk))}, other.operation));
-  return makeElement("span", {class: "links"}, ...links);
+  const others = calls.filter(other => other.prefix === `${call.group}/{pk}/` && other !== call);
+  const links = others.map(other =>
+    element("a", {href: makeHash(other, pk)}, other.operation));
+  return links.length > 0 && element("span.links", {}, ...links);
 }
 
 /** Make the pager of a list: which page it is, and buttons for those before and after. */
-function makePager(view, reply) {
-  const {total, total_pages: pages, current_page: page} = reply;
+function makePager(view, {total, total_pages: pages, current_page: page}) {
   if (pages === undefined) return [];
-  const count = `${total} in all, page ${page} of ${Math.max(pages, 1)}`;
-  const makeStep = (text, step, isPossible) =>
-    makeButton(text, {disabled: isPossible ? false : ""}, () => callPage(view, page + step));
+  const turn = (text, step, disabled) =>
+    button(text, () => callPage(view, page + step), {disabled});
   return [
-    makeElement("small", {role: "status"}, count),
-    makeStep("Previous", -1, page > 1),
-    makeStep("Next", 1, page < pages),
+    element("small", {}, `${total} in all, page ${page} of ${pages}`),
+    turn("Previous", -1, page <= 1),
+    turn("Next", 1, page >= pages),
   ];
 }
 
@@ -10801,71 +10339,58 @@ function makePager(view, reply) {
 function callPage(view, page) {
   const field = view.fields.find(({name}) => name === "current_page");
   if (field) field.box.value = page;
-  view.showCode();
-  view.form.requestSubmit();
+  showCode(view);
+  view.part("form").requestSubmit();
 }
 
 // --- The list of calls ---
 
 /** List the calls that match the filter, beside each call and on the start page. */
 function listCalls() {
-  const listedCalls = filterCalls(getElement("#filter").value);
-  const {call: currentCall} = findCall(location.hash);
-  const groups = groupBy(listedCalls, call => call.group);
-  const isOpen = name => listedCalls.length <= 60 || name === currentCall?.group;
-  getElement("#calls").replaceChildren(...groups.map(([name, groupCalls]) =>
-    makeGroup(name, groupCalls, currentCall, isOpen(name))));
-  const apps = groupBy(listedCalls, call => call.name.split("/")[0]);
-  start.querySelector("#table").replaceChildren(...apps.map(([name, appCalls]) =>
-    makeCallsTable(name, appCalls)));
-  return listedCalls;
+  const listed = filterCalls(find("#filter").value);
+  const {call: current} = findCall(location.hash);
+  const groups = groupBy(listed, call => call.group).map(([name, members]) => {
+    const items = members.map(call =>
+      element("li", {}, makeLink(call, name, {"aria-current": call === current && "page"})));
+    const summary = makeHeading("summary", name, members);
+    const open = listed.length <= 60 || name === current?.group;
+    return element("details", {open}, summary, element("ul", {}, ...items));
+  });
+  const titles = ["Call", "What it does", "Who may call"];
+  const tables = groupBy(listed, call => call.name.split("/")[0]).map(([name, members]) => {
+    const rows = members.map(call => {
+      const head = element("th", {scope: "row"}, makeLink(call, name));
+      return [head, prose("td", call.summary), prose("td", call.who)];
+    });
+    return table(titles, rows, makeHeading("caption", name, members));
+  });
+  find("#calls").replaceChildren(...groups);
+  start.querySelector("#table").replaceChildren(...tables);
+  return listed;
+}
+
+function makeHeading(tag, name, {length}) {
+  return element(tag, {}, name, " ", element("small", {}, length));
+}
+
+/** Make a link to a call, without the beginning of its name. */
+function makeLink(call, beginning, properties) {
+  return element("a", {href: makeHash(call), ...properties}, call.name.slice(beginning.length + 1));
 }
 
 /** Return the call that a text names, or all calls that have each of its words. */
 function filterCalls(text) {
   const {call: namedCall} = findCall(text);
-  if (namedCall) return [namedCall];
   const words = text.toLowerCase().split(/\s+/);
+  if (namedCall) return [namedCall];
   return calls.filter(call => words.every(word => call.words.includes(word)));
 }
 
 /** Return pairs of a key and the calls with that key. */
-function groupBy(someCalls, getKey) {
+function groupBy(members, getKey) {
   const groups = new Map();
-  for (const call of someCalls) {
-    const key = getKey(call);
-    if (!groups.has(key)) groups.set(key, []);
-    groups.get(key).push(call);
-  }
+  for (const call of members) groups.set(getKey(call), [...groups.get(getKey(call)) ?? [], call]);
   return Array.from(groups);
-}
-
-/** Make the list of the calls of one group, which folds. */
-function makeGroup(name, groupCalls, currentCall, isOpen) {
-  const count = makeElement("small", {}, String(groupCalls.length));
-  const summary = makeElement("summary", {}, name, " ", count);
-  const list = makeElement("ul", {});
-  for (const call of groupCalls) {
-    const attributes = {href: makeHash(call), "aria-current": call === currentCall && "page"};
-    const link = makeElement("a", attributes, call.name.slice(name.length + 1));
-    list.append(makeElement("li", {}, link));
-  }
-  return makeElement("details", {open: isOpen && ""}, summary, list);
-}
-
-/** Make the table of the calls of an app: call, what it does, who may call. */
-function makeCallsTable(name, appCalls) {
-  const count = appCalls.length === 1 ? "1 call" : `${appCalls.length} calls`;
-  const caption = makeElement("caption", {}, name, " ", makeElement("small", {}, count));
-  const titles = ["Call", "What it does", "Who may call"];
-  const heads = titles.map(title => makeElement("th", {scope: "col"}, title));
-  const rows = appCalls.map(call => {
-    const link = makeElement("a", {href: makeHash(call)}, call.name.slice(name.length + 1));
-    const cells = [makeText("td", call.summary ?? ""), makeText("td", call.who ?? "")];
-    return makeElement("tr", {}, makeElement("th", {scope: "row"}, link), ...cells);
-  });
-  const head = makeElement("thead", {}, makeElement("tr", {}, ...heads));
-  return makeElement("table", {}, caption, head, makeElement("tbody", {}, ...rows));
 }
 
 // --- The page ---
@@ -10873,60 +10398,50 @@ function makeCallsTable(name, appCalls) {
 /** Show the call that the address names, or the start page. */
 function showPage() {
   const {call, pk} = findCall(location.hash);
-  getElement("main").replaceChildren(call ? getView(call, pk).element : start);
+  find("main").replaceChildren(call ? getView(call, pk).article : start);
   document.title = call ? `${call.name} – ajax.py` : "ajax.py";
   listCalls();
-  getElement("[aria-current]")?.scrollIntoView({block: "nearest"});
+  find("[aria-current]")?.scrollIntoView({block: "nearest"});
 }
 
 /** Go to the call that the filter names, or else to the first one listed. */
 function goToCall() {
-  const filter = getElement("#filter");
-  const {call: namedCall, pk} = findCall(filter.value);
-  const call = namedCall ?? filterCalls(filter.value)[0];
+  const filter = find("#filter");
+  const {pk} = findCall(filter.value);
+  const [call] = filterCalls(filter.value);
   if (!call) return;
   filter.value = "";
   location.hash = makeHash(call, pk);
   listCalls();
 }
 
-/** Say how many calls the filter leaves, and list them. */
-function applyFilter(event) {
-  const count = listCalls().length;
-  getElement("#found").textContent = `${count} of ${calls.length} calls.`;
-  const isPasted = event.inputType === "insertFromPaste";
-  if (isPasted && findCall(event.target.value).call) goToCall();
-}
-
 /** Show whom the page is logged in as, a link to log in, and what the start page says. */
 function showStart() {
-  const {you, login_url: loginURL} = getExtras(api);
-  getElement("#you").textContent = you ?? "";
-  const address = loginURL ?? api.reply?.login_url;
-  if (address) {
-    const {loginUrl} = new AJAXError("", {reply: {login_url: address}});
-    getElement("#you").append(" ", makeElement("a", {href: loginUrl}, "Log in"));
-  }
-  getElement("#problem").textContent = api.problem ?? "";
-  getElement("#about pre").textContent = api.info?.description ?? "";
-  getElement("#about").hidden = !api.info?.description;
-  getElement("#loading").remove();
+  const {you, login_url: login} = {...extras(api), ...api.reply};
+  const {loginUrl} = new AJAXError("", {reply: {login_url: login}});
+  replace(find("#you"), you, " ", loginUrl && element("a", {href: loginUrl}, "Log in"));
+  find("#problem").textContent = api.problem ?? "";
+  find("#about pre").textContent = api.info?.description ?? "";
+  find("#loading").remove();
 }
 
-getElement("#filter").addEventListener("input", applyFilter);
-getElement("#find").addEventListener("submit", event => {
+find("#filter").oninput = ({inputType, target}) => {
+  find("#found").textContent = `${listCalls().length} of ${calls.length} calls.`;
+  if (inputType === "insertFromPaste" && findCall(target.value).call) goToCall();
+};
+find("#find").onsubmit = event => {
   event.preventDefault();
   goToCall();
-});
-getElement("#skip").addEventListener("click", event => {
+};
+find("#skip").onclick = event => {
   event.preventDefault();
-  getElement("main h2")?.focus();
-});
-addEventListener("hashchange", () => {
+  find("main h2").focus();
+};
+onhashchange = () => {
   showPage();
-  getElement("main h2")?.focus();
+  find("main h2").focus();
   scrollTo(0, 0);
-});
+};
 showStart();
 showPage();
 """  # noqa: E501
@@ -10943,7 +10458,6 @@ _STYLE = """:root {
   --accent-background: #e3f2ec;
   --error: #b3261e;
   --error-background: #fcebe9;
-  --code-text: #8a4b08;
   font: .9375rem/1.5 system-ui, sans-serif;
   scroll-padding-bottom: 6rem;
   color: var(--text);
@@ -10962,7 +10476,6 @@ _STYLE = """:root {
     --accent-background: #17352a;
     --error: #ff9c91;
     --error-background: #43201d;
-    --code-text: #e5b27a;
   }
 }
 
@@ -11022,9 +10535,6 @@ pre {
   overflow: auto;
 }
 
-.key { color: var(--accent); }
-.constant { color: var(--code-text); }
-
 /* Boxes and buttons */
 
 input, select, textarea, button {
@@ -11046,11 +10556,6 @@ input, select, textarea {
 /* It grows with its text, where the browser supports that. */
 textarea { field-sizing: content; }
 
-.line + small:not(:empty) {
-  display: block;
-  margin-top: .25rem;
-}
-
 :disabled {
   color: var(--muted-text);
   border-style: dashed;
@@ -11069,6 +10574,7 @@ button { cursor: pointer; }
 .danger {
   border-color: var(--error);
   background: var(--error);
+  text-transform: capitalize;
 }
 
 [aria-disabled=true] {
@@ -11076,21 +10582,12 @@ button { cursor: pointer; }
   cursor: default;
 }
 
-[aria-pressed=true] {
-  border-color: var(--accent);
-  color: var(--accent);
-  background: var(--accent-background);
-}
-
 .bad, [aria-invalid=true] { border-color: var(--error); }
 
-.bad {
-  display: block;
+.bad, .ajax-error {
   color: var(--error);
   white-space: pre-line;
 }
-
-.bad:empty { display: none; }
 
 .note:not(:empty)::after { content: " "; }
 
@@ -11234,6 +10731,7 @@ article, #start section { max-width: 46rem; }
 #start { max-width: 72rem; }
 
 #about { margin-top: 2.5rem; }
+#about:has(pre:empty) { display: none; }
 
 header p {
   margin-top: .375rem;
@@ -11244,11 +10742,6 @@ header p {
 
 article section { scroll-margin-top: 6rem; }
 
-.field {
-  display: grid;
-  gap: .25rem;
-}
-
 label {
   margin-inline-end: .75rem;
   font-size: .875rem;
@@ -11257,50 +10750,61 @@ label {
 
 .line {
   position: relative;
-  flex-wrap: nowrap;
-  gap: .375rem;
+  gap: .25rem .375rem;
   align-items: stretch;
+  margin-block: .25rem;
 }
 
-.line button { flex: none; }
+/* The box takes what the buttons leave. An error goes below. */
+.line > :first-child { flex: 1 1 50%; }
 
+.ajax-error {
+  flex-basis: 100%;
+  order: 1;
+  font-size: .8125rem;
+}
+
+/* A checkbox that looks like a button: what it sends stands in it. */
 .special {
-  padding: .375rem .5rem;
-  color: var(--muted-text);
-  font: .8125rem ui-monospace, Menlo, Consolas, monospace;
-}
-
-[role=listbox] {
-  position: absolute;
-  inset: 100% 0 auto;
-  z-index: 2;
-  max-height: 16rem;
-  overflow: auto;
-  padding: .25rem;
+  position: relative;
+  margin: 0;
+  padding: .5rem;
   border: 1px solid var(--border);
   border-radius: 6px;
-  background: var(--background);
-  box-shadow: 0 4px 16px #0003;
-  list-style: none;
+  color: var(--muted-text);
+  font-size: .8125rem;
+  font-weight: 400;
 }
 
-[role=option] {
-  display: flex;
-  gap: .75rem;
-  justify-content: space-between;
-  padding: .375rem .5rem;
-  border-radius: 4px;
+.special input {
+  position: absolute;
+  inset: 0;
+  height: 100%;
+  opacity: 0;
   cursor: pointer;
 }
 
-[role=option]:hover, [role=option][aria-selected=true] {
+.special:has(:checked) {
+  border-color: var(--accent);
+  color: var(--accent);
   background: var(--accent-background);
 }
 
-[role=option][aria-selected=true] {
-  outline: 2px solid var(--accent);
-  outline-offset: -2px;
+.special:focus-within { outline: 2px solid var(--accent); }
+
+/* What is typed is not sent then. */
+.line:has(.special :checked) > :first-child { opacity: .5; }
+
+.options {
+  position: absolute;
+  inset: 100% 0 auto;
+  z-index: 2;
+  box-shadow: 0 4px 16px #0003;
 }
+
+.options:empty, .line:not(:focus-within) .options { display: none; }
+
+.options option { padding: .375rem; }
 
 /* The bar stays in view with the button and the status. */
 .bar {
@@ -11350,7 +10854,7 @@ label {
   font-size: .8125rem;
 }
 
-.head button:last-child { margin-inline-start: auto; }
+.head h3 { margin-inline-end: auto; }
 
 .reply { min-width: 0; }
 .reply:empty { display: none; }
@@ -11373,11 +10877,10 @@ dd { color: var(--muted-text); }
 
 /* Fingers need larger targets. */
 @media (pointer: coarse) {
-  input, select, textarea, button, .head button, .reply th button {
+  input, select, textarea, button, .special, .head button, .reply th button {
+    min-width: 44px;
     min-height: 44px;
   }
-
-  button, .reply th button { min-width: 44px; }
 
   #table th a, .links a, #side header a { display: inline-block; }
 
@@ -11445,8 +10948,7 @@ dd { color: var(--muted-text); }
 
 @media (forced-colors: active) {
   nav [aria-current] { outline: 2px solid; outline-offset: -2px; }
-  [aria-pressed=true] { border-width: 3px; }
-  [role=option][aria-selected=true] { outline-color: Highlight; }
+  .special:has(:checked) { border-width: 3px; }
 }
 
 @media print {
@@ -11486,13 +10988,61 @@ _PAGE = """<!doctype html>
     <div id="calls"></div>
   </nav>
 </div>
+<template id="call">
+  <article>
+    <header>
+      <h2 tabindex="-1"></h2>
+      <p class="who"><strong>Who may call: </strong></p>
+    </header>
+    <form>
+      <small class="empty" hidden>Boxes that are empty are not sent.</small>
+      <small class="filled" hidden>Only what you change is sent.</small>
+      <div class="bar">
+        <button type="submit" class="call">Call</button>
+        <div role="status" class="status"></div>
+      </div>
+    </form>
+    <section>
+      <div class="reply" hidden>
+        <div class="head" role="status"></div>
+        <div class="scroll table" tabindex="0" role="region" aria-label="Table"></div>
+        <details>
+          <summary>Reply</summary>
+          <pre class="scroll" tabindex="0" role="region" aria-label="Reply"></pre>
+        </details>
+      </div>
+      <details class="outline" open>
+        <summary>What comes back</summary>
+        <dl></dl>
+      </details>
+      <div>
+        <div class="head">
+          <h3>JavaScript</h3>
+          <small role="status"></small>
+          <button type="button" aria-label="Copy JavaScript">Copy</button>
+        </div>
+        <pre class="scroll" tabindex="0" role="region" aria-label="JavaScript"></pre>
+      </div>
+      <div>
+        <div class="head">
+          <h3>curl</h3>
+          <small role="status"></small>
+          <button type="button" aria-label="Copy curl">Copy</button>
+        </div>
+        <pre class="scroll" tabindex="0" role="region" aria-label="curl"></pre>
+        <small>Set SESSION to the value of your session cookie. Scripts cannot read it,
+          but your browser’s developer tools show it.</small>
+      </div>
+    </section>
+  </article>
+</template>
 <main id="main" tabindex="-1">
   <div id="start">
     <h2 tabindex="-1">All calls</h2>
     <p id="loading">The calls are being loaded.</p>
     <p id="problem" class="bad" role="alert" dir="auto"></p>
     <div id="table"></div>
-    <section id="about" hidden>
+    <section id="about">
       <h2>About</h2>
       <pre dir="auto"></pre>
     </section>
@@ -11517,13 +11067,23 @@ _LOGIN_PAGE = """<!doctype html>
 <p>This page is for staff. <a href="{}">Log in</a></p>
 """
 
+
+def _drop_comments(text):
+    """Return a script or a style sheet without indentation, and without the comments
+    that have a line of their own."""
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(
+        line for line in lines if line and not line.startswith(("/*", "//"))
+    )
+
+
 #: The content type and the text of each file of the page. Serving a text replaces the
 #: names of the cookie, the header and the time zone by the site's own, and CSRF_TOKEN
 #: by a token.
 _TEXTS = {
     "": ("text/html", _PAGE),
-    "explorer.css": ("text/css", _STYLE),
-    "explorer.js": ("text/javascript", _EXPLORER),
+    "explorer.css": ("text/css", _drop_comments(_STYLE)),
+    "explorer.js": ("text/javascript", _drop_comments(_EXPLORER)),
     "explorer.svg": ("image/svg+xml", _ICON),
     "client.js": ("text/javascript", _CLIENT),
 }
