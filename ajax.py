@@ -10857,13 +10857,9 @@ label {
 .head h3 { margin-inline-end: auto; }
 
 .reply { min-width: 0; }
-.reply:empty { display: none; }
-.reply .links { margin-bottom: .5rem; }
-
-.reply td .links {
-  flex-wrap: nowrap;
-  margin: 0;
-}
+.reply details { margin-top: .75rem; }
+.reply .head:empty { display: none; }
+.reply td .links { flex-wrap: nowrap; }
 
 dl {
   display: grid;
