@@ -9540,11 +9540,11 @@ function findToken() {
   return freshToken ?? cookie?.slice(COOKIE_NAME.length + 1) ?? input?.value ?? "";
 }
 
-/** Turn data into the body of a request. */
 function encode(data) {
-  const isSubmission = data instanceof Event && data.type === "submit";
-  if (isSubmission) return encode(readForm(data.target, data.submitter));
   if (data instanceof HTMLFormElement) return encode(readForm(data));
+  if (data instanceof Event && data.type === "submit") {
+    return encode(readForm(data.target, data.submitter));
+  }
   if (!(data instanceof FormData || data instanceof URLSearchParams)) return encodeJSON(data);
   const body = new data.constructor();
   for (const [name, value] of data) body.append(name, value);
@@ -9618,9 +9618,8 @@ function showError(form, inputs, textContent) {
   };
   mark(true, id);
   for (const type of ["reset", "ajax-clear"]) form.addEventListener(type, clear);
-  for (const input of inputs) {
-    for (const type of ["input", "change"]) input.addEventListener(type, clear);
-  }
+  for (const input of inputs) input.addEventListener("input", clear);
+  for (const input of inputs) input.addEventListener("change", clear);
 }
 
 /** Fill the inputs of one name with a value. Return whether they show it. */
@@ -9630,7 +9629,7 @@ function fillInputs(inputs, value) {
   const choices = boxes.concat(...selects.map(({options}) => Array.from(options)));
   if (choices.length === 0) return inputs.map(input => fillText(input, value)).every(Boolean);
   const isBoolean = typeof value === "boolean";
-  const isTick = isBoolean && choices.length === 1 && boxes.length === 1;
+  const isTick = isBoolean && choices.length === 1 && choices[0].type === "checkbox";
   const texts = findTagNames(value) ?? [value ?? ""].flat().map(item => toText(item));
   const read = choice => isBoolean ? choice.value.toLowerCase() : choice.value;
   for (const select of selects) select.selectedIndex = -1;
@@ -9668,11 +9667,11 @@ function toText(value, type) {
 
 /** Return a date-time as the server's clock shows it, and any other text as it is. */
 function toServerTime(value) {
-  const match = /^(.+T[\d:]+)(\.\d+)?(Z|[+-][\d:]+)$/.exec(value);
-  if (!match) return String(value ?? "");
-  const [, time, fraction = "", offset] = match;
-  const options = {timeZone: TIME_ZONE};
-  return new Date(time + offset).toLocaleString("sv", options).replace(" ", "T") + fraction;
+  const pattern = /^(.+T[\d:]+)(\.\d+)?(Z|[+-][\d:]+)$/;
+  return String(value ?? "").replace(pattern, (_text, time, fraction = "", offset) => {
+    const local = new Date(time + offset).toLocaleString("sv", {timeZone: TIME_ZONE});
+    return local.replace(" ", "T") + fraction;
+  });
 }
 
 /** Return the names of a list of tags, or undefined for any other value. */
@@ -10707,8 +10706,6 @@ thead th {
 
 [aria-sort=ascending] button::after { content: " ↑"; }
 [aria-sort=descending] button::after { content: " ↓"; }
-
-td.number { font-variant-numeric: tabular-nums; }
 
 .links {
   display: flex;
