@@ -8058,7 +8058,7 @@ def _describe_limits(field, kind, value_format):
 
 def _describe_choices(field, kind):
     """Return the schemas of a field's choices; the empty text is one if it may be
-    sent."""
+    sent. None of several choices is no text, but an empty list."""
     titles = {}
     for value, title in flatten_choices(field.choices):
         value = _plain_column_value(value)
@@ -8066,7 +8066,7 @@ def _describe_choices(field, kind):
             value = str(value)  # The choices of a form's field may be numbers.
         titles[value] = str(title)
     titles.pop(None, None)
-    if _may_be_empty(field):
+    if _may_be_empty(field) and not _holds_several(field):
         titles.setdefault("", "empty")
     else:
         titles.pop("", None)

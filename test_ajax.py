@@ -13780,6 +13780,18 @@ class OpenAPI(AjaxTestCase):
                 self.assertEqual(self.shown(soup)["ingredients"][0]["name"], "Salt")
                 self.doCleanups()
 
+    def test_the_empty_text_is_not_one_of_several_choices(self):
+        field = forms.MultipleChoiceField(choices=[("a", "A")], required=False)
+        self.serve(type("PickForm", (forms.Form,), {"picks": field}), authenticate=yes)
+        taken, _kinds = self.body("/shop/pickform.json")
+        choices = taken["properties"]["picks"]["items"]["oneOf"]
+        self.assertEqual(choices, [{"const": "a", "title": "A"}])
+        for picks in ([], ["a"]):
+            self.assertEqual(
+                self.post("shop/pickform", {"picks": picks})["data"], {"picks": picks}
+            )
+        self.errors("shop/pickform", {"picks": ["a", ""]})
+
 
 # --- Explorer -------------------------------------------------------------------------
 
