@@ -8251,10 +8251,10 @@ def _describe_function(path, function):
 
 def _make_custom_shape(parameters):
     """Return the shape of a function or operation of the project's."""
-    if parameters is None:
-        return _Shape(parameters={})
-    schemas, required = parameters.describe()
-    return _Shape(schemas, required)
+    schemas, required = {}, ()
+    if parameters is not None:
+        schemas, required = parameters.describe()
+    return _Shape(schemas, required, optional={"hint": _HINT})
 
 
 def _find_doc(described, default=""):
@@ -8277,7 +8277,7 @@ def _describe_form(path, form_endpoint):
         if field.required and getattr(field, "require_all_fields", True):
             required += inputs
     callers = _describe_callers(form_endpoint)
-    shape = _Shape(parameters, required)
+    shape = _Shape(parameters, required, optional={"hint": _HINT})
     summary = f"Submit `{form_endpoint.model.__name__}`."
     docs = [_find_doc(form_endpoint.model), _find_doc(type(form_endpoint))]
     doc = "\n\n".join(filter(None, docs)) or summary

@@ -13792,6 +13792,17 @@ class OpenAPI(AjaxTestCase):
             )
         self.errors("shop/pickform", {"picks": ["a", ""]})
 
+    def test_a_hint_beside_what_functions_and_forms_reply_is_described(self):
+        self.serve(Category, authenticate=no)
+        paths = self.described()["paths"]
+        for path in ("ask", "contactform", "article/publish", "article/{pk}/publish"):
+            answer = paths[f"/shop/{path}.json"]["post"]["responses"]["200"]
+            schema = answer["content"]["application/json"]["schema"]
+            self.assertEqual([*schema["properties"]], ["success", "data", "hint"])
+            self.assertEqual(schema["required"], ["success", "data"])
+        with self.settings(DEBUG=True):
+            self.assertIn("hint", self.ask(lambda request: self.article))
+
 
 # --- Explorer -------------------------------------------------------------------------
 
