@@ -9695,9 +9695,8 @@ const isVisible = input =>
 _EXPLORER = r"""/** The explorer: it shows the calls that openapi.json describes, and makes them by client.js. */
 import ajax, {AJAXError} from "./client.js";
 
-/** The longest text of a reply, and the most rows of a table, that are shown. */
+/** The longest text of a reply that is shown. */
 const MAX_LENGTH = 200_000;
-const MAX_ROWS = 200;
 
 const api = await loadDescription();
 const calls = Object.entries(api.paths ?? {}).map(([path, item]) => makeCall(path, item));
@@ -9793,7 +9792,8 @@ function getProperties({schema}) {
 function findCall(text) {
   const matches = calls.map(call => ({call, match: call.pattern.exec(text.trim())}));
   const [best] = matches.filter(({match}) => match)
-    .sort((first, second) => first.match.index - second.match.index); // The longest one.
+    // The longest one.
+    .sort((first, second) => first.match.index - second.match.index);
   // Unlike decodeURIComponent, this never throws.
   const pk = new URLSearchParams(`pk=${best?.match[1] ?? ""}`).get("pk");
   return {call: best?.call, pk: pk === "{pk}" ? "" : pk};
@@ -9819,7 +9819,6 @@ const WORDS = {
   byte: "base64",
   "date-time": "date and time",
   "time-local": "time",
-  "uri-reference": "URL",
 };
 
 /** Return the types of a schema; a schema without a type takes any JSON. */
@@ -9846,8 +9845,7 @@ function describe(schema) {
   else if (extras(schema).pk_of) text = `pk of ${extras(schema).pk_of}`;
   else if (type === "array") text = `list of ${describe(items)}`;
   if (isNullable(schema)) text += " or null";
-  if (maxLength) text += `, at most ${maxLength} characters`;
-  return schema.default === undefined ? text : `${text}, by default ${schema.default}`;
+  return maxLength ? `${text}, at most ${maxLength} characters` : text;
 }
 
 /** Return the schema that a reference names, or the schema itself. */
@@ -9875,7 +9873,7 @@ function makeField(call, name, schema, isRequired) {
   const id = `${call.name}:${name}`;
   const box = makeBox(schema);
   box.setAttribute("aria-describedby", `${id}-type ${id}-help`);
-  Object.assign(box, {id, name, autocomplete: "off"});
+  Object.assign(box, {id, name});
   const specials = getSpecials(call, schema, isRequired).map(value => {
     const text = JSON.stringify(value);
     const label = `Send ${text} as ${name}`;
@@ -9955,7 +9953,7 @@ function readFields({call, fields}) {
       const value = readChange(field);
       if (value !== undefined) data[field.name] = value;
     } catch (error) {
-      field.box.setCustomValidity(`This is not valid JSON. ${error.message}`);
+      field.box.setCustomValidity(error.message);
     }
   }
   return call.schema?.properties ? data : data.body;
@@ -10036,7 +10034,7 @@ function addSearch(field) {
   const {box, options, note, schema} = field;
   const list = getCall(`${getModel(schema)}/list`);
   if (!list || list.who.startsWith("Nobody")) return;
-  box.placeholder = "Type to search, or a pk";
+  box.placeholder = "Search, or a pk";
   box.oninput = box.onclick = ({isTrusted}) => isTrusted && showOptions(field, list);
   options.onchange = () => {
     const earlier = schema.items ? box.value.replace(/[^,]*$/, "") : "";
@@ -10096,7 +10094,8 @@ function writeCurl(path, data = {}) {
   const url = new URL(`${path.split("/").map(encodeURIComponent).join("/")}.json`, import.meta.url);
   const files = Object.entries(Object(data)).filter(([, value]) => isFile(value));
   const json = JSON.stringify(data, (key, value) => isFile(value) ? undefined : value);
-  const cookies = [`${session.name}=$SESSION`];
+  const cookies = [];
+  if (session) cookies.push(`${session.name}=$SESSION`);
   if (csrfCookie) cookies.push(`${csrfCookie.name}=${token}`);
   const lines = [`curl ${quote(url.href)}`];
   if (files.length > 0) lines.push(`--form-string ${quote(`application/json=${json}`)}`);
@@ -10197,10 +10196,9 @@ async function loadRecord(view) {
   const path = `${call.prefix.replace("{pk}", () => pk)}get`;
   const record = await ajax(path).catch(error => error);
   if (pk !== pkField.box.value) return;
-  const isLoaded = !(record instanceof Error);
-  const text = isLoaded ? "The record is loaded." : `The record is not loaded. ${record.message}`;
-  replace(part(".status"), prose("small", text));
-  if (isLoaded) fillView(view, record);
+  const {message} = record instanceof Error ? record : {};
+  replace(part(".status"), prose("small", message ?? "The record is loaded."));
+  if (!message) fillView(view, record);
 }
 
 /** Send what a form holds, if the user agrees, and show the reply. One call at a time. */
@@ -10221,7 +10219,7 @@ async function submit(view) {
 /** Make a call; return its response, its reply as text and as a value, and its error. */
 async function callServer(path, data) {
   const startTime = Date.now();
-  const response = await ajax.fetch(path, data);
+  const response = await ajax.fetch(path, data, {signal: AbortSignal.timeout(60_000)});
   const blob = await response.blob();
   const line = `${Date.now() - startTime} ms, ${blob.size} bytes`;
   let text = /^text|json/.test(blob.type) ? await blob.text() : blob.type;
@@ -10269,11 +10267,11 @@ function showReply(view, text, reply) {
   part(".reply details").open = !isTable;
   part(".reply").hidden = false;
   part(".table").hidden = !isTable;
-  if (isTable) part(".table").replaceChildren(makeRows(view, data.slice(0, MAX_ROWS)));
+  if (isTable) part(".table").replaceChildren(makeRows(view, data.slice(0, 200)));
   replace(
     part(".reply .head"),
     text.length > MAX_LENGTH && `The first ${MAX_LENGTH} of ${text.length} characters. `,
-    isTable && data.length > MAX_ROWS && `The first ${MAX_ROWS} of ${data.length} rows. `,
+    isTable && data.length > 200 && `The first 200 of ${data.length} rows. `,
     data?.pk !== undefined && makeLinks(call, data.pk),
     ...isTable ? makePager(view, reply) : [],
   );
@@ -10389,7 +10387,7 @@ function filterCalls(text) {
 function groupBy(members, getKey) {
   const groups = new Map();
   for (const call of members) groups.set(getKey(call), [...groups.get(getKey(call)) ?? [], call]);
-  return Array.from(groups);
+  return [...groups];
 }
 
 // --- The page ---
@@ -10419,8 +10417,8 @@ function showStart() {
   const {you, login_url: login} = {...extras(api), ...api.reply};
   const {loginUrl} = new AJAXError("", {reply: {login_url: login}});
   replace(find("#you"), you, " ", loginUrl && element("a", {href: loginUrl}, "Log in"));
-  find("#problem").textContent = api.problem ?? "";
-  find("#about pre").textContent = api.info?.description ?? "";
+  find("#problem").textContent = api.problem;
+  find("#about pre").textContent = api.info?.description;
   find("#loading").remove();
 }
 
@@ -10987,7 +10985,7 @@ _PAGE = """<!doctype html>
       <h2 tabindex="-1"></h2>
       <p class="who"><strong>Who may call: </strong></p>
     </header>
-    <form>
+    <form autocomplete="off">
       <small class="empty" hidden>Boxes that are empty are not sent.</small>
       <small class="filled" hidden>Only what you change is sent.</small>
       <div class="bar">

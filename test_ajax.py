@@ -14309,7 +14309,7 @@ class Explorer(BrowserTestCase):
         self.set_value("pk", str(other.pk))
         self.wait_until(lambda: self.value("title") == "Other")
         self.set_value("pk", "99999")
-        self.wait_until(lambda: "not loaded" in self.find("article .status").text)
+        self.wait_until(lambda: "not found" in self.find("article .status").text)
         self.set_value("pk", str(other.pk))
         self.wait_for_record()
         self.replace(title="Typed")
