@@ -9618,8 +9618,13 @@ function showError(form, inputs, textContent) {
   };
   mark(true, id);
   for (const type of ["reset", "ajax-clear"]) form.addEventListener(type, clear);
-  for (const input of inputs) input.addEventListener("input", clear);
-  for (const input of inputs) input.addEventListener("change", clear);
+  const read = () => inputs.map(({value, checked}) => value + checked).join();
+  const wrongValue = read();
+  for (const input of inputs) {
+    input.addEventListener("input", clear);
+    // Whoever leaves a box fires one, too, though its value is the wrong one still.
+    input.addEventListener("change", () => read() === wrongValue || clear());
+  }
 }
 
 /** Fill the inputs of one name with a value. Return whether they show it. */
