@@ -5188,7 +5188,11 @@ class _Draft:
 
 
 def _make_form_data(sent):
-    """Return what was sent as a form's data and files. Null is left out."""
+    """Return what was sent as a form's data and files. Null is left out.
+
+    Raise TooManyFieldsSent for more keys than a form may have.
+    """
+    _refuse_many_values(len(sent))  # Making texts of them takes long.
     data = MultiValueDict()
     files = MultiValueDict()
     for key, value in sent.items():
@@ -5220,10 +5224,15 @@ def _adapt_form(form, sent, data):
         form_key = _FormKey(form, name, columns.get(name))
         if is_readable and form_key.is_as_sent(data):
             form_key.read(sent)
+    if sent and is_readable:
+        _refuse_many_values(sum(len(values) for _key, values in form.data.lists()))
+
+
+def _refuse_many_values(count):
+    """Raise TooManyFieldsSent for more values than a form may have."""
     limit = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
-    if sent and is_readable and limit is not None:
-        if sum(len(values) for _key, values in form.data.lists()) > limit:
-            raise core_exceptions.TooManyFieldsSent(_("It has too many values."))
+    if limit is not None and count > limit:
+        raise core_exceptions.TooManyFieldsSent(_("It has too many values."))
 
 
 def _find_written_columns(form):

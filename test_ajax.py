@@ -9010,6 +9010,13 @@ class Forms(AjaxTestCase):
         self.assertEqual(data, {"pk": parcel.pk, "label": "L"})
         self.assertEqual((parcel.sender, parcel.count, len(calls)), (self.user, 3, 1))
 
+    def test_more_keys_than_a_form_may_have_are_a_413_before_they_are_read(self):
+        contact = {"email": "a@example.com", "text": "a"}
+        for count, status in ((998, 200), (999, 413)):
+            with self.subTest(count):
+                others = {f"key{number}": None for number in range(count)}
+                self.post("shop/contactform", contact | others, status=status)
+
 
 # --- Encoding -------------------------------------------------------------------------
 
