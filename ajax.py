@@ -1406,7 +1406,8 @@ def _join_lines(text):
 
     Other spaces stay, and are refused. They may be plus signs that a form has lost.
     """
-    return re.sub(r"[ \t]*[\r\n]+[ \t]*", "", text.strip())
+    lines = re.split(r"[\r\n]+", text.strip())
+    return "".join(line.strip(" \t") for line in lines)
 
 
 def _read_json(field, value, is_form):
@@ -3557,6 +3558,12 @@ def _end_of_path(model, path_name):
     return field, names
 
 
+def _is_reverse(field):
+    """Return whether a field of a path leads to the records that refer to one."""
+    is_generic = field.one_to_many and not field.auto_created
+    return is_generic or (field.auto_created and not field.concrete)
+
+
 def _is_offered(field, lookups):
     """Return whether a filter may use these lookups on a field."""
     if _is_special(field) or hasattr(field, "base_field"):
@@ -3742,9 +3749,13 @@ class _ListOptions:
 
     def split_at_hiding(self, path_name):
         """Return the first relation on a path that may hide records from the user, and
-        the rest of the path; return None and the path if there is none."""
+        the rest of the path, which begins with a field; return None and the path if
+        there is none.
+
+        The pk that a record refers to is shown with the record. So it hides nothing.
+        """
         names = path_name.split("__")
-        for length in range(1, len(names)):
+        for length in range(1, len(names) + 1):
             relation = "__".join(names[:length])
             rest = "__".join(names[length:])
             field, lookups = _end_of_path(self.model, relation)
@@ -3753,8 +3764,11 @@ class _ListOptions:
                 break
             next_field, _rest = _end_of_path(related, rest)
             looks_inside = next_field is not None and next_field is not related._meta.pk
-            if looks_inside and self.access.hides_records(related):
-                return relation, rest
+            if looks_inside or _is_reverse(field):
+                if self.access.hides_records(related):
+                    if next_field is None:
+                        rest = f"pk__{rest}" if rest else "pk"
+                    return relation, rest
         return None, path_name
 
     def make_related(self, relation):
@@ -3786,8 +3800,7 @@ class _ListOptions:
 
         relation, rest = self.split_at_hiding(entry)
         if relation:
-            condition = self.make_related(relation).match_any(rest, value)
-            return self.match_related(relation, condition)
+            return self.match_hiding(relation, rest, value)
         values = value if isinstance(value, list) else [value]
         if len(values) > _MAX_FILTER_VALUES:
             raise ValidationError(_("At most %s values.") % _MAX_FILTER_VALUES)
@@ -3805,6 +3818,23 @@ class _ListOptions:
         if lookup_spawns_duplicates(self.model._meta, entry):
             return Q(pk__in=queryset.values("pk"))
         return condition
+
+    def match_hiding(self, relation, rest, value):
+        """Return the condition that the rest of an entry, behind a relation that may
+        hide records, has one of the values."""
+        related_options = self.make_related(relation)
+        field, lookups = related_options.find_end(rest)
+        is_null = False
+        if field is related_options.model._meta.pk:
+            # Whoever refers only to hidden records refers to none.
+            if lookups == ["isnull"]:
+                is_null = _read_value(models.BooleanField(), value)
+            elif not lookups:
+                is_null = self.is_null(field, value)
+        if is_null:
+            return ~self.match_related(relation, Q())
+        condition = related_options.match_any(rest, value)
+        return self.match_related(relation, condition)
 
     @cached_property
     def annotations(self):
@@ -6022,6 +6052,9 @@ class ModelEndpoint(_ServedEndpoint):
         with _removing_uploads(request), _transaction(self._using):
             self.record = record = self.model()
             draft.read_into(record)
+            if not _overrides(type(self), "can_create"):
+                # It does not look at the record. prepare_record may want a user.
+                self._permit("create", record)
             with draft.refusing_first():
                 _change(self.prepare_record, request, record, True)
                 self._permit("create", record)
@@ -7304,6 +7337,25 @@ def _find_reverse_relations(candidate):
                 yield candidate.checked_class, "fields", sentence
 
 
+def _find_no_values(candidate):
+    """Find names in `fields` that are no values of a record: to show `delete` would
+    delete it."""
+    generic_relations = []
+    for field in candidate.model._meta.private_fields:
+        if field.one_to_many:
+            generic_relations.append(field.name)
+    for name in _as_list(candidate.checked_class.fields or []):
+        if not isinstance(name, str) or name in _model_fields(candidate.model):
+            continue
+        value = getattr(candidate.model, name, None)
+        changes_data = getattr(value, "alters_data", False)
+        is_of_django = hasattr(models.Model, name) and name != "pk"
+        is_rows = isinstance(value, models.Manager) or name in generic_relations
+        if changes_data or is_of_django or (is_rows and not candidate.overrides(name)):
+            sentence = f"names {name!r}, which is no value of a record. Remove it."
+            yield candidate.checked_class, "fields", sentence
+
+
 def _find_bad_annotations(candidate):
     """Find annotations that would hide a name of the model, cannot be asked, or give
     several rows for one record."""
@@ -7458,7 +7510,7 @@ def _find_password_paths(candidate):
     may ask often finds it out, letter by letter."""
     for option in ("list_filter", "search_fields", "sortable_by"):
         for path_name in getattr(candidate.checked_class, option):
-            names = path_name.lstrip("^=@-").split("__")
+            names = str(path_name).lstrip("^=@-").split("__")
             is_shown = names[0] == "password" and candidate.names_in_fields("password")
             if "password" in names and not is_shown:
                 sentence = (
@@ -7517,6 +7569,7 @@ def _can_hold(field, pk):
 _MODEL_RULES = (
     _find_old_exclude,
     _find_reverse_relations,
+    _find_no_values,
     _find_unknown_names,
     _find_masks,
     _find_validators,
@@ -9122,6 +9175,29 @@ def _check_visitors(model, endpoint_class):
         yield "W006", message, hint
 
 
+def _check_operations(model, endpoint_class):
+    """Find operations that replace those of ModelEndpoint without calling them (W007).
+
+    The hooks that allow an operation are asked by its method.
+    """
+    for name, operation in _OPERATIONS.items():
+        method = inspect.unwrap(getattr(endpoint_class, name))
+        if method is getattr(ModelEndpoint, name) or not inspect.isfunction(method):
+            continue
+        if {"super", "ModelEndpoint", operation.hook}.isdisjoint(
+            method.__code__.co_names
+        ):
+            message = (
+                f"{endpoint_class.__name__}.{name} never calls "
+                f"super().{name}(request), so {operation.hook} is not asked."
+            )
+            hint = (
+                "Call it, or override another hook instead: prepare_record, "
+                "save_record, delete_record or get_queryset."
+            )
+            yield "W007", message, hint
+
+
 def _check_totals(model, endpoint_class):
     """Find lists that count the records which can_get refuses (W003).
 
@@ -9143,7 +9219,7 @@ def _check_totals(model, endpoint_class):
 
 #: The checks of a model and its endpoint class. Those that make a plan, for which all
 #: names have to exist, come after the others.
-_ENDPOINT_CHECKS = (_check_hidden_create, _check_totals)
+_ENDPOINT_CHECKS = (_check_hidden_create, _check_totals, _check_operations)
 _PLAN_CHECKS = (_check_sorting, _check_expansions, _check_visitors)
 
 

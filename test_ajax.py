@@ -4855,6 +4855,15 @@ class Permissions(AjaxTestCase):
                 public = {n for n in dir(endpoint_class) if not n.startswith("_")}
                 self.assertEqual(public, names)
 
+    def test_a_visitor_who_may_not_create_is_told_so_before_prepare_record(self):
+        def prepare_record(self, request, record, created):
+            record.author = request.user  # A ValueError for a visitor.
+
+        self.serve(Article, authenticate=yes, prepare_record=prepare_record)
+        self.client.logout()
+        sent = {"title": "A", "category": self.news.pk}
+        self.post("shop/article", sent, status=403)
+
     def test_an_error_that_a_hook_returns_stops_the_write(self):
         def refuse(self, request, record, *created):
             record.title = "changed"
@@ -5674,6 +5683,12 @@ class Refusals(AjaxTestCase):
         self.serve(Invoice, fields=["title", "iban", "owner", "password"])
         invoice = {"title": "x", "iban": "x", "owner": self.user.pk, "password": "y"}
         self.assertEqual(self.post("shop/invoice", invoice)["data"]["password"], "y")
+
+    def test_what_is_no_value_of_a_record_cannot_be_shown(self):
+        for name in ("delete", "save", "objects", "refresh_from_db"):
+            with self.subTest(name):
+                message = f"names '{name}', which is no value of a record"
+                self.refuse(message, Invoice, fields=["title", name])
 
     def test_a_list_that_would_help_to_guess_a_password(self):
         message = "by which clients could find the password out"
@@ -7781,6 +7796,48 @@ class Lists(AjaxTestCase):
         for key in ("country__isnull", "char", "keepers", "tags"):
             upload = {key: SimpleUploadedFile("1", b"1")}
             self.assertIn(key, self.errors("shop/specimen/list", upload, form=True))
+
+    def test_filters_by_who_refers_to_a_record_see_what_may_be_seen(self):
+        hidden = Note.objects.create(owner=self.other, article=self.article, text="a")
+        entries = ["note", "note__pk", "note__pk__lt", "note__isnull", "note__id__gte"]
+        self.serve(
+            Article,
+            list_filter=[*entries, "category__article__note"],
+            search_fields=["=note__id"],
+        )
+        path_ = "shop/article/list"
+
+        def find(**sent):
+            return [article["pk"] for article in self.post(path_, sent)["data"]]
+
+        others = [
+            *Article.objects.exclude(pk=self.article.pk).values_list("pk", flat=True)
+        ]
+        for sent in (
+            {"note": hidden.pk},
+            {"note__pk": [hidden.pk]},
+            {"note__pk__lt": hidden.pk + 1},
+            {"note__id__gte": 0},
+            {"note__isnull": False},
+            {"search": str(hidden.pk)},
+        ):
+            with self.subTest(sent):
+                self.assertEqual(find(**sent), [])
+        for sent in ({"note__isnull": True}, {"note": None}):
+            with self.subTest(sent):
+                self.assertCountEqual(find(**sent), [self.article.pk, *others])
+        Note.objects.update(owner=self.user)
+        for sent in (
+            {"note": hidden.pk},
+            {"note__pk": [hidden.pk]},
+            {"note__pk__lt": hidden.pk + 1},
+            {"note__id__gte": 0},
+            {"note__isnull": False},
+            {"search": str(hidden.pk)},
+        ):
+            with self.subTest(sent, owner="me"):
+                self.assertEqual(find(**sent), [self.article.pk])
+        self.assertCountEqual(find(note__isnull=True), others)
 
     def test_an_unknown_filter_is_refused(self):
         for key in (
@@ -15025,6 +15082,24 @@ class Checks(AjaxTestCase):
         self.register_encoder(User, ajax.IncludeEncoder(include=["username"]))
         self.assertEqual(self.said("ajax.W006", Article, authenticate=yes), [])
 
+    def test_an_operation_that_asks_no_hook_any_more_is_w007(self):
+        def delete(self, request):
+            self.record.archive()
+
+        def archive_instead(self, request):
+            self.record.archive()
+            return ajax.ModelEndpoint.get(self, request)
+
+        def ask_and_delete(self, request):
+            if self.can_delete(self.user, self.record):
+                self.record.archive()
+
+        (message,) = self.said("ajax.W007", Article, delete=delete)
+        self.assertIn("so can_delete is not asked", message)
+        for method in (archive_instead, ask_and_delete):
+            self.assertEqual(self.said("ajax.W007", Article, delete=method), [])
+        self.assertEqual(self.said("ajax.W007", Article), [])
+
     def test_callables_that_are_not_exposed_are_named_by_w004(self):
         tools = "giving giving_more helper short anything decorated"
         tools += " plain_object partial_view"
@@ -16564,7 +16639,7 @@ override_settings(
     MEDIA_URL="/media/",
     PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
     # The endpoints are made for the tests, some of which call `check_ajax`.
-    SILENCED_SYSTEM_CHECKS=[f"ajax.W00{number}" for number in (1, 3, 4, 5, 6)],
+    SILENCED_SYSTEM_CHECKS=[f"ajax.W00{number}" for number in (1, 3, 4, 5, 6, 7)],
     STORAGES={"default": {"BACKEND": "django.core.files.storage.InMemoryStorage"}},
     TIME_ZONE="UTC",
 ).enable()
