@@ -4636,7 +4636,7 @@ def _full_name(function):
     return repr(function)
 
 
-def validated(function: Callable) -> Callable:
+def validated(function: Callable | None = None, **options) -> Callable:
     """Let an endpoint take parameters after `request`, which are read from the body.
 
     It decorates a function, the `__call__` of a BaseEndpoint, or an operation; other
@@ -4647,6 +4647,8 @@ def validated(function: Callable) -> Callable:
     A bad body is answered with AJAXError 400, and the function does not run. Raise
     ImproperlyConfigured for a parameter that cannot be read.
     """
+    if function is None or options:
+        raise ImproperlyConfigured("Write @ajax.validated without parentheses.")
     if hasattr(function, "__wrapped__") or not inspect.isfunction(function):
         advice = "write @ajax.validated directly above the function."
         raise ImproperlyConfigured(f"{_full_name(function)}: {advice}")
@@ -6624,7 +6626,16 @@ endpoint = _EndpointRegistry()
 
 
 def register(*served) -> Callable[[type], type]:
-    """Decorate an endpoint class to serve models or forms, as `endpoint.register`."""
+    """Decorate an endpoint class to serve models or forms, as `endpoint.register`.
+
+    Raise ImproperlyConfigured if no model is named.
+    """
+    names_model = bool(served)
+    for item in served:
+        if isinstance(item, type) and issubclass(item, _ServedEndpoint):
+            names_model = False
+    if not names_model:
+        raise ImproperlyConfigured("Write @ajax.register(TheModel).")
 
     def decorate(endpoint_class):
         endpoint.register(served, endpoint_class)

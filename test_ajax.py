@@ -5892,6 +5892,16 @@ class Refusals(AjaxTestCase):
         shown = {"pk": self.news.pk, "title": "News"}
         self.assertEqual(ajax.encoder.encode(self.news, Own), shown)
 
+    def test_a_decorator_without_its_model_or_with_parentheses(self):
+        message = "Write @ajax.register(TheModel)."
+        for served in ([ajax.ModelEndpoint], [ajax.FormEndpoint], [OpenEndpoint], []):
+            with self.assertRaisesMessage(ImproperlyConfigured, message):
+                ajax.register(*served)
+        message = "Write @ajax.validated without parentheses."
+        for options in ({}, {"detail": True}, {"methods": ["post"]}):
+            with self.assertRaisesMessage(ImproperlyConfigured, message):
+                ajax.validated(**options)
+
     def test_what_is_no_class_is_refused_by_name(self):
         for wrong in (OpenEndpoint("shop", Group, "get"), "OpenEndpoint", no):
             message = "auth.Group wants a class that extends ModelEndpoint"
