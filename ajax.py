@@ -6121,6 +6121,8 @@ class ModelEndpoint(_ServedEndpoint):
         """Return a page of records; `total` and the like go beside them."""
         if not _is_yes(self, "can_list", self.can_list(self.user)):
             raise self._refusal("can_list")
+        if request.META.get("QUERY_STRING"):
+            raise AJAXError(400, _("Send the parameters in the body."))
         sent = _read_keys(request)
         default_size, largest_size = self._get_page_sizes()
         size = _read_whole_number(sent.pop("items_per_page", None), default_size)

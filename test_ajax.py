@@ -7849,6 +7849,16 @@ class Lists(AjaxTestCase):
                 self.assertEqual(find(**sent), [self.article.pk])
         self.assertCountEqual(find(note__isnull=True), others)
 
+    def test_parameters_in_the_query_string_are_refused(self):
+        for query in ("status=closed", "title=First", "x"):
+            reply = self.post("shop/article/list", status=400, QUERY_STRING=query)
+            message = "Send the parameters in the body."
+            self.assertEqual(reply["data"]["message"], message)
+        self.post("shop/article/list", QUERY_STRING="")
+        self.post(f"{self.path}/get", QUERY_STRING="status=closed")
+        self.serve(Article, can_list=no)
+        self.post("shop/article/list", status=403, QUERY_STRING="x")
+
     def test_an_unknown_filter_is_refused(self):
         for key in (
             "chra",
