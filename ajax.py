@@ -7884,7 +7884,9 @@ def _resolve(
     if served is None:
         raise _missing(_("There is no such endpoint."), f"{app}/{name or model}")
     method = tags or operation or "create"
-    resolved = endpoint._registry[served](app, served, method, pk, command)
+    served_class = endpoint._registry[served]
+    # A constructor of the project's may pass these two on as its **kwargs.
+    resolved = served_class(app, served, method, pk=pk, command=command)
     resolved._operation = resolved._find_operation()
     run = getattr(resolved, resolved._operation.method_name)
     if getattr(run, "csrf_exempt", False):

@@ -788,6 +788,15 @@ class Urls(AjaxTestCase):
 
     # The apps' endpoints.py
 
+    def test_a_constructor_with_keywords_passes_all_on(self):
+        def init(self, application, model, method, **kwargs):
+            ajax.ModelEndpoint.__init__(self, application, model, method, **kwargs)
+
+        self.serve(Article, __init__=init)
+        self.post(f"{self.path}/get")
+        tags = self.post(f"{self.path}/tags/add", {"tags": "new"})["data"]
+        self.assertIn("new", [tag["name"] for tag in tags])
+
     def test_endpoints_are_imported_once_while_other_requests_wait(self):
         source = """
             import threading
