@@ -8835,7 +8835,20 @@ def _explain_unexposed(label, name):
             if _looks_exposed(name, value, module):
                 place = f"{module.__name__}.{name}"
                 return f"{place} is not exposed. {_explain_exposure(value)}"
+            if _asks_for_more(name, value, module):
+                advice = "put @ajax.validated above it."
+                return f"{module.__name__}.{name} takes more than request: {advice}"
     return None
+
+
+def _asks_for_more(name, value, module):
+    """Whether a module's own function requires parameters after `request`."""
+    if name.startswith("_") or hasattr(module, "__all__"):
+        return False
+    if not inspect.isfunction(value) or value.__module__ != module.__name__:
+        return False
+    names = list(_read_signature(value).parameters)
+    return names[:1] == ["request"] and _wants_more(value)
 
 
 def _explain_exposure(value):

@@ -2277,6 +2277,27 @@ class Functions(AjaxTestCase):
                         self.assertIn("@ajax.validated", reply["hint"])
                         self.assertIn(message, messages)
 
+    def test_debug_tells_of_a_function_that_takes_more(self):
+        source = """
+            import datetime
+            def report(request, since: datetime.date): return 1
+            def reports(request): return 1
+            def count(since, until): return 1
+            """
+        listed = f"{source}__all__ = ['reports']"
+        for text, is_told in ((source, True), (listed, False)):
+            with self.apps(books=text), self.settings(DEBUG=True):
+                hint = self.post("books/report", status=404)["hint"]
+                expected = (
+                    "books.endpoints.report takes more than request: put "
+                    "@ajax.validated above it."
+                )
+                self.assertEqual(hint == expected, is_told, hint)
+                hint = self.post("books/count", status=404)["hint"]
+                self.assertNotIn("more", hint)
+                messages = [error.msg for error in checks.run_checks()]
+                self.assertNotIn("books.endpoints", " ".join(messages))
+
     def test_an_endpoint_object_encodes_records(self):
         news, local = self.shown(self.news), self.shown(self.local)
         self.assertEqual(self.post("tools/lamp")["data"], [news, [news, local]])
