@@ -7506,6 +7506,23 @@ def _find_validators(candidate):
             yield owner, name, sentence
 
 
+def _find_optional_records(candidate):
+    """Find operations with an optional parameter for the pk or the record of the path:
+    they are called without it."""
+    operations = _operations(candidate.checked_class)
+    for owner, name, value in candidate.own_names:
+        is_plain = inspect.isfunction(value) and not hasattr(value, "_parameters")
+        if name not in operations or not is_plain:
+            continue
+        definition = f"@ajax.validated def {name}(self, request, record)"
+        if name in _OPERATIONS:
+            definition = f"def {name}(self, request)"
+        for parameter in _read_signature(inspect.unwrap(value)).parameters:
+            if parameter in ("pk", "record"):
+                sentence = f"is called without {parameter}. Write {definition}."
+                yield owner, name, sentence
+
+
 def _find_passwords(candidate):
     """Find `password` in the fields of a user model: what clients send would be stored
     as it is, not as a hash."""
@@ -7586,6 +7603,7 @@ _MODEL_RULES = (
     _find_unknown_names,
     _find_masks,
     _find_validators,
+    _find_optional_records,
     _find_passwords,
     _find_password_paths,
     _find_hidden_filters,

@@ -5665,6 +5665,29 @@ class Refusals(AjaxTestCase):
             registry.register(model, both)
             self.addCleanup(registry.unregister, model)
 
+    def test_an_operation_that_hopes_for_a_pk_or_a_record(self):
+        for name in ("pk", "record"):
+            for scan in (
+                eval(f"lambda self, request, {name}=None: 1"),
+                eval(f"lambda self, request, *, {name}=None, more=1: 1"),
+                ajax.login_required(eval(f"lambda self, request, {name}=None: 1")),
+            ):
+                message = f"GroupEndpoint.scan is called without {name}. Write "
+                text = self.refuse(message, scan=scan)
+                self.assertIn("@ajax.validated def scan(self, request, record)", text)
+            update = eval(f"lambda self, request, {name}=None: 1")
+            message = (
+                f"update is called without {name}. Write def update(self, request)"
+            )
+            self.refuse(message, update=update)
+        # What requires more is a helper.
+        helper = lambda self, request, record: 1  # noqa: E731
+        mixin = type("Mixin", (), {"scan": scan})
+        ajax.endpoint.register(Group, type("Mixed", (mixin, OpenEndpoint), {}))
+        ajax.endpoint.unregister(Group)
+        helpers = {"scan": helper, "_scan": update, "can_publish": yes}
+        self.serve(Group, more=lambda self, request, size=1: 1, **helpers)
+
     def test_what_would_not_mask_a_field(self):
         masks = {
             "method": lambda self, record: "***",
