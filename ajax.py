@@ -9383,6 +9383,9 @@ from django.db import models
 class Category(models.Model):
     title = models.CharField(max_length=100)
 
+    class Meta:
+        verbose_name_plural = "categories"
+
 class Post(models.Model):
     category = models.ForeignKey(Category, models.CASCADE, related_name="posts")
     author = models.ForeignKey(User, models.CASCADE)
@@ -9395,12 +9398,16 @@ class Post(models.Model):
         from taggit.managers import TaggableManager
 
         tags = TaggableManager(blank=True)
+
+class Comment(models.Model):
+    post = models.ForeignKey(Post, models.CASCADE, related_name="comments")
+    text = models.TextField(max_length=1000)
 """,
     "demo/endpoints.py": """\
 import datetime
 import ajax
 from django.db.models import Count
-from demo.models import Category, Post
+from demo.models import Category, Comment, Post
 
 def whoami(request):
     return {"username": request.user.username}
@@ -9444,6 +9451,14 @@ class PostEndpoint(ajax.ModelEndpoint):
         record.published = True
         record.save()
         return record
+
+@ajax.register(Comment)
+class CommentEndpoint(ajax.ModelEndpoint):
+    search_fields = ["text"]
+    list_filter = ["post"]
+
+    def can_list(self, user):
+        return True
 """,
 }
 
@@ -9483,7 +9498,7 @@ def _show_demo():
 
 
 def _fill_demo():
-    """Create the demo's user, two categories, and posts that share a tag."""
+    """Create the demo's user, two categories, and posts with tags and comments."""
     user = apps.get_model("auth.User").objects.create(username="demo")
     categories = apps.get_model("demo.Category").objects
     news = categories.create(title="News")
@@ -9491,6 +9506,8 @@ def _fill_demo():
     post = _create_demo_post(news, user, "Ten minutes of work", "ajax")
     post.liked_by.add(user)
     post.picture.save("circle.svg", ContentFile(_DEMO_PICTURE))
+    for text in ("Does it work?", "It does."):
+        post.comments.create(text=text)
     _create_demo_post(news, user, "No tears", "json")
 
 
