@@ -6967,7 +6967,9 @@ def _refuse_endpoint(base, endpoint_class, model, served):
 def _refuse_encoder(encoder):
     """Raise ImproperlyConfigured for an encoder, or its class, that would show more
     than it says."""
-    _refuse(_Candidate(DefaultEncoder, encoder), _CLASS_RULES)
+    candidate = _Candidate(DefaultEncoder, encoder)
+    _refuse(candidate, _CLASS_RULES)
+    _refuse(candidate, _ENCODER_RULES)
 
 
 @functools.lru_cache(maxsize=8)
@@ -7648,6 +7650,28 @@ def _writes_users(form_class, name):
 
 
 _FORM_RULES = (_find_form_passwords,)
+
+
+# Rules for encoders
+
+
+def _find_old_parameters(candidate):
+    """Find parameters of `to_dict` that only the old package passed: passing them on
+    would fail."""
+    for owner, name, value in candidate.own_names:
+        if name != "to_dict":
+            continue
+        for parameter in _find_signature(candidate.bind(value)).parameters:
+            if parameter in ("expand", "fields"):
+                sentence = (
+                    f"has a parameter {parameter}, which nothing passes. Write "
+                    "to_dict(self, record, **options), and set expand and fields in "
+                    "the endpoint."
+                )
+                yield owner, name, sentence
+
+
+_ENCODER_RULES = (_find_old_parameters,)
 
 
 # --- The apps' endpoints.py -----------------------------------------------------------

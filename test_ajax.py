@@ -5895,6 +5895,9 @@ class Refusals(AjaxTestCase):
         def to_dict(self, record, **options):
             return {name: getattr(record, name) for name in self.fields}
 
+        def old_to_dict(self, record, expand=False, html_escape=False, fields=None):
+            """Pass all on, as the encoders of the old package did."""
+
         class Own(ajax.ExcludeEncoder):
             exclude = ["parent"]
 
@@ -5921,6 +5924,14 @@ class Refusals(AjaxTestCase):
             ([default], {"to_representation": yes}, "Override to_dict()"),
             ([default], {"_select": yes}, "the base class uses"),
             ([default, mixin], {}, "Mixin.to_dict is never reached"),
+            ([default], {"to_dict": old_to_dict}, "to_dict has a parameter expand"),
+            (
+                [default],
+                {"to_dict": lambda self, record, *, fields=None: {}},
+                "to_dict has a parameter fields, which nothing passes. Write "
+                "to_dict(self, record, **options), and set expand and fields in the "
+                "endpoint.",
+            ),
         ]:
             encoder_class = type("Wrong", tuple(bases), attributes)
             for encode in (
