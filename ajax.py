@@ -7198,8 +7198,8 @@ def _find_wrong_type(name, value, usual_value):
         is_right = isinstance(value, Mapping)
     else:
         wanted = "a list of names"
-        is_text = isinstance(value, (str, bytes))
-        is_right = isinstance(value, Collection) and not is_text
+        is_other = isinstance(value, (str, bytes, Mapping))
+        is_right = isinstance(value, Collection) and not is_other
         is_levels = name == "expand" and isinstance(value, int)
         is_right = is_right or is_levels or (name, value) == ("fields", "__all__")
     return None if is_right else _describe_mismatch(value, wanted)
@@ -7214,7 +7214,11 @@ def _describe_mismatch(value, wanted):
     """Return the end of a sentence about a value that is not what is wanted."""
     if isinstance(value, str):
         names = re.findall(r"[^\s,]+", value)
-        advice = f" Write {names}." if wanted == "a list of names" else ""
+        advice = ""
+        if wanted == "a list of names":
+            advice = f" Write {names}."
+            if value == "__all__":
+                advice = " Name the fields."
         return f"is the text {value!r} instead of {wanted}.{advice}"
     if value is None or isinstance(value, int):
         return f"is {value} instead of {wanted}."
