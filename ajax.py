@@ -7500,6 +7500,17 @@ def _find_masks(candidate):
             yield owner, name, sentence
 
 
+def _find_wrong_extras(candidate):
+    """Find methods that `fields` names, but that cannot be called with a record."""
+    keys = {*_model_fields(candidate.model), *_pk_names(candidate.model)}
+    for owner, name, value in candidate.own_names:
+        is_method = isinstance(value, _METHODS) and not hasattr(ModelEndpoint, name)
+        is_shown = candidate.names_in_fields(name) and candidate.shows(name)
+        if is_method and is_shown and name not in keys:
+            if not _takes_one(candidate.bind(value)):
+                yield owner, name, f"is shown, so write def {name}(self, record)."
+
+
 def _find_validators(candidate):
     """Find methods that are to validate a field, as those of forms and serializers do:
     any value would be stored."""
@@ -7608,6 +7619,7 @@ _MODEL_RULES = (
     _find_no_values,
     _find_unknown_names,
     _find_masks,
+    _find_wrong_extras,
     _find_validators,
     _find_optional_records,
     _find_passwords,

@@ -5720,6 +5720,31 @@ class Refusals(AjaxTestCase):
         helper = lambda self, record, country: "***"  # noqa: E731
         self.serve(Invoice, iban=lambda self, request: "***", title=helper)
 
+    def test_methods_in_fields_are_called_with_the_record(self):
+        for left in (
+            lambda self: 1,
+            lambda self, request, obj: 1,
+            classmethod(lambda cls: 1),
+            staticmethod(lambda request, record: 1),
+            functools.partialmethod(lambda self, record: 1, 1),
+        ):
+            message = "Endpoint.left is shown, so write def left(self, record)."
+            self.refuse(message, Invoice, left=left, fields=["title", "left"])
+            self.serve(Invoice, left=left, fields=["title"])
+            self.doCleanups()
+        for left in (
+            lambda self, record, more=1: 1,
+            classmethod(lambda cls, record: 1),
+            staticmethod(lambda record: 1),
+            property(lambda self: 1),
+            functools.cached_property(lambda self: 1),
+        ):
+            # `title` is a field, which is shown whatever the endpoint calls so.
+            helper = lambda self, record, country: 1  # noqa: E731
+            fields = ["title", "left"]
+            self.serve(Invoice, left=left, title=helper, fields=fields)
+            self.doCleanups()
+
     def test_methods_that_are_to_validate_a_field(self):
         for name in ("clean_iban", "validate_iban"):
             message = f"{name} is never asked. Write it into the model's clean()."
