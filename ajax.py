@@ -9251,8 +9251,8 @@ def _check_visitors(model, endpoint_class):
         if has_only_encoder or _overrides(endpoint.find(related), "authenticate"):
             continue
         message = (
-            f"{endpoint_class.__name__} overrides authenticate, but visitors see only "
-            f"the pks of {_label(related)}: its own endpoint wants a login."
+            f"If {endpoint_class.__name__}.authenticate lets visitors in, they see "
+            f"only the pks of {_label(related)}: its own endpoint wants a login."
         )
         hint = (
             f"Override authenticate in the endpoint of {related.__name__} too, or "

@@ -15191,6 +15191,11 @@ class Checks(AjaxTestCase):
         (category, user) = self.said("ajax.W006", Article, authenticate=yes)
         self.assertIn("shop.Category", category)
         self.assertIn("auth.User", user)
+        start = (
+            "If ArticleEndpoint.authenticate lets visitors in, they see only the pks"
+        )
+        for message in (category, user):
+            self.assertTrue(message.startswith(start))
         self.assertEqual(self.said("ajax.W006", Article), [])
         self.serve(Category, authenticate=yes)
         self.register_encoder(User, ajax.IncludeEncoder(include=["username"]))
