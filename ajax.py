@@ -1295,7 +1295,8 @@ def _read_single(field, sent):
 
 def _read_several(sent):
     """Return the list that was sent; a form may send it as the text of a JSON list."""
-    if sent == [""] and isinstance(sent, (_FormValue, _FormList)):
+    is_form = isinstance(sent, (_FormValue, _FormList))
+    if sent == "" or (is_form and sent == [""]):
         return []
     text = _only_value(sent)
     if isinstance(text, str) and text is not sent:
