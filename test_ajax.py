@@ -16274,7 +16274,7 @@ class Readme(ReadmeTestCase):
             draft = Post.objects.create(category=post.category, author=ann, title="a")
             Comment.objects.create(post=post, author=ann, text="First!")
             User.objects.filter(pk=bob.pk).update(is_staff=True)
-            Photo.objects.create(owner=ann, file="a.txt")
+            Photo.objects.create(post=post, file="a.jpg")
             results = []
             for path in (
                 "post/1/get", "post/1/update", f"post/{draft.pk}/get",
@@ -16314,6 +16314,32 @@ class Readme(ReadmeTestCase):
                 ["count_drafts", 403, 200, 200],
             ],
         )
+
+    def test_photos_belong_to_the_author_of_their_post(self):
+        results = self.run_calls(
+            """
+            from django.core.files.uploadedfile import SimpleUploadedFile
+            Photo.objects.create(post_id=1, file="a.jpg")
+            results = []
+            for client, path, sent in (
+                (client, "create", {"post": 1, "name": "b.jpg"}),
+                (client, "create", {"post": 1, "name": "b.html"}),
+                (client, "create", {"name": "b.jpg"}),
+                (client, "create", {"post": 2, "name": "b.jpg"}),
+                (other, "create", {"post": 1, "name": "b.jpg"}),
+                (client, "1/update", {"post": 2}),
+                (client, "1/update", {"post": 1}),
+            ):
+                if "name" in sent:
+                    sent["file"] = SimpleUploadedFile(sent.pop("name"), b"<script>")
+                response = client.post(f"/ajax/blog/photo/{path}.json", sent)
+                errors = response.json().get("errors", {})
+                results.append([response.status_code, *errors])
+            print(json.dumps(results))
+            """
+        )
+        expected = [[200], [400, "file"], [403], [403], [403], [403], [200]]
+        self.assertEqual(results, expected)
 
     def test_its_checks_and_tests_pass(self):
         output = self.project.run("manage.py", "check", **self.SETTINGS)
@@ -16516,58 +16542,87 @@ class Recipes(ReadmeTestCase):
         self.assertEqual(tags, "css, html")
 
     def test_a_form_tells_of_another_persons_change_and_asks_what_to_do(self):
-        title = "document.querySelector('[name=title]').value"
-        for button, value, expected in (
-            ("#theirs", "theirs", "theirs"),
-            ("#mine", "<i>1</i> mine", "<i>1</i> mine"),
+        read = "[...document.querySelectorAll('[name]:not([type=hidden])')].map"
+        read += "(input => input.type === 'checkbox' ? input.checked : input.value)"
+        # The other person writes a title and tags; ann types into one of the inputs.
+        for button, name, expected in (
+            ("#theirs", "title", ["theirs", "1", "theirs", True]),
+            ("#mine", "title", ["<i>1</i> mine", "1", "theirs", True]),
+            ("#mine", "tags", ["theirs", "1", "css, mine", True]),
         ):
-            with self.subTest(button):
+            with self.subTest(button, name=name):
+                self.write({"title": "<i>1</i>", "tags": "css", "published": True})
                 self.open("edit/1/")
-                self.wait_for("<i>1</i>", self.seen, title)
-                other = 'ajax("blog/post/1/update", {title: "theirs"})'
-                script = 'import("/ajax/client.js").then(({default: ajax}) => CALL)'
-                script = script.replace("CALL", other)
-                self.browser.execute_script(f"await {script}")
-                self.enter("title", " mine")
+                self.wait_for(["<i>1</i>", "1", "css", True], self.seen, read)
+                self.write({"title": "theirs", "tags": "theirs"})
+                self.enter(name, " mine" if name == "title" else ", mine")
                 self.click("button")
                 self.wait_for_output("Somebody else has changed this record.")
                 self.assert_refused(409)
                 self.click(button)
-                self.wait_for(expected, lambda: self.stored()[0][0])
-                self.wait_for(value, self.seen, title)
                 if button == "#theirs":
+                    self.wait_for(expected, self.seen, read)
                     self.click("form button")
                 self.wait_for_output("Saved.")
-                restore = other.replace("theirs", "<i>1</i>")
-                self.browser.execute_script(f"await {script.replace(other, restore)}")
+                self.assertEqual(self.texts("p"), [])
+                self.assertEqual(self.seen(read), expected)
+                self.browser.refresh()
+                self.wait_for(expected, self.seen, read)
+
+    def test_a_form_keeps_what_is_ticked_when_it_is_refused_twice(self):
+        self.open("edit/1/")
+        self.wait_for("<i>1</i>", self.seen, "document.forms[0].elements.title.value")
+        self.enter("title", "!")
+        self.click("[name=published]")
+        for tags in ("css", "css, html"):
+            self.write({"title": "theirs", "tags": tags})
+            self.click("#mine" if self.texts("p") else "button")
+            self.wait_for(1, lambda: len(self.texts("p")))
+            # The record changes once more before the next click.
+        self.assert_refused(409, 409)
+        self.click("#mine")
+        self.wait_for_output("Saved.")
+        stored = self.stored("title, published")
+        self.assertEqual(stored, [("<i>1</i>!", False)])
+        tags = self.seen("document.forms[0].elements.tags.value")
+        self.assertEqual(tags, "css, html")
+
+    def write(self, values):
+        """Update post 1 as another page would."""
+        script = 'return (await import("/ajax/client.js")).default(...arguments)'
+        if not self.browser.current_url.startswith(self.site):
+            self.open("accounts/login/")
+        self.browser.execute_script(script, "blog/post/1/update", values)
 
     def test_a_file_is_sent_with_its_progress_and_its_delete_undone(self):
-        self.open("photos/")
+        self.open("photos/1/")
         self.click("button")
         self.wait_for_output("", "This field cannot be blank.")
         self.assert_refused(400)
-        sent = self.project.folder / "a.txt"
+        sent = self.project.folder / "a.jpg"
         sent.write_text("words" * 100_000)
         self.enter("file", str(sent))
         self.click("button")
         self.wait_for_output("Saved.")
         self.assertEqual(self.find("progress").get_property("value"), 1)
-        kept = self.project.folder / "media/photos/a.txt"
+        kept = self.project.folder / "media/photos/a.jpg"
         self.assertEqual(kept.read_text(), sent.read_text())
         for before, deleted, after in ("Delete", 1, "Undo"), ("Undo", 0, "Delete"):
-            self.assertEqual(self.texts("li"), [f"/media/photos/a.txt {before}"])
+            self.assertEqual(self.texts("li"), [f"/media/photos/a.jpg {before}"])
             self.click("li button")
             self.wait_for([after], self.texts, "li button")
             self.assertEqual(self.stored("deleted", table="photo"), [(deleted,)])
         self.browser.set_network_conditions(offline=True, latency=0, throughput=0)
         self.click("button")
         self.wait_for_output("No answer.")
+        self.click("li button")
+        self.wait_for_output("The server cannot be reached.")
         self.browser.delete_network_conditions()
-        self.assert_refused("net::ERR_INTERNET_DISCONNECTED")
+        self.assert_refused(*["net::ERR_INTERNET_DISCONNECTED"] * 2)
 
     def test_a_list_is_searched_and_paged(self):
         self.open("posts/")
-        shown = "li, span, button:enabled"
+        shown = "li, output, button:enabled"
         titles = [f"<i>{number}</i>" for number in range(25, 0, -1)]
         second = [*titles[10:20], "Back", "2 of 3", "Next"]
         third = [*titles[20:], "Back", "3 of 3"]
@@ -16579,6 +16634,17 @@ class Recipes(ReadmeTestCase):
         self.wait_for(["<i>12</i>", "1 of 1"], self.texts, shown)
         self.enter("published", "Drafts")
         self.wait_for(["1 of 1"], self.texts, shown)
+        # A browser without inputs for dates sends any text.
+        script = """
+            const input = document.forms[0].elements.created__gte;
+            Object.assign(input, {type: "text", value: arguments[0]});
+            input.dispatchEvent(new Event("input", {bubbles: true}));
+            """
+        self.browser.execute_script(script, "yesterday")
+        self.wait_for_output("", "Enter a valid date/time.")
+        self.assert_refused(400)
+        self.browser.execute_script(script, "2026-01-01")
+        self.wait_for_output("1 of 1")
 
     def test_a_list_grows_by_what_comes_after_the_last_record(self):
         self.open("feed/")
