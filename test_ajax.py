@@ -16047,6 +16047,14 @@ def readme_block(languages, part):
     return block
 
 
+def readme_json(part):
+    """Return what the one piece of JSON with this part, in a sentence of the README,
+    says."""
+    codes = re.findall(r"`({[^`]+})`", README.read_text("utf-8"))
+    [code] = [code for code in codes if part in code]
+    return json.loads(code)
+
+
 def insert_block(text, block, place):
     """Return the text of a file with a block at its place: by default, at the end."""
     if place == "at its top":
@@ -16209,9 +16217,9 @@ class Readme(ReadmeTestCase):
 
     def test_its_calls_are_answered_as_it_says(self):
         shown = self.read(readme_block("json", "comment_count"))
-        refused = json.loads(readme_block("json", "contact"))
-        errors = json.loads(readme_block("json", "since"))
-        page = json.loads(readme_block("json", "total_pages"))
+        refused = readme_json('"contact"')
+        errors = readme_json('"days"')
+        page = readme_json('"total_pages"')
         replies = self.run_calls(
             """
             post = Post.objects.get(pk=1)
@@ -16220,8 +16228,9 @@ class Readme(ReadmeTestCase):
             comments = Comment.objects
             comments.create(post=post, author=ann, text="First!", approved=True)
             sent = {"post": 1, "title": "Bye", "category": 1}
+            comment = {"post": 1, "text": "Second!", "txet": "Third!"}
             print(json.dumps([
-                reply("blog/post/1/get"),
+                reply("blog/post/1/get")["data"],
                 reply("blog/publish_all", client=other),
                 reply("blog/count_posts", {"since": "today", "days": 0})["errors"],
                 reply("blog/count_posts", {"since": str(datetime.date.today())}),
@@ -16229,20 +16238,20 @@ class Readme(ReadmeTestCase):
                     "search": "hello", "order_by": "-comment_count",
                     "items_per_page": 1,
                 }),
-                reply("blog/comment/1/update", {"txet": "Second!"})["errors"],
+                reply("blog/comment/create", comment)["errors"],
                 reply("blog/post/9/delete", client=other)["data"],
                 reply("blog/post/99/get")["data"]["message"],
                 reply("blog/count_drafts")["data"],
                 reply("blog/postform", sent)["success"],
                 reply("blog/postform", {"post": 2})["errors"]["__all__"],
                 reply("blog/hello", client=visitor)["data"],
+                reply("blog/hello", {"name": "Ann"})["data"],
             ]))
             """
         )
         replies[4]["data"] = ["..." for _record in replies[4]["data"]]
         no_choice = "Select a valid choice. That choice is not one of the available"
-        unknown = {"txet": ['Unknown key. Did you mean "text"?']}
-        self.assertIn(json.dumps(unknown), README.read_text("utf-8"))
+        unknown = readme_json('"txet"')
         for reply, expected in zip(
             replies,
             [
@@ -16250,6 +16259,7 @@ class Readme(ReadmeTestCase):
                 page, unknown, {"pk": 9},
                 'Post with id of "99" not found.', {"drafts": 0}, True,
                 [f"{no_choice} choices."], {"hello": "world"},
+                {"hello": "Ann"},
             ],
             strict=True,
         ):  # fmt: skip
@@ -16257,14 +16267,23 @@ class Readme(ReadmeTestCase):
                 self.assertEqual(self.read(json.dumps(reply)), expected)
 
     def test_a_key_that_is_not_written_is_named(self):
-        reply = self.run_calls(
+        replies = self.run_calls(
             """
-            Comment.objects.create(post_id=1, author=ann, text="First!")
-            sent = {"author": bob.pk, "text": "Second!"}
-            print(json.dumps(reply("blog/comment/1/update", sent)))
+            sent = {"post": 1, "author": bob.pk, "text": "First!"}
+            created = reply("blog/comment/create", sent)
+            post = reply("blog/post/1/get")["data"]
+            sent_back = reply("blog/post/1/update", post)
+            changed = reply("blog/post/1/update", {"author": bob.pk})
+            records = [Comment.objects.get(), Post.objects.get(pk=1)]
+            authors = [record.author.username for record in records]
+            print(json.dumps([created, sent_back, changed, *authors]))
             """
         )
-        self.assertEqual(reply["ignored"], ["author"])
+        created, sent_back, changed, *authors = replies
+        self.assertEqual(created["ignored"], ["author"])
+        self.assertNotIn("ignored", sent_back)
+        self.assertEqual(changed["ignored"], ["author"])
+        self.assertEqual(authors, ["ann", "ann"])
         self.assertIn('"ignored": ["author"]', README.read_text("utf-8"))
 
     def test_everybody_may_do_what_it_says(self):
@@ -16301,7 +16320,7 @@ class Readme(ReadmeTestCase):
                 ["comment/1/get", 404, 200, 200],
                 ["comment/1/approve", 403, 200, 200],
                 ["comment/1/get", 200, 200, 200],
-                ["comment/1/update", 403, 403, 200],
+                ["comment/1/update", 404, 404, 404],
                 ["comment/create", 403, 400, 400],
                 ["comment/approve", 400, 400, 400],
                 ["category/create", 404, 404, 404],
@@ -16690,7 +16709,12 @@ class Recipes(ReadmeTestCase):
         self.wait_for(page, self.seen, "location.pathname")
 
     def test_a_page_knows_who_its_user_is(self):
-        self.open_block("blog/whoami", "const {username} =", "window.user =")
+        text = README.read_text("utf-8")
+        [call] = re.findall(r"`const {username} = (await ajax\(.*?\);)`", text)
+        page = f'import ajax from "/ajax/client.js"; window.user = {call}'
+        page = f'<script type="module">{page}</script>'
+        self.project.write({"blog/templates/blog/feed.html": page})
+        self.open("feed/")
         self.wait_for({"username": "ann", "is_staff": True}, self.seen, "window.user")
 
     def test_fetch_and_jquery_call_with_the_token_of_a_template(self):
