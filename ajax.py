@@ -7773,8 +7773,8 @@ def _check_parameters(parameters):
     if parameters is not None:
         for model in parameters.find_unserved():
             function = parameters.function
-            message = f"{_full_name(function)} takes a {model.__name__}"
-            message += ", which no endpoint serves"
+            message = f"{_full_name(function)} takes records of a model that no "
+            message += "endpoint serves"
             raise _UnservedModel(message, model, function)
 
 

@@ -2900,6 +2900,8 @@ class Parameters(AjaxTestCase):
                 self.post("shop/hello", status=500)
                 with self.assertRaisesMessage(SystemCheckError, "auth.Group") as caught:
                     call_command("check")
+                message = "join takes records of a model that no endpoint serves: regi"
+                self.assertIn(message, str(caught.exception))
                 self.assertIn(f"line {line}", str(caught.exception))
                 self.assertNotIn("cannot be imported", str(caught.exception))
         with self.apps(zoo=f"{source}\n            ajax.endpoint.register(Group)"):
