@@ -9103,6 +9103,13 @@ def _check_largest_page():
         yield "E002", str(error), "Correct the setting, or remove it: 100 is usual."
 
 
+def _check_old_settings():
+    """Find the setting of the old package that nothing reads (E002)."""
+    if hasattr(settings, "AJAX_PK_ATTR_NAME"):
+        message = "The setting AJAX_PK_ATTR_NAME is never read."
+        yield "E002", message, "Remove it: the key of a record is always 'pk'."
+
+
 def _check_hidden_create(model, endpoint_class):
     """Find a function or form at the path where a model's records are created (E003).
 
@@ -9321,6 +9328,7 @@ def _check_registries():
             served_models.append((served, endpoint_class))
     messages = _make_messages(_check_authentication())
     messages += _make_messages(_check_largest_page())
+    messages += _make_messages(_check_old_settings())
     for model, model_encoder in encoder._registry.items():
         results = _check_encoder_names(model, model_encoder)
         messages += _make_messages(results, type(model_encoder))

@@ -5615,6 +5615,13 @@ class Refusals(AjaxTestCase):
         with self.settings(AJAX_MAX_PER_PAGE=1):
             self.assertEqual(self.find_errors("AJAX_MAX_PER_PAGE"), [])
 
+    def test_a_setting_of_the_old_package(self):
+        self.assertEqual(self.find_errors("AJAX_PK_ATTR_NAME"), [])
+        with self.settings(AJAX_PK_ATTR_NAME="id"):
+            (error,) = self.find_errors("AJAX_PK_ATTR_NAME is never read")
+            self.assertEqual(error.id, "ajax.E002")
+            self.assertIn("always 'pk'", error.hint)
+
     def find_errors(self, text):
         """Return the errors of the system checks that hold a text."""
         return [error for error in checks.run_checks() if text in error.msg]
