@@ -6656,17 +6656,26 @@ def register(*served) -> Callable[[type], type]:
 # Each rule is a function that yields what it finds in a class: the class that defines a
 # name, the name, and the end of a sentence about it.
 
+_NO_THROTTLING = (
+    "There is no throttling: count in authenticate(), and raise AJAXError(429, ...)."
+)
+
 #: Names that nothing asks, by what to do instead: names of the old package, of
 #: ModelAdmin, of Django's views, and of Django REST framework, django-ninja and others.
 _UNASKED_NAMES = {
     "Override authenticate(), or set AJAX_AUTHENTICATION.": """
         authentication authentication_classes get_authenticators perform_authentication
-        permission_classes get_permissions check_permissions permission_denied
-        has_permission has_module_permission login_required login_url get_login_url
-        redirect_field_name test_func get_test_func raise_exception
-        permission_denied_message get_permission_denied_message handle_no_permission
-        dispatch initial throttle_classes throttle_scope get_throttles check_throttles
+        authentification check_permissions permission_denied has_permission
+        has_module_permission login_required login_url get_login_url redirect_field_name
+        test_func get_test_func raise_exception permission_denied_message
+        get_permission_denied_message handle_no_permission dispatch initial
         is_authenticated
+        """,
+    "Override authenticate(), or can_create() and the like.": """
+        permission_classes get_permissions
+        """,
+    _NO_THROTTLING: """
+        throttle_classes throttle_scope get_throttles check_throttles
         """,
     "Set require_permissions = True, or override can_update() and the like.": """
         permission_required get_permission_required
@@ -6674,24 +6683,27 @@ _UNASKED_NAMES = {
     "Override can_get(), can_update() and can_delete().": """
         has_object_permission check_object_permissions
         """,
-    "Override can_create().": "has_add_permission has_create_permission",
+    "Override can_create().": "has_add_permission has_create_permission can_add",
     "Override can_get() and can_list().": "has_view_permission has_read_permission",
-    "Override can_get().": "retrieve",
+    "Override can_get().": "can_read can_view",
+    "Override get(), or register an encoder.": "retrieve",
     "Override can_update().": """
-        has_change_permission has_update_permission partial_update
+        has_change_permission has_update_permission can_change can_edit
         """,
     "Override can_delete().": """
-        has_delete_permission has_destroy_permission destroy get_deleted_objects
+        has_delete_permission has_destroy_permission get_deleted_objects
         """,
     "Override prepare_record() to fill in values, or save_record() to save them.": """
         _save save_model save_form save_formset save_related perform_create
-        perform_update pre_save post_save form_valid get_initial
+        perform_update partial_update pre_save post_save form_valid get_initial
         get_changeform_initial_data prepopulated_fields get_form_kwargs
         """,
     "Override prepare_record(), or set readonly_fields.": "_extract_data",
-    "Override prepare_record().": "_extract_tags",
+    "Override prepare_record().": "_extract_tags _extract_value _value_map",
     "Override save_record() and tags().": "_set_tags",
-    "Override delete_record().": "delete_model delete_queryset perform_destroy",
+    "Override delete_record().": """
+        delete_model delete_queryset perform_destroy destroy
+        """,
     "Override get_queryset(), or can_get().": """
         _get_record get_object queryset filter_queryset get_qs get_query
         """,
@@ -6699,8 +6711,11 @@ _UNASKED_NAMES = {
         formfield_for_foreignkey formfield_for_manytomany formfield_for_dbfield
         formfield_for_choice_field formfield_overrides
         """,
+    "A key takes any pk. Override get_field_queryset() to take fewer.": """
+        raw_id_fields autocomplete_fields
+        """,
     "Set fields, or register an encoder.": """
-        _encode_record _encode_data serializer_class get_serializer_class
+        _encode_record _encode_data _encode_value serializer_class get_serializer_class
         get_serializer get_serializer_context to_representation to_dict html_escape
         """,
     "Set fields, exclude and readonly_fields in the endpoint itself.": """
@@ -6715,7 +6730,10 @@ _UNASKED_NAMES = {
     "Set readonly_fields. Override can_update() to decide by the user.": """
         get_readonly_fields list_editable
         """,
-    "Set expand.": "list_select_related get_list_select_related",
+    "Set readonly_fields, or change the fields of the model.": "extra_kwargs",
+    "Set expand.": """
+        list_select_related get_list_select_related select_related prefetch_related
+        """,
     "Set ordering.": "get_ordering",
     "Set sortable_by.": "get_sortable_by ordering_fields",
     "Set search_fields. Override get_queryset() to hide records.": """
@@ -6728,8 +6746,13 @@ _UNASKED_NAMES = {
     "Set list_per_page and max_per_page.": """
         pagination_class paginate_by get_paginate_by paginate_queryset paginator
         paginator_class get_paginator page_size page_size_query_param max_page_size
-        list_max_show_all
+        list_max_show_all default_limit max_limit
         """,
+    "Clients send JSON or forms. Return an HttpResponse to answer other than JSON.": """
+        parser_classes renderer_classes
+        """,
+    "There are no versions. Write a new operation.": "versioning_class",
+    "The path is the label of the app and the name of the model.": "basename",
     "Set annotations.": "get_annotations",
     "Set operations.": """
         http_method_names allowed_methods list_allowed_methods detail_allowed_methods
@@ -6749,12 +6772,13 @@ _UNASKED_NAMES = {
 _HOPEFUL_NAMES = {
     "Override authenticate().": """
         auth authenticated auth_required can_access login permission permissions
-        require_auth require_login requires_login throttle
+        require_auth require_login requires_login
         """,
-    "Override can_create().": "can_add can_insert",
-    "Override can_get().": "can_read can_retrieve can_see can_show can_view",
+    _NO_THROTTLING: "throttle",
+    "Override can_create().": "can_insert",
+    "Override can_get().": "can_retrieve can_see can_show",
     "Override can_list().": "can_browse can_index",
-    "Override can_update().": "can_change can_edit can_modify can_save can_write",
+    "Override can_update().": "can_modify can_save can_write",
     "Override can_delete().": "can_destroy can_remove",
     "Set fields.": """
         allowed_fields form include include_fields only_fields public_fields serializer
@@ -6762,24 +6786,38 @@ _HOPEFUL_NAMES = {
         """,
     "Set exclude.": """
         exclude_fields excluded_fields hidden_fields private_fields secret_fields
-        write_only_fields
         """,
+    "Let to_dict() of a registered encoder leave them out.": "write_only_fields",
+    "Name a method of the endpoint in fields.": "extra_fields",
     "Set readonly_fields.": """
         editable_fields protected_fields read_only readonly uneditable_fields
         writable_fields
         """,
-    "Set ordering.": "order_by",
-    "Set sortable_by.": "order_fields sort_fields sortable_fields",
+    "Set ordering.": "order_by orderby",
+    "Set sortable_by.": "order_fields sort_fields sortable sortable_fields",
+    "Set list_per_page and max_per_page.": "per_page",
     "Set expand.": "depth",
     "Set annotations.": "annotate annotated",
     "Set version_field.": "lock_field version version_column",
     "Set operations.": "allowed_actions allowed_operations methods",
     "Write it into the model's clean().": "clean full_clean",
+    (
+        'Raise ValidationError({"field": "..."}) in prepare_record(), or write the '
+        "model's clean()."
+    ): "validate",
+}
+
+#: The same for a form.
+_UNASKED_NAMES_OF_FORMS = {
+    "Override get_form_kwargs().": "form_kwargs",
+    "The page itself goes on, once its call has succeeded.": """
+        success_url get_success_url
+        """,
 }
 
 #: The same for an encoder.
 _UNASKED_NAMES_OF_ENCODERS = {
-    "Override to_dict().": "__call__ to_representation",
+    "Override to_dict().": "__call__ to_representation _encode_value _value_map",
     "Override to_dict(), or set html_escape = True.": "_escape",
 }
 
@@ -6795,6 +6833,7 @@ def _by_name(names_by_advice):
 
 _UNASKED = _by_name(_UNASKED_NAMES)
 _HOPEFUL = _by_name(_HOPEFUL_NAMES)
+_UNASKED_OF_FORMS = _by_name(_UNASKED_NAMES_OF_FORMS)
 _UNASKED_OF_ENCODERS = _by_name(_UNASKED_NAMES_OF_ENCODERS)
 
 #: The advice for a name that belongs to another kind of class than that it stands in.
@@ -7018,16 +7057,18 @@ def _advise_endpoint(candidate, name, value):
         return _UNASKED[like]
     if re.fullmatch("has_.*_permissions?", name):
         return "Override can_create(), can_get(), can_update() or can_delete()."
-    if name in _HOPEFUL and not _has_use(candidate, value):
+    if name in _HOPEFUL and not _has_use(candidate, name, value):
         return f"{_HOPEFUL[name]} If it is your own helper, give it another name."
     return None
 
 
 def _advise_form(candidate, name, value):
     """Return the same for a FormEndpoint, of which few hooks are asked."""
+    if name in _UNASKED_OF_FORMS:
+        return _UNASKED_OF_FORMS[name]
     advice = _advise_endpoint(candidate, name, value)
-    if advice and "authenticate" not in advice:
-        # The hook of which it speaks is not asked by forms.
+    if advice and ("authenticate" not in advice or "can_create" in advice):
+        # A hook of which it speaks is not asked by forms.
         return _ADVICE_BY_BASE[FormEndpoint]
     return advice
 
@@ -7065,9 +7106,11 @@ def _find_unasked_like(candidate, name, value):
     return None
 
 
-def _has_use(candidate, value):
+def _has_use(candidate, name, value):
     """Return whether a project can use a value in its endpoint: as an operation, a
     property, or a method that takes the record."""
+    if name == "validate":  # Serializers and forms have such a method of one argument.
+        return _is_operation(value)
     if isinstance(value, _PROPERTIES):
         return True
     method = candidate.bind(value) if isinstance(value, _METHODS) else None

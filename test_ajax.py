@@ -5057,6 +5057,9 @@ NAMES_OF_OTHERS = {
     "_get_record": "get_queryset",
     "_encode_record": "encoder",
     "_encode_data": "encoder",
+    "_encode_value": "encoder",
+    "_extract_value": "prepare_record",
+    "_value_map": "prepare_record",
     "allowed_methods": "operations",
     # ModelAdmin
     "has_add_permission": "can_create",
@@ -5088,6 +5091,7 @@ NAMES_OF_OTHERS = {
     "date_hierarchy": "list_filter",
     "get_list_filter": "list_filter",
     "inlines": "fields",
+    "raw_id_fields": "get_field_queryset",
     # Django's views
     "queryset": "get_queryset",
     "get_query": "get_queryset",
@@ -5109,9 +5113,11 @@ NAMES_OF_OTHERS = {
     "serializer_class": "fields",
     "get_serializer": "encoder",
     "get_serializer_class": "encoder",
-    "permission_classes": "authenticate",
+    "permission_classes": "can_create",
     "authentication_classes": "authenticate",
-    "throttle_classes": "authenticate",
+    "throttle_classes": "429",
+    "throttle_scope": "authenticate",
+    "get_throttles": "429",
     "filterset_fields": "list_filter",
     "filter_backends": "list_filter",
     "pagination_class": "list_per_page",
@@ -5120,20 +5126,35 @@ NAMES_OF_OTHERS = {
     "perform_create": "prepare_record",
     "perform_update": "prepare_record",
     "perform_destroy": "delete_record",
-    "get_permissions": "authenticate",
+    "get_permissions": "can_create",
     "getPermissions": "authenticate",
     "check_permissions": "authenticate",
     "has_permission": "authenticate",
     "has_object_permission": "can_get",
     "check_object_permissions": "can_get",
-    "destroy": "can_delete",
-    "retrieve": "can_get",
-    "partial_update": "can_update",
+    "destroy": "delete_record",
+    "retrieve": "encoder",
+    "partial_update": "prepare_record",
+    "extra_kwargs": "readonly_fields",
+    "parser_classes": "JSON",
+    "renderer_classes": "HttpResponse",
+    "versioning_class": "operation",
+    "basename": "path",
+    "select_related": "expand",
+    "prefetch_related": "expand",
+    "default_limit": "list_per_page",
+    "max_limit": "max_per_page",
     "Meta": "fields",
     # django-ninja and others
     "Config": "fields",
     "model_config": "fields",
     "model_exclude": "exclude",
+    "can_view": "can_get",
+    "can_read": "can_get",
+    "can_edit": "can_update",
+    "can_change": "can_update",
+    "can_add": "can_create",
+    "authentification": "authenticate",
     "is_authenticated": "authenticate",
     "to_dict": "encoder",
     "html_escape": "encoder",
@@ -5146,13 +5167,11 @@ NAMES_IN_HOPE = {
     "authenticated": "authenticate",
     "permission": "authenticate",
     "require_login": "authenticate",
-    "throttle": "authenticate",
-    "can_add": "can_create",
-    "can_view": "can_get",
-    "can_read": "can_get",
+    "throttle": "429",
+    "can_insert": "can_create",
+    "can_see": "can_get",
     "can_browse": "can_list",
-    "can_edit": "can_update",
-    "can_change": "can_update",
+    "can_write": "can_update",
     "can_destroy": "can_delete",
     "hidden_fields": "exclude",
     "readonly": "readonly_fields",
@@ -5167,6 +5186,12 @@ NAMES_IN_HOPE = {
     "annotated": "annotations",
     "depth": "expand",
     "order_by": "ordering",
+    "orderby": "ordering",
+    "sortable": "sortable_by",
+    "per_page": "list_per_page",
+    "extra_fields": "fields",
+    "write_only_fields": "encoder",
+    "validate": "prepare_record",
 }
 
 #: Options with a value of the wrong type, and a part of the message.
@@ -5288,16 +5313,17 @@ WRONG_HOOKS = [
 #: record, as they come.
 ORDINARY_NAMES = """
     accept approve archive as_dict author_field authorize bulk_create can_approve
-    can_bet can_comment can_export can_get_all can_list_all can_publish can_set
-    can_vote cancel clone close confirm count created delete_all delete_old download
+    can_bet can_comment can_export can_get_all can_list_all can_publish can_set can_vote
+    cancel change_owner clone close confirm count created delete_all delete_old download
     encode excluded exclude_drafts expanded export field fields_for_page filter
     get_absolute_url get_objects get_price get_quote get_record get_related get_status
     get_total handle has_image html include_drafts invite is_mine is_owner is_public
     like limit list_all list_files listing login mark_read max_price merge move_up
     operation order ordering_total owner page pay per_page prepare preview publish
-    queryset_count ranking read record_total refund render reorder required_fields
-    restore save save_all save_draft search searchable_fields send set_tags ship
-    state stats subscribe title_display to_json toggle total undo updated upload vote
+    queryset_count ranking read record_total refund render reorder report
+    required_fields restore save save_all save_draft scan search searchable_fields send
+    set_tags ship state stats subscribe title_display to_json toggle total undo updated
+    upload validate_coupon view_count vote
     """.split()
 
 
@@ -5401,7 +5427,7 @@ class Refusals(AjaxTestCase):
             for value in (["name"], True, lambda self, user, record: 1):
                 with self.subTest(name, value=value):
                     self.refuse_name(name, value, word)
-        for name in ("auth", "can_view", "can_edit", "include", "depth"):
+        for name in ("auth", "can_see", "can_write", "include", "depth"):
             for value in (
                 lambda self, request: 1,
                 lambda self, record: 1,
@@ -5760,8 +5786,18 @@ class Refusals(AjaxTestCase):
         for name in ("clean", "full_clean"):
             with self.subTest(name):
                 self.refuse("clean()", Invoice, **{name: lambda self: None})
+        for validate in (
+            lambda self, attrs: attrs,
+            lambda self, record: record,
+            classmethod(lambda cls, value: value),
+            property(lambda self: True),
+        ):
+            message = """Raise ValidationError({"field": "..."}) in prepare_record()"""
+            self.refuse(message, Invoice, validate=validate)
         operation = lambda self, request: 1  # noqa: E731
         self.serve(Invoice, validate_iban=operation, clean_up=yes, clean=operation)
+        self.doCleanups()
+        self.serve(Invoice, validate=operation)
 
     def test_the_password_of_a_user_cannot_be_named(self):
         for fields in (["username", "password"], ("password",)):
@@ -5911,7 +5947,11 @@ class Refusals(AjaxTestCase):
                 self.assertIn("Override authenticate() or get_form_kwargs()", text)
         for attributes, message in [
             ({"login_required": True}, "Override authenticate()"),
-            ({"permission_classes": []}, "Override authenticate()"),
+            ({"permission_classes": []}, "Override authenticate() or get_form_kwa"),
+            ({"throttle_classes": []}, "count in authenticate(), and raise AJAXError"),
+            ({"authentification": []}, "Override authenticate()"),
+            ({"form_kwargs": {}}, "is never asked. Override get_form_kwargs()."),
+            ({"success_url": "/"}, "is never asked. The page itself goes on"),
             ({"get_form_kwarg": yes}, "Did you mean get_form_kwargs?"),
             ({"getFormKwargs": yes}, "Did you mean get_form_kwargs?"),
             ({"autenticate": yes}, "Did you mean authenticate?"),
@@ -5959,6 +5999,7 @@ class Refusals(AjaxTestCase):
             ([default], {"to_dict": {}}, "a dict instead of a method"),
             ([default], {"_escape": yes}, "Override to_dict(), or set html_escape"),
             ([default], {"__call__": yes}, "Override to_dict()"),
+            ([default], {"_encode_value": yes}, "Override to_dict()"),
             ([default], {"to_representation": yes}, "Override to_dict()"),
             ([default], {"_select": yes}, "the base class uses"),
             ([default, mixin], {}, "Mixin.to_dict is never reached"),
