@@ -7458,6 +7458,8 @@ def _find_wrong_annotation(candidate, name, expression):
         return None
     if not callable(expression):
         return "which is neither an expression nor a function."
+    if iscoroutinefunction(expression):
+        return "an async function, which nothing waits for. Write a plain one."
     if not _takes_one(expression):
         return "a function that is called with (request). Let it take request."
     return None

@@ -10900,6 +10900,7 @@ class Additions(AjaxTestCase):
             ({"stars": "ratings"}, "neither an expression nor a function"),
             ({"stars": None}, "neither an expression nor a function"),
             ({"stars": Count}, "has 'stars', a class. Write an expression, such as Co"),
+            ({"stars": later}, "has 'stars', an async function"),
             ({"stars": lambda: Value(1)}, "called with (request)"),
             ({"stars": lambda self, request: Value(1)}, "called with (request)"),
             ({"stars": models.F("rating")}, "Cannot resolve keyword 'rating'"),
