@@ -7553,7 +7553,8 @@ def _find_wrong_extras(candidate):
         is_method = isinstance(value, _METHODS) and not hasattr(ModelEndpoint, name)
         is_shown = candidate.names_in_fields(name) and candidate.shows(name)
         if is_method and is_shown and name not in keys:
-            if not _takes_one(candidate.bind(value)):
+            method = candidate.bind(value)
+            if not _takes_one(method) or iscoroutinefunction(method):
                 yield owner, name, f"is shown, so write def {name}(self, record)."
 
 

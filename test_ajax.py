@@ -5761,6 +5761,7 @@ class Refusals(AjaxTestCase):
             classmethod(lambda cls: 1),
             staticmethod(lambda request, record: 1),
             functools.partialmethod(lambda self, record: 1, 1),
+            is_asked_async,
         ):
             message = "Endpoint.left is shown, so write def left(self, record)."
             self.refuse(message, Invoice, left=left, fields=["title", "left"])
