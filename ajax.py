@@ -7420,18 +7420,22 @@ def _find_no_values(candidate):
 
 
 def _find_bad_annotations(candidate):
-    """Find annotations that would hide a name of the model, cannot be asked, or give
-    several rows for one record."""
+    """Find annotations that would hide a name of the model, or cannot be asked."""
     endpoint_class = candidate.checked_class
     for name, expression in endpoint_class.annotations.items():
         problem = _find_wrong_annotation(candidate, name, expression)
         if problem:
             yield endpoint_class, "annotations", f"has {name!r}, {problem}"
     try:
-        annotations = _Annotations(candidate.model, endpoint_class)
+        _Annotations(candidate.model, endpoint_class)
     except core_exceptions.FieldError as error:
         yield endpoint_class, "annotations", f"cannot be asked: {error}."
-        return
+
+
+def _find_repeating_annotations(candidate):
+    """Find annotations that give several rows for one record."""
+    endpoint_class = candidate.checked_class
+    annotations = _Annotations(candidate.model, endpoint_class)
     for name, expression in annotations.given.items():
         if name not in annotations.static:
             continue
@@ -7674,6 +7678,7 @@ _MODEL_RULES = (
     _find_hidden_filters,
     _find_impossible_tags,
     _find_bad_annotations,
+    _find_repeating_annotations,
     _find_hidden_version,
 )
 

@@ -5866,6 +5866,7 @@ class Refusals(AjaxTestCase):
             self.serve(form)  # It does nothing with the password.
             self.doCleanups()
         self.serve(SignUpForm)
+        self.serve(type("LoginForm", (forms.Form,), declared))
         sent = {"username": "eve", "password": "tulip"}
         eve = self.post("shop/signupform", sent)["data"]
         self.assertEqual(eve, {"pk": eve["pk"], "username": "eve"})
@@ -6945,6 +6946,12 @@ class Writing(AjaxTestCase):
         def prepare_record(self, request, record, created):
             record.front.save("other.txt", ContentFile(b"other"), save=False)
 
+        def look(instance, **arguments):
+            """Read the file, as an ImageField does to know its size."""
+            self.assertIsNotNone(instance.front)
+
+        post_init.connect(look, Album)
+        self.addCleanup(post_init.disconnect, look, Album)
         with files_in_a_folder():
             front = SimpleUploadedFile("old.txt", b"old")
             album = Album.objects.create(title="A", front=front)
@@ -10099,6 +10106,10 @@ class Encoding(AjaxTestCase):
         self.assertEqual(targets(), [pk, None, None, *[pk] * 5])
         label = ajax.encoder.encode(Label(target=self.article))
         self.assertEqual(label, {"pk": None, "target": pk})
+        # As where a database holds no constraints.
+        lost = mock.Mock(side_effect=ContentType.DoesNotExist)
+        with mock.patch.object(ContentType.objects, "get_for_id", lost):
+            self.assertEqual(targets(), [None] * 8)
 
     def test_a_generic_key_that_is_no_key_of_its_model_is_null(self):
         article = ContentType.objects.get_for_model(Article)
@@ -12543,6 +12554,9 @@ class BrowserTestCase(LiveServerTestCase):
         super().setUpClass()
 
     def setUp(self):
+        # What the page of the test before did last is not of this one.
+        self.browser.get("about:blank")
+        self.browser.get_log("browser")
         create_records(self)
         self.addCleanup(self.assert_refused)
 
