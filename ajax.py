@@ -9525,6 +9525,7 @@ def count_posts(request, since: datetime.date, category: Category | None = None)
 class CategoryEndpoint(ajax.ModelEndpoint):
     fields = ["title", "post_count", "posts"]  # Its posts are its children.
     annotations = {"post_count": Count("posts")}
+    search_fields = ["title"]
     sortable_by = ["title", "post_count"]
 
     def can_list(self, user):
@@ -10090,7 +10091,7 @@ function getModel(schema) {
 
 /** Describe in words what a schema takes. */
 function describe(schema) {
-  const {$ref, anyOf, format, items, maxLength} = schema;
+  const {$ref, anyOf, format, items} = schema;
   const [type] = getTypes(schema);
   let text = WORDS[format ?? type] ?? format ?? type;
   if ($ref) text = `record of ${$ref.replace(/^.*\//, "").replace(".", "/")}`;
@@ -10098,7 +10099,7 @@ function describe(schema) {
   else if (extras(schema).pk_of) text = `pk of ${extras(schema).pk_of}`;
   else if (type === "array") text = `list of ${describe(items)}`;
   if (isNullable(schema)) text += " or null";
-  return maxLength ? `${text}, at most ${maxLength} characters` : text;
+  return text;
 }
 
 /** Return the schema that a reference names, or the schema itself. */
@@ -10262,7 +10263,6 @@ function fillView(view, record) {
     field.loaded = JSON.stringify({value: readField(field)});
   }
   ajax.showErrors(form, {});
-  showCode(view);
 }
 
 /** Return a record as its pk, and tags as their names; what a box cannot show as a text. */
@@ -10386,6 +10386,8 @@ function getView(call, pk) {
     changePk(view);
   }
   showCode(view);
+  // What was read before may have changed since.
+  if (!view.part(".reply").hidden && ["get", "list"].includes(call.operation)) submit(view);
   return view;
 }
 
@@ -10452,6 +10454,7 @@ async function loadRecord(view) {
   const {message} = record instanceof Error ? record : {};
   replace(part(".status"), prose("small", message ?? "The record is loaded."));
   if (!message) fillView(view, record);
+  showCode(view);
 }
 
 /** Send what a form holds, if the user agrees, and show the reply. One call at a time. */

@@ -14545,7 +14545,21 @@ class Explorer(BrowserTestCase):
         expected = {"char", "integer", "text", "kind", "boolean", "date"}
         self.assertEqual(names, expected)
         self.assertEqual(specimen.keepers.count(), 0)
-        self.assertEqual(self.sample("JavaScript"), f'await ajax("{path_}");')
+        # The call that was made can be copied, until something is changed again.
+        self.assertEqual(self.sample("JavaScript"), line)
+        self.replace(text="Four")
+        line = f'await ajax("{path_}", {{text: "Four"}});'
+        self.assertEqual(self.sample("JavaScript"), line)
+
+    def test_what_was_read_before_is_read_again(self):
+        self.explore("shop/article/list")
+        self.press()
+        self.go(f"shop/article/{self.article.pk}/update")
+        self.wait_for_record()
+        self.replace(title="Newer")
+        self.press()
+        self.go("shop/article/list")
+        self.wait_until(lambda: "Newer" in self.find(".reply tbody").text)
 
     def test_the_last_pk_is_the_one_that_is_loaded(self):
         other = Article.objects.create(
