@@ -8064,6 +8064,9 @@ def _serve_page_text(request, name, **_mount):
     is_client = name == "client.js"
     if not is_client and not _may_explore(request):
         return _refuse_to_explore(request, name)
+    if "CSRF_COOKIE" not in request.META:
+        # Without the middleware, nobody has read the cookie that the browser has.
+        _CsrfCheck(dispatch).process_request(request)
     token = get_token(request)  # Its cookie is sent, too.
     if name == "openapi.json":
         content_type, text = _JSON_TYPE, _dump(_describe_api(request))
@@ -10010,7 +10013,7 @@ async function loadDescription() {
   const response = await fetch("openapi.json").catch(() => {});
   const reply = await response?.json().catch(() => {});
   if (typeof reply?.paths === "object") return reply;
-  const answer = response ? `it answered ${response.status}` : "the server cannot be reached";
+  const answer = response ? `it answered ${response.status}` : "no answer";
   const message = reply?.data?.message ?? "";
   return {problem: `openapi.json cannot be loaded: ${answer}. ${message}`, reply};
 }
@@ -10023,7 +10026,7 @@ function makeCall(path, {post, parameters}) {
   const keys = Object.keys(getProperties(call));
   call.words = [name, call.summary, call.description, call.who, ...keys].join(" ").toLowerCase();
   // It matches a path, a URL, and a line of JavaScript.
-  const segments = name.replace("{pk}", "([^/\"'`]+)");
+  const segments = name.replace("{pk}", "([^/\"'`]+)").replace(/(\/create)$/, "(?:$1)?");
   call.pattern = new RegExp(`(?:^|[/#"'\`])${segments}(?:\\.json)?(?:$|["'\`])`);
   call.group = post.tags[0];
   call.prefix = name.replace(/[^/]+$/, "");
@@ -10071,8 +10074,6 @@ const WORDS = {
   boolean: "true or false",
   binary: "file",
   byte: "base64",
-  "date-time": "date and time",
-  "time-local": "time",
 };
 
 /** Return the types of a schema; a schema without a type takes any JSON. */
@@ -10299,6 +10300,12 @@ function addSearch(field) {
     options.replaceChildren();
     box.focus();
   };
+  options.onkeydown = event => {
+    if (event.key !== "Enter") return;
+    // It would send the form.
+    event.preventDefault();
+    options.onclick();
+  };
 }
 
 /** Show the records that are found by the text in a box, or behind its last comma. */
@@ -10416,7 +10423,12 @@ function makeView(call) {
     pkField.box.addEventListener("change", () => changePk(view));
   }
   for (const copyButton of article.querySelectorAll(".head button")) copyButton.onclick = copyCode;
-  part("form").oninput = () => showCode(view);
+  part("form").oninput = ({target}) => {
+    const page = part("[name=current_page]");
+    // What is looked for begins with its first page.
+    if (page && page !== target) page.value = "";
+    showCode(view);
+  };
   part("form").onsubmit = event => {
     event.preventDefault();
     submit(view);
@@ -10475,7 +10487,7 @@ async function submit(view) {
 /** Make a call; return its response, its reply as text and as a value, and its error. */
 async function callServer(path, data) {
   const startTime = Date.now();
-  const response = await ajax.fetch(path, data, {signal: AbortSignal.timeout(60_000)});
+  const response = await ajax.fetch(path, data);
   const blob = await response.blob();
   const line = `${Date.now() - startTime} ms, ${blob.size} bytes`;
   let text = /^text|json/.test(blob.type) ? await blob.text() : blob.type;
@@ -10652,7 +10664,7 @@ function groupBy(members, getKey) {
 function showPage() {
   const {call, pk} = findCall(location.hash);
   find("main").replaceChildren(call ? getView(call, pk).article : start);
-  document.title = call ? `${call.name} – ajax.py` : "ajax.py";
+  document.title = call?.name ?? "ajax.py";
   listCalls();
   find("[aria-current]")?.scrollIntoView({block: "nearest"});
 }
@@ -10678,9 +10690,8 @@ function showStart() {
   find("#loading").remove();
 }
 
-find("#filter").oninput = ({inputType, target}) => {
+find("#filter").oninput = () => {
   find("#found").textContent = `${listCalls().length} of ${calls.length} calls.`;
-  if (inputType === "insertFromPaste" && findCall(target.value).call) goToCall();
 };
 find("#find").onsubmit = event => {
   event.preventDefault();
@@ -10775,7 +10786,16 @@ pre, code, article h2, label, dt, summary, caption, #table th[scope=row], .links
 
 code { font-size: .9em; }
 
+/* Code reads from left to right, on pages of any language. */
+pre, code, article h2, nav a, table a, .chip {
+  direction: ltr;
+  unicode-bidi: isolate;
+}
+
+label, small { unicode-bidi: isolate; }
+
 pre {
+  text-align: left;
   padding: .75rem;
   border-radius: 6px;
   background: var(--raised-background);
@@ -10991,7 +11011,7 @@ header p {
 
 .who { color: var(--muted-text); }
 
-article section { scroll-margin-top: 6rem; }
+article section, .reply { scroll-margin-top: 6rem; }
 
 label {
   margin-inline-end: .75rem;
@@ -11018,6 +11038,8 @@ label {
 /* A checkbox that looks like a button: what it sends stands in it. */
 .special {
   position: relative;
+  display: grid;
+  place-items: center;
   margin: 0;
   padding: .5rem;
   border: 1px solid var(--border);
@@ -11169,6 +11191,15 @@ dd { color: var(--muted-text); }
     background: var(--raised-background);
   }
 
+  #find {
+    position: sticky;
+    top: 0;
+    z-index: 1;
+    margin: .75rem 0;
+    padding: .5rem 0;
+    background: inherit;
+  }
+
   #back { display: none; }
 
   main { padding: 1.5rem 2.5rem; }
@@ -11194,6 +11225,7 @@ dd { color: var(--muted-text); }
 }
 
 @media (forced-colors: active) {
+  nav a { border-color: Canvas; }
   nav [aria-current] { outline: 2px solid; outline-offset: -2px; }
   .special:has(:checked) { border-width: 3px; }
 }

@@ -155,6 +155,7 @@ from django.test.testcases import SimpleTestCase
 from django.test.utils import (
     CaptureQueriesContext,
     isolate_apps,
+    modify_settings,
     override_settings,
     tag,
 )
@@ -12840,6 +12841,13 @@ class Page(BrowserTestCase):
         self.assertLessEqual(len(ajax._CLIENT.splitlines()), 257)
         self.assertLess(len(gzip.compress(ajax._CLIENT.encode())), 4700)
 
+    @modify_settings(MIDDLEWARE={"remove": "django.middleware.csrf.CsrfViewMiddleware"})
+    def test_without_the_middleware_a_browser_keeps_its_token(self):
+        client = Client()
+        token = client.get("/ajax/client.js").cookies["csrftoken"].value
+        client.get("/ajax/client.js")
+        self.assertEqual(client.cookies["csrftoken"].value, token)
+
     def test_lists_of_files_arrive_as_lists(self):
         self.answer(
             lambda request: [
@@ -14287,6 +14295,7 @@ class Explorer(BrowserTestCase):
         for pasted, heading, pk in (
             (f"{site}/ajax/shop/article/7/get.json", "article/{pk}/get", "7"),
             ("shop/country/a%2Fb/update", "country/{pk}/update", "a/b"),
+            ("/ajax/shop/article.json", "article/create", None),
             ("/ajax/shop/hello.json", "hello", None),
             (f"{site}/ajax/#shop/article/8/delete", "article/{pk}/delete", "8"),
             ("#shop/article/{pk}/get", "article/{pk}/get", "8"),
@@ -14295,9 +14304,9 @@ class Explorer(BrowserTestCase):
         ):  # fmt: skip
             script = """
                 const box = document.querySelector("#filter");
-                const inputType = "insertFromPaste";
                 box.value = arguments[0];
-                box.dispatchEvent(new InputEvent("input", {inputType}));
+                box.dispatchEvent(new InputEvent("input"));
+                box.form.requestSubmit();
             """
             with self.subTest(pasted):
                 self.browser.execute_script(script, pasted)
@@ -14640,8 +14649,11 @@ class Explorer(BrowserTestCase):
         records = self.browser.switch_to.active_element
         records.send_keys(keys.ARROW_DOWN)
         self.assertEqual(self.value("category"), str(self.news.pk))
-        records.send_keys(keys.TAB)
+        # Enter takes it, and does not send the form.
+        records.send_keys(keys.ENTER)
+        self.assertEqual(self.browser.switch_to.active_element, box)
         self.assertFalse(self.find(".options").is_displayed())
+        self.assertFalse(self.find_all(".chip"))
         # A pk can still be typed.
         box.clear()
         box.send_keys(str(sport.pk), keys.TAB)
@@ -14703,6 +14715,10 @@ class Explorer(BrowserTestCase):
         self.wait_until(lambda: len(self.find_all(".reply tbody tr")) == 1)
         self.assertFalse(self.find_button("Next").is_enabled())
         self.assertIn("current_page: 2", self.sample("JavaScript"))
+        # Whatever else is looked for begins with its first page.
+        self.fill(items_per_page="2")
+        self.assertNotIn("current_page", self.sample("JavaScript"))
+        self.fill(items_per_page="3")
         for sign, direction in (("", "ascending"), ("-", "descending")):
             self.find_button("title").click()
             head = self.wait(f".reply th[aria-sort={direction}]")
