@@ -4411,8 +4411,10 @@ def _evaluate(annotation, function):
     """
     if not isinstance(annotation, str):
         return annotation
+    holder = types.SimpleNamespace(__annotations__={"value": annotation})
+    names = function.__globals__
     try:
-        return eval(annotation, function.__globals__)
+        return typing.get_type_hints(holder, names, include_extras=True)["value"]
     except Exception as error:
         raise _BadParameter(
             f"is annotated with {annotation!r}, which cannot be evaluated: {error}. "
