@@ -5867,7 +5867,7 @@ class Refusals(AjaxTestCase):
             self.serve(form)  # It does nothing with the password.
             self.doCleanups()
         self.serve(SignUpForm)
-        self.serve(type("LoginForm", (forms.Form,), declared))
+        self.serve(type("LoginForm", (forms.Form,), {"password": forms.CharField()}))
         sent = {"username": "eve", "password": "tulip"}
         eve = self.post("shop/signupform", sent)["data"]
         self.assertEqual(eve, {"pk": eve["pk"], "username": "eve"})
