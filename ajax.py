@@ -6057,12 +6057,13 @@ class ModelEndpoint(_ServedEndpoint):
         with _removing_uploads(request), _transaction(self._using):
             self.record = record = self.model()
             draft.read_into(record)
-            if not _overrides(type(self), "can_create"):
-                # It does not look at the record. prepare_record may want a user.
-                self._permit("create", record)
+            looks_at_record = _overrides(type(self), "can_create")
+            if not looks_at_record:
+                self._permit("create", record)  # prepare_record may want a user.
             with draft.refusing_first():
                 _change(self.prepare_record, request, record, True)
-                self._permit("create", record)
+                if looks_at_record:
+                    self._permit("create", record)
             draft.validate()
             _force_insert(record)
             with _storing_uploads(request, record, draft.find_shown_name):
