@@ -4307,10 +4307,9 @@ class _JSONInput(_Input):
 
 
 class _ObjectInput(_JSONInput):
-    """A JSON object."""
+    """A JSON object. An empty text is none, in JSON either."""
 
-    def is_empty(self, sent):
-        return _only_value(sent) == ""
+    is_empty = _Input.is_empty
 
     def read(self, sent, request):
         value = super().read(sent, request)
@@ -4721,6 +4720,7 @@ def _copy_record(record):
         if isinstance(value, (bytearray, dict, list, set)):
             setattr(copied, name, copy.deepcopy(value))
         elif isinstance(value, FieldFile):
+            # Of a name, its attribute makes a file of its own when it is read.
             vars(copied)[name] = value.name
     return copied
 
@@ -4938,7 +4938,7 @@ def _delete_upload(file):
 
 
 class _Draft:
-    """A record that is being written: what was sent is read into it, validated, saved.
+    """A write in progress: what was sent is read into a record, validated and saved.
 
     `stored` is the record as it is stored, None for a new record. The errors of keys
     wait in `errors` until the user is known to be allowed to write. The values of
@@ -6659,14 +6659,18 @@ def register(*served) -> Callable[[type], type]:
 # Each rule is a function that yields what it finds in a class: the class that defines a
 # name, the name, and the end of a sentence about it.
 
+_ASK_AUTHENTICATE = "Override authenticate()."
+_ASK_ANY_AUTHENTICATION = "Override authenticate(), or set AJAX_AUTHENTICATION."
 _NO_THROTTLING = (
     "There is no throttling: count in authenticate(), and raise AJAXError(429, ...)."
 )
+#: The advice that is right for forms too, of which few hooks are asked.
+_ADVICE_FOR_FORMS = (_ASK_AUTHENTICATE, _ASK_ANY_AUTHENTICATION, _NO_THROTTLING)
 
 #: Names that nothing asks, by what to do instead: names of the old package, of
 #: ModelAdmin, of Django's views, and of Django REST framework, django-ninja and others.
 _UNASKED_NAMES = {
-    "Override authenticate(), or set AJAX_AUTHENTICATION.": """
+    _ASK_ANY_AUTHENTICATION: """
         authentication authentication_classes get_authenticators perform_authentication
         authentification check_permissions permission_denied has_permission
         has_module_permission login_required login_url get_login_url redirect_field_name
@@ -6773,7 +6777,7 @@ _UNASKED_NAMES = {
 #: Names that nothing asks either, but that are good names for an operation, a property,
 #: or a method that takes a record.
 _HOPEFUL_NAMES = {
-    "Override authenticate().": """
+    _ASK_AUTHENTICATE: """
         auth authenticated auth_required can_access login permission permissions
         require_auth require_login requires_login
         """,
@@ -7066,12 +7070,11 @@ def _advise_endpoint(candidate, name, value):
 
 
 def _advise_form(candidate, name, value):
-    """Return the same for a FormEndpoint, of which few hooks are asked."""
+    """Return the same for a FormEndpoint."""
     if name in _UNASKED_OF_FORMS:
         return _UNASKED_OF_FORMS[name]
     advice = _advise_endpoint(candidate, name, value)
-    if advice and ("authenticate" not in advice or "can_create" in advice):
-        # A hook of which it speaks is not asked by forms.
+    if advice and not advice.startswith(_ADVICE_FOR_FORMS):
         return _ADVICE_BY_BASE[FormEndpoint]
     return advice
 
@@ -7231,6 +7234,7 @@ def _find_wrong_type(name, value, usual_value):
     """Return what is wrong with the value of an option, None if nothing is."""
     if value is None and usual_value is None:
         return None
+    advice = ""
     if name in _FLAG_OPTIONS:
         wanted = "True or False"
         is_right = isinstance(value, bool)
@@ -7249,7 +7253,9 @@ def _find_wrong_type(name, value, usual_value):
         is_right = isinstance(value, Collection) and not is_other
         is_levels = name == "expand" and isinstance(value, int)
         is_right = is_right or is_levels or (name, value) == ("fields", "__all__")
-    return None if is_right else _describe_mismatch(value, wanted)
+        if isinstance(value, str):
+            advice = _advise_list(value)
+    return None if is_right else _describe_mismatch(value, wanted) + advice
 
 
 def _is_page_size(value):
@@ -7257,16 +7263,18 @@ def _is_page_size(value):
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _advise_list(text):
+    """Return the sentence that says which list to write in the place of a text."""
+    if text == "__all__":
+        return " Name the fields."
+    names = re.findall(r"[^\s,]+", text)
+    return f" Write {names}."
+
+
 def _describe_mismatch(value, wanted):
     """Return the end of a sentence about a value that is not what is wanted."""
     if isinstance(value, str):
-        names = re.findall(r"[^\s,]+", value)
-        advice = ""
-        if wanted == "a list of names":
-            advice = f" Write {names}."
-            if value == "__all__":
-                advice = " Name the fields."
-        return f"is the text {value!r} instead of {wanted}.{advice}"
+        return f"is the text {value!r} instead of {wanted}."
     if value is None or isinstance(value, int):
         return f"is {value} instead of {wanted}."
     return f"is a {type(value).__name__} instead of {wanted}."
@@ -7608,15 +7616,15 @@ def _find_passwords(candidate):
 
 def _find_password_paths(candidate):
     """Find lists that search, filter or sort by a password that is not shown: whoever
-    may ask often finds it out, letter by letter."""
+    may ask often learns it, letter by letter."""
     for option in ("list_filter", "search_fields", "sortable_by"):
         for path_name in getattr(candidate.checked_class, option):
             names = str(path_name).lstrip("^=@-").split("__")
             is_shown = names[0] == "password" and candidate.names_in_fields("password")
             if "password" in names and not is_shown:
                 sentence = (
-                    f"names {path_name!r}, by which clients could find the password "
-                    f"out. Remove it."
+                    f"names {path_name!r}, by which clients could find out the "
+                    "password. Remove it."
                 )
                 yield candidate.checked_class, option, sentence
 
@@ -7927,10 +7935,8 @@ class _CsrfCheck(CsrfViewMiddleware):
 
 def _check_csrf(request, view):
     """Raise AJAXError 403 with a new token, unless the request has a right one."""
-    check = _CsrfCheck(dispatch)
-    if "CSRF_COOKIE" not in request.META:
-        check.process_request(request)
-    reason = check.process_view(request, view, (), {})
+    _read_csrf_cookie(request)
+    reason = _CsrfCheck(dispatch).process_view(request, view, (), {})
     if not reason:
         return
     if reason.startswith(("Origin", "Referer")):
@@ -7941,6 +7947,12 @@ def _check_csrf(request, view):
     )
     advice %= {"cookie": settings.CSRF_COOKIE_NAME, "header": _get_header_name()}
     raise AJAXError(403, f"{reason} {advice}", csrf=get_token(request))
+
+
+def _read_csrf_cookie(request):
+    """Read the token of the browser's cookie, unless a middleware has read it."""
+    if "CSRF_COOKIE" not in request.META:
+        _CsrfCheck(dispatch).process_request(request)
 
 
 def _get_header_name():
@@ -8067,9 +8079,7 @@ def _serve_page_text(request, name, **_mount):
     is_client = name == "client.js"
     if not is_client and not _may_explore(request):
         return _refuse_to_explore(request, name)
-    if "CSRF_COOKIE" not in request.META:
-        # Without the middleware, nobody has read the cookie that the browser has.
-        _CsrfCheck(dispatch).process_request(request)
+    _read_csrf_cookie(request)  # Else the browser would get a new token each time.
     token = get_token(request)  # Its cookie is sent, too.
     if name == "openapi.json":
         content_type, text = _JSON_TYPE, _dump(_describe_api(request))
@@ -8880,10 +8890,12 @@ def _check_copies():
     with contextlib.suppress(Exception):
         importlib.import_module(settings.ROOT_URLCONF)
     for name, module in sorted(sys.modules.items()):
-        model_endpoint_class = vars(module).get("ModelEndpoint")
+        # Not getattr(): a module may import what it is asked for. It may also be None.
+        module_names = getattr(module, "__dict__", {})
+        model_endpoint_class = module_names.get("ModelEndpoint")
         defined_in = getattr(model_endpoint_class, "__module__", None)
         # A module that only imports names from this one is no copy.
-        is_copy = defined_in == name and hasattr(module, "AjaxConfig")
+        is_copy = defined_in == name and "AjaxConfig" in module_names
         if is_copy and name != __name__:
             hint = f"Import it as {__name__}: each copy has a registry of its own."
             yield "E004", f"{__name__} is also imported as {name}.", hint

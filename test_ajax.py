@@ -5820,7 +5820,7 @@ class Refusals(AjaxTestCase):
                 self.refuse(message, Invoice, fields=["title", name])
 
     def test_a_list_that_would_help_to_guess_a_password(self):
-        message = "by which clients could find the password out"
+        message = "by which clients could find out the password"
         for option, name in [
             ("search_fields", "owner__password"),
             ("search_fields", "^owner__password"),
@@ -7975,28 +7975,22 @@ class Lists(AjaxTestCase):
         others = [
             *Article.objects.exclude(pk=self.article.pk).values_list("pk", flat=True)
         ]
-        for sent in (
+        questions = (
             {"note": hidden.pk},
             {"note__pk": [hidden.pk]},
             {"note__pk__lt": hidden.pk + 1},
             {"note__id__gte": 0},
             {"note__isnull": False},
             {"search": str(hidden.pk)},
-        ):
+        )
+        for sent in questions:
             with self.subTest(sent):
                 self.assertEqual(find(**sent), [])
         for sent in ({"note__isnull": True}, {"note": None}):
             with self.subTest(sent):
                 self.assertCountEqual(find(**sent), [self.article.pk, *others])
         Note.objects.update(owner=self.user)
-        for sent in (
-            {"note": hidden.pk},
-            {"note__pk": [hidden.pk]},
-            {"note__pk__lt": hidden.pk + 1},
-            {"note__id__gte": 0},
-            {"note__isnull": False},
-            {"search": str(hidden.pk)},
-        ):
+        for sent in questions:
             with self.subTest(sent, owner="me"):
                 self.assertEqual(find(**sent), [self.article.pk])
         self.assertCountEqual(find(note__isnull=True), others)
@@ -15231,6 +15225,15 @@ class Checks(AjaxTestCase):
         self.assertIn("copied", found)
         for source in ("from ajax import *", "class ModelEndpoint: pass"):
             exec(source, vars(other := types.ModuleType("other")))
+            with mock.patch.dict(sys.modules, other=other):
+                self.assertEqual(self.messages("ajax.E004", "ajax"), [])
+
+    def test_modules_that_are_none_or_import_on_demand_do_not_break_the_checks(self):
+        class Lazy(types.ModuleType):
+            def __getattr__(self, name):
+                raise ImportError(name)
+
+        for other in (None, Lazy("other")):
             with mock.patch.dict(sys.modules, other=other):
                 self.assertEqual(self.messages("ajax.E004", "ajax"), [])
 
