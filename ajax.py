@@ -543,9 +543,8 @@ class _JSONInteger(int):
     """An integer that stands in JSON as it is, however large: a JSONField holds it."""
 
 
-def _load(text):
-    """Return the plain data of a JSON text that was made here."""
-    return json.loads(text, parse_int=_JSONInteger)
+#: The plain data of a JSON text that was made here.
+_load = json.JSONDecoder(parse_int=_JSONInteger).decode
 
 
 #: How values become JSON, by class; a subclass follows its nearest base listed here.
@@ -682,6 +681,8 @@ def _without_infinities(value):
 
 def _dump_column(values, field=None):
     """Return the JSON text of each of some values of a column, which is a field's."""
+    if len(values) == 1:
+        return [_dump(_plain_column_value(values[0], field))]
     classes = set(map(type, values))
     if not classes <= _PLAIN_CLASSES:
         plain_value = partial(_plain_column_value, field=field)
@@ -1196,7 +1197,7 @@ def _invalid_value(field=None, value=None):
     """
     message = getattr(field, "error_messages", {}).get("invalid")
     if message is None or _is_of_django(field, message):
-        message = _find_kind(field).invalid or RegexValidator.message
+        message = _find_kind(type(field)).invalid or RegexValidator.message
     return ValidationError(message, params={"value": value})
 
 
@@ -1488,8 +1489,10 @@ _KINDS = {
 }
 
 
-def _find_kind(field):
-    for base in type(field).__mro__:
+@functools.cache
+def _find_kind(field_class):
+    """Return the kind of a class of fields."""
+    for base in field_class.__mro__:
         if base.__name__ in _KINDS:
             return _KINDS[base.__name__]
     return _Kind()
@@ -1498,7 +1501,7 @@ def _find_kind(field):
 def _check_form_integer(field, value):
     """Raise ValidationError for an integer that JavaScript would round, unless the
     field is for such ones. SQLite's integer columns all take them."""
-    is_small = _find_kind(field).types == ("integer",)
+    is_small = _find_kind(type(field)).types == ("integer",)
     if is_small and not _takes_large_integers(field) and value is not None:
         field.run_validators(value)
         MaxValueValidator(_MAX_SAFE_INTEGER)(value)
@@ -1519,7 +1522,7 @@ def _read_value(field, sent):
     value = _read_single(field, sent)
     if value is None:
         return None
-    kind = _find_kind(field)
+    kind = _find_kind(type(field))
     try:
         return kind.read(field, value, isinstance(sent, _FormValue))
     except ValidationError as error:
@@ -2083,9 +2086,10 @@ class _ForeignKey(_Column):
         return _dump_column(self.find_pks(batch))
 
     def read(self, draft, sent):
-        if self.agrees(draft, sent, {}):
+        sent = _interpret(self.field, sent)
+        if sent is _NOT_SENT or self.keeps(draft, sent):
             return
-        value = _read_single(self.field, _interpret(self.field, sent))
+        value = _read_single(self.field, sent)
         if value is None:
             setattr(draft.record, self.field.name, None)
             return
@@ -2100,13 +2104,14 @@ class _ForeignKey(_Column):
         draft.checked_keys[self.field] = key
 
     def agrees(self, draft, sent, reply):
-        """Return whether the record refers to what was sent already.
+        sent = _interpret(self.field, sent)
+        return sent is _NOT_SENT or self.keeps(draft, sent)
+
+    def keeps(self, draft, sent):
+        """Return whether the stored record refers to what was sent already.
 
         Such a value may stay, so that a record that was read can be sent back whole.
         """
-        sent = _interpret(self.field, sent)
-        if sent is _NOT_SENT:
-            return True
         if draft.stored is None:
             return False
         value = _find_single(self.field, sent)
@@ -8197,7 +8202,7 @@ def _describe_value(field, is_sent):
     typed_field = getattr(field, "output_field", field)  # GeneratedField has one.
     if related_model:
         typed_field = _root_key(related_model)
-    kind = _find_kind(typed_field)
+    kind = _find_kind(type(typed_field))
     schema = {}
     if kind.types:
         schema["type"] = list(kind.types)
