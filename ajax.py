@@ -802,7 +802,8 @@ def _is_special(field):
 
 
 def _is_tags_manager(field):
-    if not apps.is_installed("taggit"):
+    is_plural = getattr(field, "many_to_many", False)
+    if not is_plural or not apps.is_installed("taggit"):
         return False
     from taggit.managers import TaggableManager
 
@@ -3142,6 +3143,12 @@ def _make_plan(_is_routed, *arguments):
     return _Plan(*arguments)
 
 
+def _forget_plans():
+    """Forget what was made of the registries."""
+    _make_plan.cache_clear()
+    _find_served_tables.cache_clear()
+
+
 def _get_plan(*arguments):
     """Return the plan at the top of a reply, kept until something is registered."""
     _autodiscover()
@@ -3466,7 +3473,7 @@ class _Registry:
         if model not in self._registry:
             raise NotRegistered(f"{_label(model)} is not registered.")
         del self._registry[model]
-        _make_plan.cache_clear()
+        _forget_plans()
 
     def is_registered(self, model) -> bool:
         """Return whether anything is registered for a model."""
@@ -3483,7 +3490,7 @@ class _Registry:
 
     def _add(self, model, value):
         self._registry[model] = value
-        _make_plan.cache_clear()
+        _forget_plans()
 
 
 class _EncoderRegistry(_Registry):
@@ -6568,12 +6575,7 @@ class _EndpointRegistry(_Registry):
         tables has one: nobody said what of the model may be seen."""
         if self.has(model):
             return False
-        tables = _find_tables(model)
-        for served in self._registry:
-            if issubclass(served, models.Model):
-                if not tables.isdisjoint(_find_tables(served)):
-                    return True
-        return False
+        return not _find_tables(model).isdisjoint(_find_served_tables())
 
 
 def _flatten(served):
@@ -6588,6 +6590,16 @@ def _flatten(served):
 def _find_tables(model):
     """Return the concrete models whose tables hold the records of a model."""
     return {base._meta.concrete_model for base in (model, *model._meta.all_parents)}
+
+
+@functools.cache
+def _find_served_tables():
+    """Return the concrete models whose tables hold records that are served."""
+    tables = set()
+    for served in endpoint._registry:
+        if issubclass(served, models.Model):
+            tables |= _find_tables(served)
+    return tables
 
 
 def _find_base(served):
@@ -7800,7 +7812,7 @@ class _Discovery:
             self.error = (module_name, error)
             for registry, content in zip(registries, contents, strict=True):
                 vars(registry).update(content)
-            _make_plan.cache_clear()
+            _forget_plans()
             if not isinstance(error, Exception):
                 raise
 
@@ -8774,17 +8786,9 @@ def _keep_used(components, paths):
 
 
 def _find_references(described):
-    """Yield what each $ref in a description refers to."""
-    if isinstance(described, list):
-        items = described
-    elif isinstance(described, dict):
-        items = described.values()
-        if isinstance(described.get("$ref"), str):
-            yield described["$ref"]
-    else:
-        items = ()
-    for item in items:
-        yield from _find_references(item)
+    """Return what each $ref in a description refers to."""
+    # In a text of the description, the quotes would be escaped.
+    return re.findall(r'"\$ref":"([^"]*)"', _dump(described))
 
 
 def _endpoints_modules():

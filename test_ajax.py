@@ -4605,7 +4605,7 @@ class Permissions(AjaxTestCase):
     def test_a_relative_of_a_registered_model_stays_a_pk(self):
         endpoints = ajax.endpoint
         copies = {name: {**vars(endpoints)[name]} for name in ("_registry", "_paths")}
-        self.addCleanup(ajax._make_plan.cache_clear)
+        self.addCleanup(ajax._forget_plans)
         with mock.patch.multiple(endpoints, **copies):
             endpoints.unregister(Article)
             endpoints.register(Headline)
@@ -12330,6 +12330,7 @@ class Project:
                 os.killpg(process.pid, signal.SIGKILL)
 
         watchdog = threading.Timer(60, kill)
+        watchdog.daemon = True  # The end of the tests does not wait for it.
         watchdog.start()
         for cleanup in (process.stdout.close, process.wait, kill, watchdog.cancel):
             self.test.addCleanup(cleanup)
@@ -15461,7 +15462,7 @@ class Checks(AjaxTestCase):
         # Of a relative of a registered model, no record can be referred to.
         registry = ajax.endpoint
         copies = {name: {**vars(registry)[name]} for name in ("_registry", "_paths")}
-        self.addCleanup(ajax._make_plan.cache_clear)
+        self.addCleanup(ajax._forget_plans)
         with mock.patch.multiple(registry, **copies):
             registry.unregister(Article)
             self.assertIn("shop.Article", " ".join(self.messages("ajax.W001", "Open")))
@@ -15513,7 +15514,7 @@ class Checks(AjaxTestCase):
         form = forms.modelform_factory(Article, fields=["title", "category"])
         registry = ajax.endpoint
         copies = {name: {**vars(registry)[name]} for name in ("_registry", "_paths")}
-        self.addCleanup(ajax._make_plan.cache_clear)
+        self.addCleanup(ajax._forget_plans)
         with mock.patch.multiple(registry, **copies):
             registry.unregister(Article)
             registry.unregister(Category)
