@@ -363,8 +363,15 @@ def _error_response(request, error):
         return _report(request, unexpected)
     if isinstance(error, (DatabaseError, OverflowError)):
         # The text may hold what the client sent. Django escapes a log's arguments.
-        arguments = (response.reason_phrase, request.path, str(error))
-        log_response("%s: %s: %s", *arguments, response=response, request=request)
+        log_response(
+            "%s: %s: %s",
+            response.reason_phrase,
+            request.path,
+            str(error),
+            response=response,
+            request=request,
+            exception=error,
+        )
     return response
 
 
@@ -1076,7 +1083,7 @@ def _check_form(request):
             return
         unquote_to_bytes(body).decode()  # Django would replace what is no UTF-8.
     texts = dict(request.POST.lists())
-    _check_body(texts | dict.fromkeys(request.FILES))
+    _check_body(dict.fromkeys(request.FILES) | texts)
 
 
 def _read_json_part(request):
@@ -2416,7 +2423,7 @@ class _Tags(_Part):
         if self.is_generic:
             conditions = {"content_type": _PLACEHOLDER, **conditions}
             fields.insert(0, self.through._meta.get_field("content_type"))
-        rows = self.through._base_manager.filter(**conditions).order_by(*self.order)
+        rows = models.QuerySet(self.through).filter(**conditions).order_by(*self.order)
         columns = ("pk", self.key_name, "tag_id", "tag__name", "tag__slug")
         return _Statement(rows.values_list(*columns), *fields)
 
@@ -3836,18 +3843,24 @@ class _ListOptions:
         """Return the condition that the rest of an entry, behind a relation that may
         hide records, has one of the values."""
         related_options = self.make_related(relation)
-        field, lookups = related_options.find_end(rest)
-        is_null = False
-        if field is related_options.model._meta.pk:
+        values = value if isinstance(value, list) else [value]
+        pks = [item for item in values if not related_options.means_none(rest, item)]
+        condition = related_options.match_any(rest, pks)
+        condition = self.match_related(relation, condition)
+        if len(pks) < len(values):
             # Whoever refers only to hidden records refers to none.
-            if lookups == ["isnull"]:
-                is_null = _read_value(models.BooleanField(), value)
-            elif not lookups:
-                is_null = self.is_null(field, value)
-        if is_null:
-            return ~self.match_related(relation, Q())
-        condition = related_options.match_any(rest, value)
-        return self.match_related(relation, condition)
+            condition |= ~self.match_related(relation, Q())
+        return condition
+
+    def means_none(self, entry, value):
+        """Return whether a value for the pk of this model means that there is no
+        record."""
+        field, lookups = self.find_end(entry.removesuffix("__in"))
+        if field is not self.model._meta.pk:
+            return False
+        if lookups == ["isnull"]:
+            return _read_value(models.BooleanField(), value)
+        return not lookups and self.is_null(field, value)
 
     @cached_property
     def annotations(self):
@@ -4730,7 +4743,7 @@ def _copy_record(record):
     copied = copy.copy(record)
     for name, value in vars(copied).items():
         if isinstance(value, (bytearray, dict, list, set)):
-            setattr(copied, name, copy.deepcopy(value))
+            vars(copied)[name] = copy.deepcopy(value)
         elif isinstance(value, FieldFile):
             # Of a name, its attribute makes a file of its own when it is read.
             vars(copied)[name] = value.name
@@ -5151,7 +5164,7 @@ class _Draft:
         once all fields are valid.
         """
         record = self.record
-        errors = dict(self.errors)
+        errors = {name: list(messages) for name, messages in self.errors.items()}
         refused = {}
         try:
             record.clean_fields(exclude=self.find_skipped_names())

@@ -1075,6 +1075,8 @@ class Requests(AjaxTestCase):
             (b'{"title\\ud800": 1}', key),
         ]
         text, multipart = self.part(b"title", b"\xe9"), "multipart/form-data; boundary"
+        file = self.part(b'title"; filename="a', b"1")
+        text_and_file = self.part(b"title", b"a\0").removesuffix(b"--x--") + file
         of_forms = [
             (self.FORM, b"title=%00", key),
             (self.FORM, b"title=A&title=b%00", key),
@@ -1082,6 +1084,7 @@ class Requests(AjaxTestCase):
             (self.FORM, b"title=%ff", "."),
             (self.FORM, b"title=\xff", "."),
             (self.MULTIPART, self.part(b"title", b"a\0"), key),
+            (self.MULTIPART, text_and_file, key),
             (self.MULTIPART, self.part(b"title\0", b"a"), "."),
             (multipart, b"x", "."),
             (f"{multipart}=", b"x", "."),
@@ -7986,7 +7989,12 @@ class Lists(AjaxTestCase):
         for sent in questions:
             with self.subTest(sent):
                 self.assertEqual(find(**sent), [])
-        for sent in ({"note__isnull": True}, {"note": None}):
+        for sent in (
+            {"note__isnull": True},
+            {"note__isnull": [True]},
+            {"note": None},
+            {"note": [None, hidden.pk]},
+        ):
             with self.subTest(sent):
                 self.assertCountEqual(find(**sent), [self.article.pk, *others])
         Note.objects.update(owner=self.user)
@@ -7994,6 +8002,9 @@ class Lists(AjaxTestCase):
             with self.subTest(sent, owner="me"):
                 self.assertEqual(find(**sent), [self.article.pk])
         self.assertCountEqual(find(note__isnull=True), others)
+        self.assertCountEqual(find(note=[None, hidden.pk]), [self.article.pk, *others])
+        by_form = self.post(path_, {"note": ["null"]}, form=True)["data"]
+        self.assertCountEqual([article["pk"] for article in by_form], others)
 
     def test_parameters_in_the_query_string_are_refused(self):
         for query in ("status=closed", "title=First", "x"):
