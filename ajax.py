@@ -40,11 +40,13 @@ The file uses a few words in one sense only:
     part             one key of a plan: it shows, describes and reads the key
     batch            records of one model that are encoded together
     draft            a write in progress: the record, what was sent, and the errors
-    closed           said of a model whose records nobody may see: only their pks are
-                     shown
-    narrowed         said of a model whose endpoint hides some records from some users
+    closed           said of a model without an endpoint that shares its table with a
+                     registered model: only pks are shown
+    narrowed         said of a model of which a manager or get_queryset() leaves records
+                     out; can_get() is asked separately
 
-Sections go from values to requests. To follow a request, start at `dispatch`.
+The file begins with single values and ends with requests. To follow a request, start at
+`dispatch`.
 """
 
 import collections
@@ -176,12 +178,12 @@ _MAX_SEARCH_WORDS = 10
 _MAX_SORT_KEYS = 10
 #: Levels of foreign keys shown as whole records.
 _MAX_LEVELS = 5
-#: Related records shown whole, counted by their place in the reply.
+#: Places in one record where related records are shown whole.
 _MAX_EXPANSIONS = 100
 #: Keys for which a reply explains what is wrong.
 _MAX_EXPLAINED_KEYS = 20
-#: Tables that one query joins; further relations get a query each. SQLite's limit is
-#: 64.
+#: Tables that the queries of one reply join. Further relations get a query each. SQLite
+#: joins at most 64 in one query.
 _MAX_JOINS = 40
 #: JavaScript's Number.MAX_SAFE_INTEGER: JavaScript rounds larger integers.
 _MAX_SAFE_INTEGER = 2**53 - 1
@@ -202,16 +204,18 @@ class AJAXError(Exception):
     """An error reply: raise it or return it.
 
     `code` is the HTTP status, an integer from 400 to 599. `message` is a text for the
-    user. Other keyword arguments are added to the top level of the reply; of these,
-    `errors` may have any shape. Any other code or message raises TypeError or
-    ValueError.
+    user. Other keyword arguments are added to the top level of the reply. Among them,
+    `errors` may have any shape: the reply has it as lists of texts by name. A wrong
+    code or message raises TypeError or ValueError.
     """
 
     def __init__(self, code, message, **extra):
         if isinstance(code, bool) or not isinstance(code, int):
             raise TypeError(f"The code of an AJAXError is an integer, not {code!r}.")
         if not 400 <= code <= 599:
-            raise ValueError(f"AJAXError wants a code from 400 to 599, not {code}.")
+            raise ValueError(
+                f"The code of an AJAXError is from 400 to 599, not {code}."
+            )
         if not isinstance(message, str | Promise):
             kind = type(message).__name__
             raise TypeError(f"The message of an AJAXError is a text, not a {kind}.")
@@ -224,8 +228,8 @@ class AJAXError(Exception):
         return str(self.msg)
 
     def get_response(self, request=None):
-        """Return the error as a JSON HttpResponse, with records in it as the request's
-        user may see them."""
+        """Return the error as a JSON HttpResponse. Records in it are shown as the
+        request's user may see them."""
         reply = {
             "success": False,
             "data": {"code": self.code, "message": str(self.msg)},
@@ -274,8 +278,9 @@ _STATUSES = (
     (getattr(core_exceptions, "ObjectNotUpdated", ()), 409, False),
 )
 
-#: What errors of databases are answered with: by the SQLSTATE of PostgreSQL, the number
-#: of MySQL and MariaDB, or the result code of SQLite. Texts may be in any language.
+#: The status for an error of a database, by its code: the SQLSTATE of PostgreSQL, the
+#: number of MySQL and MariaDB, or the result code of SQLite. The texts may be in any
+#: language.
 _DATABASE_CODES = {
     "40001": 503,  # The transaction cannot be serialized.
     "40P01": 503,  # A deadlock.
@@ -317,7 +322,7 @@ def _as_ajax_error(error):
 def _own_text(error):
     """Return the text that an exception was raised with, "" if it is no text.
 
-    A Resolver404 has the URLconf, which clients must not see.
+    A Resolver404 has a dict with the URLconf, which clients must not see.
     """
     if error.args and isinstance(error.args[0], str | Promise):
         return str(error)
@@ -354,15 +359,17 @@ def _find_database_code(error):
 
 def _error_response(request, error):
     """Return the JSON response for any exception."""
+    response = None
     try:
         ajax_error = _as_ajax_error(error)
-        if ajax_error is None:
-            raise error
-        response = _call_hook(ajax_error.get_response, request)
+        if ajax_error is not None:
+            response = _call_hook(ajax_error.get_response, request)
     except Exception as unexpected:
         return _report(request, unexpected)
+    if response is None:
+        return _report(request, error)
     if isinstance(error, (DatabaseError, OverflowError)):
-        # The text may hold what the client sent. Django escapes a log's arguments.
+        # The text may hold what the client sent. Django escapes what is an argument.
         log_response(
             "%s: %s: %s",
             response.reason_phrase,
@@ -426,7 +433,7 @@ def _texts_by_name(errors):
 
 
 def _flatten_texts(errors):
-    """Return all texts in errors of any shape. Names in them stand before the texts."""
+    """Return all texts in errors of any shape, as "name: text" if they have a name."""
     if errors is None:
         return []
     if isinstance(errors, ValidationError):
@@ -457,7 +464,7 @@ def _hint(text):
 
 
 def _find_close(name, known_names, likeness=0.6):
-    """Return the known name that is most like a name, None if none is like it."""
+    """Return the known name that is most like `name`, None if none is like it."""
     # The time that difflib takes is quadratic in the length.
     matches = difflib.get_close_matches(name[:100], known_names, 1, likeness)
     return matches[0] if matches else None
@@ -547,7 +554,7 @@ def _file_url(file):
 
 
 class _JSONInteger(int):
-    """An integer that stands in JSON as it is, however large: a JSONField holds it."""
+    """An integer that stays a number in JSON at any size, as in a JSONField."""
 
 
 #: The plain data of a JSON text that was made here.
@@ -577,7 +584,8 @@ _CONVERSIONS = {
     File: _plain_file,
 }
 
-#: The classes of values that need no conversion; an integer may be too large.
+#: The classes whose values need no conversion. `int` is not one: a large integer
+#: becomes text.
 _PLAIN_CLASSES = {str, bool, type(None)}
 
 
@@ -687,7 +695,7 @@ def _without_infinities(value):
 
 
 def _dump_column(values, field=None):
-    """Return the JSON text of each of some values of a column, which is a field's."""
+    """Return the JSON text of each value of a column. `field` is the column's field."""
     if len(values) == 1:
         return [_dump(_plain_column_value(values[0], field))]
     classes = set(map(type, values))
@@ -703,9 +711,9 @@ def _dump_column(values, field=None):
 def _plain_column_value(value, field=None):
     """Return a value of a column as plain data.
 
-    A field may have a class of its own for its values, as those of phone numbers do. Of
-    such a value clients get the text: the one that the field itself gives to Django's
-    serializers, which it can read back, else str().
+    Some fields have a class of their own for their values, for phone numbers for
+    instance. Clients get such a value as text. The field's own value_to_string() makes
+    the text, which the field can read back. Without one, str() does.
     """
     for base in type(value).__mro__:
         if base in _CONVERSIONS:
@@ -722,8 +730,7 @@ def _plain_column_value(value, field=None):
 
 
 def _makes_text(field):
-    """Return whether a field says itself what the text of its values is, and is not one
-    of Django's."""
+    """Return whether a field has a value_to_string() that is not Django's."""
     if field is None:
         return False
     return not field.value_to_string.__module__.startswith("django.")
@@ -920,7 +927,7 @@ def _overrides(endpoint_class, hook):
 
 
 def _defines(endpoint_class, name):
-    """Return whether a project's endpoint class adds a name to those that each has."""
+    """Return whether an endpoint class defines a name that ModelEndpoint lacks."""
     return hasattr(endpoint_class, name) and not hasattr(ModelEndpoint, name)
 
 
@@ -945,15 +952,22 @@ def _needs_instances(model):
     for signal in (models.signals.pre_init, models.signals.post_init):
         if signal.has_listeners(model):
             return True
+    return bool(_find_own_attributes(model))
+
+
+def _find_own_attributes(model):
+    """Return the columns whose attribute is of a class of the project's."""
+    columns = []
     for field in model._meta.concrete_fields:
-        descriptor = inspect.getattr_static(model, field.attname)
-        if not type(descriptor).__module__.startswith("django."):
-            return True
-    return False
+        attribute = inspect.getattr_static(model, field.attname, None)
+        if not type(attribute).__module__.startswith("django."):
+            columns.append(field)
+    return columns
 
 
 def _is_writable(field, is_named):
-    """Return whether clients may write a field, which `fields` names or not."""
+    """Return whether clients may write a field; `is_named` says whether `fields` names
+    it."""
     if field.many_to_many and not _is_tags_manager(field):
         if not field.remote_field.through._meta.auto_created:
             return False
@@ -987,13 +1001,14 @@ def _check_storable(value, checks_texts=True):
     for _depth in range(_MAX_JSON_DEPTH + 1):
         classes = set(map(type, level))
         if checks_texts and _BAD_TEXT.search("".join(_pick(str, level))):
-            raise ValueError(_("Null characters and lone surrogates are not allowed."))
+            message = _("The text has a character that cannot be stored. Remove it.")
+            raise ValueError(message)
         if float in classes and not all(map(math.isfinite, _pick(float, level))):
             raise ValueError(_("NaN and infinities are not allowed."))
         if dict not in classes and list not in classes:
             return
         level = _next_level(level, checks_texts)
-    raise ValueError(_("It is nested too deeply."))
+    raise ValueError(_("The value is nested too deeply."))
 
 
 def _next_level(level, with_keys):
@@ -1027,7 +1042,9 @@ def _check_body(body, checks_texts=True):
             try:
                 _check_storable({key: value}, checks_texts)
             except ValueError:
-                raise ValueError(f"{error} (in {_dump(key)})") from None
+                message = _("%(error)s Look at the key %(key)s.")
+                message %= {"error": error, "key": _dump(key)}
+                raise ValueError(message) from None
         raise
 
 
@@ -1049,7 +1066,7 @@ def _parse_json(text):
     try:
         value = json.loads(text, object_pairs_hook=_make_object)
     except RecursionError:
-        raise ValueError(_("It is nested too deeply.")) from None
+        raise ValueError(_("The value is nested too deeply.")) from None
     # JSON text holds NUL and lone surrogates only as escapes.
     _check_body(value, checks_texts="\\u" in text)
     return value
@@ -1067,9 +1084,10 @@ def _read_body(request):
             if request.content_type == _MULTIPART_TYPE and _JSON_TYPE in request.POST:
                 request.data = _read_json_part(request)
     except ValueError as error:
-        kind = "JSON" if request.content_type == _JSON_TYPE else _("form")
-        message = _("The body is not valid (%(kind)s): %(error)s")
-        raise AJAXError(400, message % {"kind": kind, "error": error}) from None
+        message = _("The body is not a valid form: %s")
+        if request.content_type == _JSON_TYPE:
+            message = _("The body is not valid JSON: %s")
+        raise AJAXError(400, message % error) from None
 
 
 def _check_form(request):
@@ -1094,10 +1112,10 @@ def _read_json_part(request):
     """
     others = request.POST.keys() - {_JSON_TYPE, "csrfmiddlewaretoken"}
     if others or len(request.POST.getlist(_JSON_TYPE)) > 1:
-        raise ValueError(_("Beside the text application/json, send only files."))
+        raise ValueError(_('Send only files beside the part "application/json".'))
     data = _parse_json(request.POST[_JSON_TYPE])
     if not isinstance(data, dict):
-        raise ValueError(_("The text application/json has to be an object."))
+        raise ValueError(_('The part "application/json" has to be a JSON object.'))
     for key, files in request.FILES.lists():
         name = key.removesuffix("[]")
         if name in data or (name == key and len(files) > 1):
@@ -1165,9 +1183,9 @@ def _unknown_key(key, known_names):
     return _("Unknown key.")
 
 
-def _refuse_unknown(sent, known, writable):
-    """Return an error for each key that is not known, up to a number; it may name one
-    of the writable keys."""
+def _explain_unknown(sent, known, writable):
+    """Return an error for each unknown key, for _MAX_EXPLAINED_KEYS at most. An error
+    may suggest a writable key."""
     errors = {}
     for key in sent:
         if key not in known and len(errors) < _MAX_EXPLAINED_KEYS:
@@ -1186,11 +1204,11 @@ def _form_message(field_class, code="invalid"):
 
 
 def _too_many_members():
-    return ValidationError(_("At most %s values.") % _MAX_MEMBERS)
+    return ValidationError(_("Send at most %s values.") % _MAX_MEMBERS)
 
 
 def _too_many_tags():
-    return ValidationError(_("At most %s tags.") % _MAX_TAGS)
+    return ValidationError(_("Send at most %s tags.") % _MAX_TAGS)
 
 
 def _required():
@@ -1243,7 +1261,8 @@ _NOT_SENT = object()
 def _interpret(field, sent):
     """Prepare what was sent for a field, as Django's forms do.
 
-    Text is stripped. An empty text is NULL or _NOT_SENT for a field that takes no text.
+    Text is stripped. For a field that takes no text, _interpret_blank() says what an
+    empty text means.
     """
     text = _only_value(sent)
     is_form = isinstance(sent, _FormValue)
@@ -1263,7 +1282,8 @@ def _interpret(field, sent):
 
 
 def _interpret_text(field, text, is_form):
-    """Return a text as the form field of a field that takes text has it."""
+    """Return a text as the field's form field cleans it: stripped, and with its
+    `empty_value` for an empty one."""
     form_field = _make_form_field(field)
     if getattr(form_field, "strip", False):
         text = text.strip()
@@ -1451,11 +1471,12 @@ class _Kind(NamedTuple):
 #: The kinds of fields, by the name of a class: a model field and its form field mostly
 #: have the same. A subclass follows its nearest base listed here.
 #:
-#: To add one, write a line here. A new class of values also has a line in _CONVERSIONS,
-#: which says how it becomes JSON: functions return values of no field. A field that
-#: takes text is named in _takes_text(). What an empty text means for others is said in
-#: _interpret_blank(). A value that may not come back has a line in _VALUE_CHECKS, an
-#: annotation of a parameter one in _FIELDS_BY_ANNOTATION.
+#: To add one, write a line here. A new class of values also wants a line in
+#: _CONVERSIONS, which says how it becomes JSON: functions return values of no field.
+#: _takes_text() says which fields can hold the empty text, and _interpret_blank() what
+#: an empty text means for the others. Values that a database may change are checked by
+#: a line in _VALUE_CHECKS. _FIELDS_BY_ANNOTATION has the types of parameters. A field
+#: whose value is not in one column needs a _Part of its own, in _make_part().
 _KINDS = {
     "ArrayField": _Kind(
         read=_read_array,
@@ -1508,7 +1529,7 @@ def _find_kind(field_class):
 
 def _check_form_integer(field, value):
     """Raise ValidationError for an integer that JavaScript would round, unless the
-    field is for such ones. SQLite's integer columns all take them."""
+    field is that of a BigIntegerField. SQLite would store it in any integer column."""
     is_small = _find_kind(type(field)).types == ("integer",)
     if is_small and not _takes_large_integers(field) and value is not None:
         field.run_validators(value)
@@ -1523,7 +1544,7 @@ def _takes_large_integers(form_field):
 
 
 def _read_value(field, sent):
-    """Return the value that a field, no relation or file, makes of what was sent.
+    """Read what was sent for a field that is neither a relation nor a file.
 
     Whether it is a good value (its length, range, choice) is for validation to say.
     """
@@ -1553,7 +1574,7 @@ def _read_datetime(value):
     if timezone.is_aware(value):
         value = value.astimezone(datetime.timezone.utc)
     if not _FIRST_DAY <= value.date() <= _LAST_DAY:
-        raise ValueError(_("The date-time is at the end of the calendar."))
+        raise ValueError("The date-time is at the end of the calendar.")
     if timezone.is_aware(value) and not settings.USE_TZ:
         return timezone.make_naive(value)
     return value
@@ -1579,7 +1600,7 @@ def _read_pk(model, sent):
 
 
 def _no_record(model, pk):
-    """Return the ValidationError for the pk of no record that may be referred to."""
+    """Return the ValidationError for a pk that no permitted record has."""
     message = _("%(model)s with pk %(pk)s does not exist.")
     params = {"model": model._meta.verbose_name, "pk": pk}
     return ValidationError(message, params=params)
@@ -1588,7 +1609,7 @@ def _no_record(model, pk):
 def _read_file(field, sent):
     """Return the upload, False to clear the file, or None to leave it as it is."""
     value = _only_value(sent)
-    if value is None or value == "null" and isinstance(sent, _FormValue):
+    if value is None or (value == "null" and isinstance(sent, _FormValue)):
         return False
     if isinstance(value, File):
         return field.formfield(required=False).clean(value, None)
@@ -1629,13 +1650,13 @@ def _find_tag_names(manager, sent, present):
         names = _parse_list(value)
         value = parse_tags(value) if names is None else names
     if not isinstance(value, list):
-        raise ValidationError(_("Tags are a text, or a list of names."))
+        raise ValidationError(_("Send the tags as a text or as a list of names."))
     if len(value) > _MAX_TAGS + len(present):
         raise _too_many_tags()
     for tag in value:
         name = tag.get("name") if isinstance(tag, dict) else tag
         if not isinstance(name, str):
-            raise ValidationError(_("Tags are a text, or a list of names."))
+            raise ValidationError(_("Send the tags as a text or as a list of names."))
         if name in present:
             yield name
         elif name.strip():
@@ -1961,8 +1982,8 @@ class _Part:
     start = None
     #: Whether the part wants instances.
     needs_records = False
-    #: Whether what is sent is compared with what was shown, before it is read. It is
-    #: false where the values that are read can be compared.
+    #: Whether what is sent is compared with what is shown, before it is read. If not,
+    #: it is read, and the values are compared.
     compares_text = False
 
     def __init__(self, plan, name, field=None):
@@ -2767,9 +2788,10 @@ class _Plan:
         outer=None,
         parent_key=None,
     ):
-        """Plan a model at the top of a reply, or inside the plan `outer` with `levels`
-        left. Without a user, models whose hooks want one show only pks.
+        """Plan a model at the top of a reply, or inside the plan `outer`.
 
+        `levels` are what may still be expanded: a number of levels or a tree of names.
+        Without a request, a related model whose hooks need one shows only its pk.
         `parent_key` is the foreign key by which the records are children of others.
         """
         _autodiscover()
@@ -2921,7 +2943,7 @@ class _Plan:
         if self._can_join(field, related):
             self.expansions.joins_left -= _count_tables(related)
             return _JoinedKey(self, field, self._make_related(related, levels))
-        peers_key = (related, repr(levels))
+        peers_key = (related, repr(levels))  # A tree of names has no hash.
         if peers_key not in self.peers:
             self.peers[peers_key] = self._make_related(related, levels), []
         related_plan, peers = self.peers[peers_key]
@@ -3104,6 +3126,11 @@ class _Plan:
         return _dump_each(dicts)
 
     @cached_property
+    def own_attributes(self):
+        """The columns whose attribute is of a class of the project's."""
+        return _find_own_attributes(self.model)
+
+    @cached_property
     def _hidden_names(self):
         """The names of the model's fields that its endpoint does not show."""
         visible = _find_visible_names(self.model, self.endpoint_class)
@@ -3115,8 +3142,8 @@ class _Plan:
 
 
 def _find_child_relation(model, name):
-    """Return the relation of the foreign keys to a model that an accessor is of, None
-    if the name is no such accessor."""
+    """Return the relation of the foreign keys to a model whose accessor has a name,
+    None if there is none."""
     for relation in model._meta.related_objects:
         is_key = relation.one_to_many or relation.one_to_one
         if not is_key or relation.hidden or relation.parent_link:
@@ -3132,9 +3159,9 @@ def _count_tables(model):
 
 
 def _wants_request(endpoint_class):
-    """Return whether an endpoint class says who may see which records, or nobody may.
+    """Return whether an endpoint class restricts who may see its records.
 
-    The default login is not asked: it is no rule about these records.
+    The default login does not count.
     """
     operations = endpoint_class.operations
     if operations is not None and "get" not in operations:
@@ -3711,7 +3738,7 @@ class _ListOptions:
                 raise _invalid_value()
             keys += [key.strip() for key in text.split(",") if key.strip()]
         if len(keys) > _MAX_SORT_KEYS:
-            raise ValidationError(_("At most %s names.") % _MAX_SORT_KEYS)
+            raise ValidationError(_("Send at most %s names.") % _MAX_SORT_KEYS)
         sortable = self.model_endpoint.sortable_by
         for key in keys:
             if key.removeprefix("-") not in sortable:
@@ -3724,7 +3751,7 @@ class _ListOptions:
         if not isinstance(text, str) or len(text) > _MAX_FILTER_LENGTH:
             raise _invalid_value()
         if len(text.split()) > _MAX_SEARCH_WORDS:
-            raise ValidationError(_("At most %s words.") % _MAX_SEARCH_WORDS)
+            raise ValidationError(_("Send at most %s words.") % _MAX_SEARCH_WORDS)
         condition = Q()
         for word in smart_split(text):
             condition &= self.search_word(self.model_endpoint.search_fields, word)
@@ -3823,7 +3850,7 @@ class _ListOptions:
             return self.match_hiding(relation, rest, value)
         values = value if isinstance(value, list) else [value]
         if len(values) > _MAX_FILTER_VALUES:
-            raise ValidationError(_("At most %s values.") % _MAX_FILTER_VALUES)
+            raise ValidationError(_("Send at most %s values.") % _MAX_FILTER_VALUES)
         name = entry.removesuffix("__in")
         alternatives = [Q(pk__in=[])]
         for item in values:
@@ -3907,7 +3934,8 @@ class _ListOptions:
         elif lookups[-1] in _TEXT_LOOKUPS:
             value = _as_form_text(value)
         if isinstance(value, str) and len(value) > _MAX_FILTER_LENGTH:
-            raise ValidationError(_("At most %s characters.") % _MAX_FILTER_LENGTH)
+            message = _("Send at most %s characters.")
+            raise ValidationError(message % _MAX_FILTER_LENGTH)
         return Q((entry, value))
 
     def is_null(self, field, value):
@@ -3929,7 +3957,7 @@ class _ListOptions:
             properties["search"] = _TEXT
         if self.model_endpoint.sortable_by:
             names = ", ".join(self.model_endpoint.sortable_by)
-            description = f"{names}; a minus sign before a name reverses its order."
+            description = f"{names}. A minus sign before a name reverses its order."
             properties["order_by"] = {
                 **_or_several({"type": ["string"]}),
                 "description": description,
@@ -4403,7 +4431,7 @@ class _ListInput(_Input):
     def read(self, sent, request):
         values = _read_several(sent)
         if len(values) > _MAX_MEMBERS:
-            raise ValidationError(_("At most %s values.") % _MAX_MEMBERS)
+            raise ValidationError(_("Send at most %s values.") % _MAX_MEMBERS)
         items = self.item_input.read_each(values, request)
         self.validate(items)
         return items
@@ -4471,7 +4499,7 @@ def _make_field_input(annotation, fields):
     """Return the input for an annotation with a model field of the project's."""
     is_plain = isinstance(annotation, type) and annotation in _FIELDS_BY_ANNOTATION
     if len(fields) > 1 or not is_plain:
-        raise _BadParameter("takes one field at most, for one plain type")
+        raise _BadParameter("may have one model field, for one plain type")
     input_class = _TextInput if annotation is str else _FieldInput
     return input_class(fields[0])
 
@@ -4515,7 +4543,7 @@ def _make_list_input(annotation):
     if is_nullable or not isinstance(
         item_input, (_FieldInput, _ChoiceInput, _RecordInput)
     ):
-        raise _BadParameter("is a list of what is neither a plain value nor a record")
+        raise _BadParameter("is a list of what cannot be read: write list[int]")
     return _ListInput(item_input)
 
 
@@ -4546,7 +4574,7 @@ class _Parameter:
     def __init__(self, parameter, function):
         self.name = parameter.name
         if parameter.annotation is parameter.empty:
-            raise _BadParameter("has no annotation")
+            raise _BadParameter("has no annotation, such as int or str")
         annotation = _evaluate(parameter.annotation, function)
         annotation, extras, self.is_nullable = _unwrap(annotation)
         self.input = _make_input(annotation, extras)
@@ -4609,7 +4637,7 @@ class _Parameters:
                 parameter.POSITIONAL_OR_KEYWORD,
                 parameter.KEYWORD_ONLY,
             ):
-                raise _BadParameter("cannot be passed by its name")
+                raise _BadParameter("cannot be passed by its name: remove *, ** or /")
             if parameter.name.startswith("_"):
                 if parameter.default is parameter.empty:
                     raise _BadParameter("is never read, so it must have a default")
@@ -4627,7 +4655,7 @@ class _Parameters:
         _check_content_type(request)
         sent = _read_keys(request)
         values = {}
-        errors = _refuse_unknown(sent, self.by_name, self.by_name)
+        errors = _explain_unknown(sent, self.by_name, self.by_name)
         for name, parameter in self.by_name.items():
             try:
                 parameter.read_into(values, sent, request)
@@ -4764,19 +4792,8 @@ def _is_same(field, stored, modified):
     return before == after
 
 
-@functools.cache
-def _find_own_attributes(model):
-    """Return the columns of which the attribute is of a class of the project's."""
-    columns = []
-    for field in model._meta.concrete_fields:
-        attribute = inspect.getattr_static(model, field.attname, None)
-        if not type(attribute).__module__.startswith("django."):
-            columns.append(field)
-    return columns
-
-
 def _can_set_again(record, field):
-    """Return whether a column takes its own value, as validation sets it.
+    """Set a column to its own value, as validation does; return whether that works.
 
     The attributes of django-fsm's protected fields refuse it, for instance.
     """
@@ -5020,7 +5037,7 @@ class _Draft:
         known = self.plan.known_names
         if not known.issuperset(self.sent):
             writable = [key for key in self.plan.writable if self.find_writable(key)]
-            self.errors.update(_refuse_unknown(self.sent, known, writable))
+            self.errors.update(_explain_unknown(self.sent, known, writable))
 
     # What is stored and shown already
 
@@ -5036,12 +5053,13 @@ class _Draft:
         return _encode_records([self.stored], request=self.request)[0]
 
     def shows(self, part, sent):
-        """Return whether `get` shows of the stored record what was sent for a part."""
+        """Return whether what was sent for a part is what `get` shows of the stored
+        record."""
         if self.stored is None:
             return False
         is_form = isinstance(sent, _FormValue)
         if isinstance(part, _JSONColumn) and is_form:
-            return False  # "1" may be a text in JSON, the form's text is a number.
+            return False  # A form's 1 is a number. The stored value may be "1".
         if self.plan.is_custom or self.plan.is_escaped:
             return part.name in self.shown and _is_sent(self.shown[part.name], sent)
         if not part.compares_text:
@@ -5051,8 +5069,10 @@ class _Draft:
         return is_form and self.shows_moment(part, _only_value(sent))
 
     def shows_moment(self, part, text):
-        """Return whether a text is the stored date-time in the current zone, in which
-        it may be ambiguous."""
+        """Return whether a text is the stored date-time in the current zone.
+
+        Such a text is ambiguous when clocks go back. Reading it would fail then.
+        """
         stored = getattr(self.stored, part.field.attname)
         is_aware = isinstance(stored, datetime.datetime) and timezone.is_aware(stored)
         if not is_aware or not isinstance(text, str):
@@ -5127,8 +5147,11 @@ class _Draft:
 
     @contextlib.contextmanager
     def refusing_first(self):
-        """Answer 403 if a hook fails over a bad or missing value: a user who must not
-        write learns nothing else from it."""
+        """Answer 403 if a hook fails while a value is bad or missing.
+
+        The hook may be the one that would have refused the user, who must not learn
+        more.
+        """
         try:
             yield
         except Exception as error:
@@ -5139,7 +5162,7 @@ class _Draft:
             )
             if is_refusal or not (self.errors or is_missing):
                 raise
-            hint = f"A hook failed over a value that is missing or wrong: {error}"
+            hint = f"A hook failed over a value that is missing or wrong: {error}."
             for name, messages in self.errors.items():
                 hint += f" {name}: {' '.join(map(str, messages))}"
             raise AJAXError(403, _MESSAGES[403], **_hint(hint)) from error
@@ -5186,10 +5209,10 @@ class _Draft:
             raise _invalid(errors, **self.explain_hidden(refused))
 
     def find_skipped_names(self):
-        """Return the names of the fields that need no validation: unchanged, checked
-        already, known to be wrong, or such that they cannot be set."""
+        """Return the names of the fields that are not validated: they are unchanged,
+        checked already, wrong already, or cannot be set."""
         names = set(self.errors)
-        for field in _find_own_attributes(self.plan.model):
+        for field in self.plan.own_attributes:
             if not _can_set_again(self.record, field):
                 names.add(field.name)
         for field in self.record._meta.concrete_fields:
@@ -5292,7 +5315,9 @@ def _refuse_many_values(count):
     """Raise TooManyFieldsSent for more values than a form may have."""
     limit = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
     if limit is not None and count > limit:
-        raise core_exceptions.TooManyFieldsSent(_("It has too many values."))
+        raise core_exceptions.TooManyFieldsSent(
+            _("The form has too many values. Please send fewer.")
+        )
 
 
 def _find_written_columns(form):
@@ -5802,14 +5827,14 @@ _COMMANDS = {
         summary="Replace the tags of {model}; return them.",
     ),
     "clear": _CHANGE_TAGS._replace(
-        question="Take all tags away?",
+        question="Remove all tags of this record?",
         summary="Remove all tags from {model}.",
     ),
     "similar": _Operation(
         "_similar",
         True,
         reads=True,
-        summary="Return the {models} that share tags with one, most shared first.",
+        summary="Return the {models} that share tags with this one, most shared first.",
     ),
 }
 #: The only operation of a function or a form.
@@ -5919,7 +5944,9 @@ class _Function(BaseEndpoint):
         self.parameters = getattr(called, "_parameters", None)
         if self.parameters is not None and self.parameters.takes_record:
             message = "only an operation of a ModelEndpoint has a record."
-            raise ImproperlyConfigured(f"{_full_name(called)}: {message}")
+            raise ImproperlyConfigured(
+                f"{_full_name(called)}: {message} Give the parameter another name."
+            )
         if self.parameters is not None and self.parameters.is_method:
             if inspect.isfunction(view):
                 message = "must take request first."
@@ -6151,7 +6178,8 @@ class ModelEndpoint(_ServedEndpoint):
         if not _is_yes(self, "can_list", self.can_list(self.user)):
             raise self._refusal("can_list")
         if request.META.get("QUERY_STRING"):
-            raise AJAXError(400, _("Send the parameters in the body."))
+            message = _("Send the parameters in the body, not in the query string.")
+            raise AJAXError(400, message)
         sent = _read_keys(request)
         default_size, largest_size = self._get_page_sizes()
         size = _read_whole_number(sent.pop("items_per_page", None), default_size)
@@ -6272,7 +6300,8 @@ class ModelEndpoint(_ServedEndpoint):
             raise self._no_operation()
         has_record = self.pk is not None
         if operation.on_record and not has_record:
-            raise AJAXError(400, _("This needs a record: add its pk to the path."))
+            message = _("This operation needs a record. Add its pk to the path.")
+            raise AJAXError(400, message)
         if has_record and operation.on_record is False:
             raise self._no_operation()
         return operation
@@ -6448,7 +6477,7 @@ class ModelEndpoint(_ServedEndpoint):
     def _read_tag_names(self, request, stored_names, part):
         """Return the names of the tags that were sent, or raise AJAXError 400."""
         sent = _read_keys(request)
-        errors = _refuse_unknown(sent, ["tags"], ["tags"])
+        errors = _explain_unknown(sent, ["tags"], ["tags"])
         names = []
         try:
             names = _read_tags(part.field, sent.get("tags"), stored_names)
@@ -6628,12 +6657,15 @@ def _find_base(served):
 def _check_served(served, endpoint_class, base):
     """Raise ImproperlyConfigured for a model or form that cannot be served."""
     if not isinstance(endpoint_class, type) or not issubclass(endpoint_class, base):
-        message = f"{_label(served)} wants a class that extends {base.__name__}."
+        message = f"{_label(served)} needs a class that extends {base.__name__}."
         raise ImproperlyConfigured(message)
     if base is ModelEndpoint:
         pk = served._meta.pk
         if pk is None or isinstance(pk, models.CompositePrimaryKey):
-            message = f"{_label(served)} has no primary key of one field."
+            message = (
+                f"{_label(served)} is abstract, or its primary key has several fields. "
+                "Register another model."
+            )
             raise ImproperlyConfigured(message)
 
 
@@ -6654,7 +6686,8 @@ def _find_paths(served, endpoint_class):
             if config:
                 labels.append(config.label)
     if not labels:
-        raise ImproperlyConfigured(f"{_label(served)} is of no installed app.")
+        message = f"{_label(served)} is in no app of INSTALLED_APPS. Add its app."
+        raise ImproperlyConfigured(message)
     return [(label, served.__name__.lower()) for label in dict.fromkeys(labels)]
 
 
@@ -6692,7 +6725,8 @@ def register(*served) -> Callable[[type], type]:
 _ASK_AUTHENTICATE = "Override authenticate()."
 _ASK_ANY_AUTHENTICATION = "Override authenticate(), or set AJAX_AUTHENTICATION."
 _NO_THROTTLING = (
-    "There is no throttling: count in authenticate(), and raise AJAXError(429, ...)."
+    "Calls are not throttled. Count them in authenticate(), and raise "
+    "AJAXError(429, ...) there."
 )
 #: The advice that is right for forms too, of which few hooks are asked.
 _ADVICE_FOR_FORMS = (_ASK_AUTHENTICATE, _ASK_ANY_AUTHENTICATION, _NO_THROTTLING)
@@ -6708,13 +6742,13 @@ _UNASKED_NAMES = {
         get_permission_denied_message handle_no_permission dispatch initial
         is_authenticated
         """,
-    "Override authenticate(), or can_create() and the like.": """
+    "Override authenticate(), or can_create(), can_update() and can_delete().": """
         permission_classes get_permissions
         """,
     _NO_THROTTLING: """
         throttle_classes throttle_scope get_throttles check_throttles
         """,
-    "Set require_permissions = True, or override can_update() and the like.": """
+    "Set require_permissions = True, or override can_update() and can_delete().": """
         permission_required get_permission_required
         """,
     "Override can_get(), can_update() and can_delete().": """
@@ -6748,7 +6782,7 @@ _UNASKED_NAMES = {
         formfield_for_foreignkey formfield_for_manytomany formfield_for_dbfield
         formfield_for_choice_field formfield_overrides
         """,
-    "A key takes any pk. Override get_field_queryset() to take fewer.": """
+    "Clients send pks. Override get_field_queryset() to limit what they may send.": """
         raw_id_fields autocomplete_fields
         """,
     "Set fields, or register an encoder.": """
@@ -6785,11 +6819,11 @@ _UNASKED_NAMES = {
         paginator_class get_paginator page_size page_size_query_param max_page_size
         list_max_show_all default_limit max_limit
         """,
-    "Clients send JSON or forms. Return an HttpResponse to answer other than JSON.": """
+    "Clients send JSON or forms. To answer otherwise, return an HttpResponse.": """
         parser_classes renderer_classes
         """,
     "There are no versions. Write a new operation.": "versioning_class",
-    "The path is the label of the app and the name of the model.": "basename",
+    "Remove it: the path is the app label and the name of the model.": "basename",
     "Set annotations.": "get_annotations",
     "Set operations.": """
         http_method_names allowed_methods list_allowed_methods detail_allowed_methods
@@ -6847,7 +6881,7 @@ _HOPEFUL_NAMES = {
 #: The same for a form.
 _UNASKED_NAMES_OF_FORMS = {
     "Override get_form_kwargs().": "form_kwargs",
-    "The page itself goes on, once its call has succeeded.": """
+    "Let the JavaScript of the page open the next page after the call.": """
         success_url get_success_url
         """,
 }
@@ -7032,7 +7066,7 @@ def _refuse(candidate, rules):
 
 def _refuse_endpoint(base, endpoint_class, model, served):
     """Raise ImproperlyConfigured for an endpoint class that would be open, or do
-    nothing, without a word."""
+    nothing, in silence."""
     candidate = _Candidate(base, endpoint_class, model, served)
     _refuse(candidate, _CLASS_RULES)
     if base is ModelEndpoint:
@@ -7083,7 +7117,7 @@ def _find_unasked_names(candidate):
     for owner, name, value in candidate.unasked_names:
         advice = advise(candidate, name, value)
         if advice:
-            yield owner, name, f"is never asked. {advice}"
+            yield owner, name, f"has no effect. {advice}"
 
 
 def _advise_endpoint(candidate, name, value):
@@ -7130,14 +7164,15 @@ def _find_unasked_like(candidate, name, value):
     """Return the name in `_UNASKED` that is meant by a name in camelCase, or by the
     singular or plural of a long one."""
     text = _squeeze(name)
+    # The plural of a short name, such as `paginators`, may be a name of the project's.
     least_length = 17 if isinstance(value, (*_METHODS, *_PROPERTIES)) else 12
     for unasked in _UNASKED:
         is_one_word = "_" not in unasked
         if is_one_word or unasked.startswith("_") or unasked in candidate.asked_names:
             continue
         other = _squeeze(unasked)
-        is_number = text.rstrip("es") == other.rstrip("es")
-        if text == other or (is_number and len(other) >= least_length):
+        differs_in_number = text.rstrip("es") == other.rstrip("es")
+        if text == other or (differs_in_number and len(other) >= least_length):
             return unasked
     return None
 
@@ -7165,7 +7200,7 @@ def _find_names_of_other_kinds(candidate):
     for owner, name, _value in candidate.unasked_names:
         if name in _ASKED_NAMES or name == "include":
             advice = _ADVICE_BY_BASE[candidate.base]
-            yield owner, name, f"is never asked here. {advice}"
+            yield owner, name, f"has no effect here. {advice}"
 
 
 def _find_taken_names(candidate):
@@ -7201,8 +7236,8 @@ def _find_slips(candidate):
         meant = _find_meant(name, value)
         if meant:
             sentence = (
-                f"is never asked. Did you mean {meant}? If it is a name of your own, "
-                "choose one that is less like it."
+                f"has no effect. Did you mean {meant}? If the name is your own, choose "
+                "one that differs more."
             )
             yield owner, name, sentence
 
@@ -7249,8 +7284,8 @@ def _is_one_letter_off(text, other):
 
 
 def _find_wrong_options(candidate):
-    """Find options with a value of the wrong type: of ("author") Python makes a text,
-    which closes only fields whose names are letters of it."""
+    """Find options with a value of the wrong type. To Python, ("author") is a text: as
+    a list of names, it would close only fields with names of one letter."""
     for name in _TYPED_OPTIONS:
         if name in candidate.asked_names and hasattr(candidate.subject, name):
             value = getattr(candidate.subject, name)
@@ -7356,10 +7391,9 @@ def _find_wrong_parameters(candidate):
     for owner, name, value in candidate.own_hooks:
         arguments = _find_arguments(candidate.base, name)
         signature = _fit_signature(candidate.bind(value), name, arguments)
-        is_right = signature is not None
-        if is_right:
-            is_right = not _has_swapped_names(candidate.model, signature, arguments)
-        if not is_right:
+        if signature is None or _has_swapped_names(
+            candidate.model, signature, arguments
+        ):
             definition = _write_definition(candidate.base, name)
             called = ", ".join(arguments)
             sentence = f"is called with ({called}). Write {definition}."
@@ -7423,7 +7457,7 @@ def _find_old_exclude(candidate):
     """Find the old package's `__exclude__` of a model: its fields would be shown."""
     for owner in candidate.model.__mro__:
         if "__exclude__" in vars(owner):
-            sentence = "is never asked. Set exclude, or register an ExcludeEncoder."
+            sentence = "has no effect. Set exclude, or register an ExcludeEncoder."
             yield owner, "__exclude__", sentence
 
 
@@ -7470,7 +7504,7 @@ def _find_bad_annotations(candidate):
     try:
         _Annotations(candidate.model, endpoint_class)
     except core_exceptions.FieldError as error:
-        yield endpoint_class, "annotations", f"cannot be asked: {error}."
+        yield endpoint_class, "annotations", f"cannot be queried: {error}."
 
 
 def _find_repeating_annotations(candidate):
@@ -7502,7 +7536,7 @@ def _find_wrong_annotation(candidate, name, expression):
     if hasattr(expression, "resolve_expression"):
         return None
     if not callable(expression):
-        return "which is neither an expression nor a function."
+        return 'which is no expression. Write one, such as Count("comments").'
     if iscoroutinefunction(expression):
         return "an async function, which nothing waits for. Write a plain one."
     if not _takes_one(expression):
@@ -7543,10 +7577,10 @@ def _find_hidden_version(candidate):
     field = columns.get(name)
     if field is None:
         advice = _NameRules(candidate.model, endpoint_class).suggest(name)
-        sentence = f"names {name!r}, no column of {_label(candidate.model)}. {advice}"
+        sentence = f"names {name!r}, which is no column of the model. {advice}"
         yield endpoint_class, "version_field", sentence
     elif name not in visible:
-        sentence = f"names {name!r}, no shown column. Show it in fields."
+        sentence = f"names {name!r}, which clients do not see. Add it to fields."
         yield endpoint_class, "version_field", sentence
     elif getattr(field, "auto_now_add", False) and not field.auto_now:
         sentence = (
@@ -7585,8 +7619,8 @@ def _find_masks(candidate):
         is_helper = inspect.isfunction(value) and not _takes_one(value, "self")
         if candidate.shows(name) and not is_helper and not _is_operation(value):
             sentence = (
-                f"changes nothing: the field {name} itself is shown. Name it "
-                f"otherwise, put that name into fields, and {name} into exclude."
+                f"changes nothing: the field {name} itself is shown. Give the method "
+                f"another name. Add that name to fields, and {name} to exclude."
             )
             yield owner, name, sentence
 
@@ -7611,7 +7645,7 @@ def _find_validators(candidate):
         if prefix not in ("clean", "validate") or _is_operation(value):
             continue
         if field_name in _model_fields(candidate.model):
-            sentence = "is never asked. Write it into the model's clean()."
+            sentence = "has no effect. Write it into the model's clean()."
             yield owner, name, sentence
 
 
@@ -7856,9 +7890,16 @@ class _UnservedModel(ImproperlyConfigured):
 
     def __init__(self, message, model, place):
         """`place` is the function or class whose author is to look."""
-        super().__init__(f"{message}: register {_label(model)}.")
+        super().__init__(f"{message} {_advise_serving(model)}")
         self.filename = inspect.getsourcefile(place)
         self.lineno = inspect.getsourcelines(place)[1]
+
+
+def _advise_serving(model):
+    """Return what to do so that an endpoint offers `get` of a model."""
+    if endpoint.has(model):
+        return f'Add "get" to operations of {endpoint.find(model).__name__}.'
+    return f"Register {_label(model)}."
 
 
 def _check_parameters(parameters):
@@ -7866,7 +7907,7 @@ def _check_parameters(parameters):
         for model in parameters.find_unserved():
             function = parameters.function
             message = f"{_full_name(function)} takes records of a model that no "
-            message += "endpoint serves"
+            message += "endpoint serves."
             raise _UnservedModel(message, model, function)
 
 
@@ -7881,7 +7922,7 @@ def _check_children(model, endpoint_class):
             offers_get = operations is None or "get" in operations
             if not endpoint.has(child) or not offers_get:
                 message = f"{endpoint_class.__name__}.fields names {name}, records of "
-                message += f"{child.__name__}, for which no endpoint offers get"
+                message += f"{child.__name__}, but no endpoint offers their get."
                 raise _UnservedModel(message, child, endpoint_class)
 
 
@@ -7972,8 +8013,8 @@ def _check_csrf(request, view):
     if reason.startswith(("Origin", "Referer")):
         raise AJAXError(403, reason, csrf=True)
     advice = _(
-        "Send the value of the cookie %(cookie)s, or csrf of this reply, in the header "
-        "%(header)s."
+        'Send the value of the cookie %(cookie)s, or of "csrf" in this reply, in the '
+        "header %(header)s."
     )
     advice %= {"cookie": settings.CSRF_COOKIE_NAME, "header": _get_header_name()}
     raise AJAXError(403, f"{reason} {advice}", csrf=get_token(request))
@@ -8063,7 +8104,7 @@ def _missing(message, sent, names=None):
     if close:
         return AJAXError(404, message, hint=f"Did you mean {close}?")
     known = ", ".join(sorted(names)[:_MAX_EXPLAINED_KEYS])
-    return AJAXError(404, message, hint=f"There is: {known or 'nothing'}.")
+    return AJAXError(404, message, hint=f"These names exist: {known or 'none'}.")
 
 
 @csrf_exempt
@@ -8447,7 +8488,7 @@ def _describe_callers(served_endpoint, hook=None, permission=""):
     name = endpoint_class.__name__
     has_hook = hook is not None and _overrides(endpoint_class, hook)
     if hook == "can_list" and not has_hook:
-        return _Callers(f"Nobody, until {name}.can_list allows.")
+        return _Callers(f"Nobody, until {name}.can_list returns True.")
     authentication = _find_authentication(endpoint_class)
     if authentication:
         who = f"Access: decided by {authentication}"
@@ -8612,7 +8653,7 @@ def _describe_version(model_endpoint):
     if name is None:
         return {}
     schema = _describe_field(model_endpoint.model._meta.get_field(name))
-    schema["description"] = "Send the value that you read: 409 if it has changed."
+    schema["description"] = "Send the value that you read. Another one is a 409."
     schema["x-ajax"] = {"version": True}
     return {name: schema}
 
@@ -8747,15 +8788,15 @@ def _describe_failure():
         "errors": {
             "type": "object",
             "additionalProperties": _describe_list(_TEXT),
-            "description": "By key; __all__ has those of the record as a whole.",
+            "description": "Messages by key. __all__ has those of the whole record.",
         },
         "current": {
             "description": "The record as it is now, where it has been changed."
         },
-        "login_url": {**_TEXT, "description": "Where logging in would help."},
+        "login_url": {**_TEXT, "description": "Logging in there would help."},
         "csrf": {
             "type": ["string", "boolean"],
-            "description": "A fresh token to try again with; true if none would help.",
+            "description": "A fresh token to try again with. True if none helps.",
         },
         "hint": _HINT,
         "traceback": {**_describe_list(place), "description": "In DEBUG."},
@@ -8846,7 +8887,7 @@ def _describe_visitor(request):
     """Return whom the page is logged in as, and where visitors can log in."""
     user = getattr(request, "user", None)
     if user and user.is_authenticated:
-        return {"you": f"You are {user}."}
+        return {"you": f"You are logged in as {user}."}
     return {"you": "You are not logged in.", **_login_url()}
 
 
@@ -8931,7 +8972,7 @@ def _check_imports():
     try:
         _autodiscover()
     except ImproperlyConfigured as error:
-        hint = "Every request is answered with status 500 until this is corrected."
+        hint = "Correct the file. Until then, every call is answered with status 500."
         yield "E001", str(error), hint
 
 
@@ -9191,7 +9232,7 @@ def _check_largest_page():
     try:
         _find_largest_page()
     except ImproperlyConfigured as error:
-        yield "E002", str(error), "Correct the setting, or remove it: 100 is usual."
+        yield "E002", str(error), "Correct the setting, or remove it to use 100."
 
 
 def _check_old_settings():
@@ -10050,9 +10091,9 @@ async function loadDescription() {
   const response = await fetch("openapi.json").catch(() => {});
   const reply = await response?.json().catch(() => {});
   if (typeof reply?.paths === "object") return reply;
-  const answer = response ? `it answered ${response.status}` : "no answer";
+  const answer = response ? `The server answered ${response.status}.` : "No answer came.";
   const message = reply?.data?.message ?? "";
-  return {problem: `openapi.json cannot be loaded: ${answer}. ${message}`, reply};
+  return {problem: `openapi.json cannot be loaded. ${answer} ${message}`, reply};
 }
 
 /** Describe the call of one path. Its group is that of all calls of its model. */
@@ -10111,6 +10152,7 @@ const WORDS = {
   boolean: "true or false",
   binary: "file",
   byte: "base64",
+  "time-local": "time",
 };
 
 /** Return the types of a schema; a schema without a type takes any JSON. */
@@ -10135,7 +10177,7 @@ function describe(schema) {
   if ($ref) text = `record of ${$ref.replace(/^.*\//, "").replace(".", "/")}`;
   else if (anyOf) text = anyOf.map(describe).join(", or ");
   else if (extras(schema).pk_of) text = `pk of ${extras(schema).pk_of}`;
-  else if (type === "array") text = `list of ${describe(items)}`;
+  else if (type === "array") text = `list (${describe(items)})`;
   if (isNullable(schema)) text += " or null";
   return text;
 }
@@ -10325,7 +10367,7 @@ function addSearch(field) {
   const {box, options, note, schema} = field;
   const list = getCall(`${getModel(schema)}/list`);
   if (!list || list.who.startsWith("Nobody")) return;
-  box.placeholder = "Search, or a pk";
+  box.placeholder = "Words, or a pk";
   box.oninput = box.onclick = ({isTrusted}) => isTrusted && showOptions(field, list);
   options.onchange = () => {
     const earlier = schema.items ? box.value.replace(/[^,]*$/, "") : "";
@@ -10547,7 +10589,7 @@ function showAnswer(view, {response, line, text, reply, error}) {
     part(".status"),
     element(`strong.chip ${response?.ok ? "good" : "bad"}`, {}, chip),
     line && element("small", {}, line),
-    ignored && element("small", {}, `These keys were not written: ${ignored}.`),
+    ignored && element("small", {}, `Not saved, as read-only: ${ignored}.`),
     problem && prose("span.bad", problem),
     loginUrl && element("a", {href: loginUrl}, "Log in"),
   );
@@ -11299,7 +11341,7 @@ _PAGE = """<!doctype html>
     <form id="find" role="search">
       <label for="filter">Find a call</label>
       <input id="filter" type="search" autocomplete="off" aria-describedby="found">
-      <small id="found" role="status">Type words, or paste a path.</small>
+      <small id="found" role="status">Type words. Or paste a path, press Enter.</small>
     </form>
     <div id="calls"></div>
   </nav>

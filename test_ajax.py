@@ -1041,7 +1041,7 @@ class Requests(AjaxTestCase):
 
     def broken(self):
         """Return content types, broken bodies, and patterns of their messages."""
-        at, key, deep = "line 1 column|char", "title|level|column|in 0", "64|deep"
+        at, key, deep = "line 1 column|char", "title|level|column|key 0", "64|deep"
         of_json = [
             (b"{", at),
             (b"[1,]", at),
@@ -1397,21 +1397,21 @@ class Requests(AjaxTestCase):
         for body, where in [
             (part(""), "line 1 column 1"),
             (part("{'a': 1}"), "line 1 column 2"),
-            (part("[1]"), "has to be an object"),
-            (part("null"), "has to be an object"),
-            (part('{"words": NaN}'), 'in "words"'),
-            (part('{"words": "\\u0000"}'), 'in "words"'),
-            (part('{"words": "\\udfff"}'), 'in "words"'),
+            (part("[1]"), "has to be a JSON object"),
+            (part("null"), "has to be a JSON object"),
+            (part('{"words": NaN}'), 'key "words"'),
+            (part('{"words": "\\u0000"}'), 'key "words"'),
+            (part('{"words": "\\udfff"}'), 'key "words"'),
             (part('{"words": "\0"}'), "application/json"),
             (part('{"a": 1, "a": 1}'), '"a" is sent twice'),
             (part('{"a":' * 65 + "1" + "}" * 65), "too deeply"),
-            (part("{}") * 2, "send only files"),
-            (part("{}") + part("1", "words"), "send only files"),
-            (part("{}") + part("1", "words[]"), "send only files"),
+            (part("{}") * 2, "Send only files"),
+            (part("{}") + part("1", "words"), "Send only files"),
+            (part("{}") + part("1", "words[]"), "Send only files"),
             (part('{"file": null}') + file, '"file" is sent twice'),
             (part("{}") + file * 2, '"file" is sent twice'),
             (part("{}") + file + file.replace('"file"', '"file[]"'), "is sent twice"),
-            (part("{}") + file.replace('"file"', '"fi\0le"'), "Null characters"),
+            (part("{}") + file.replace('"file"', '"fi\0le"'), "cannot be stored"),
         ]:
             for path in ("ask", "contactform", "specimen", "specimen/list"):
                 with self.subTest(path, body=body[:90]):
@@ -2785,9 +2785,9 @@ class Parameters(AjaxTestCase):
             ("request, a: set", "which ajax.py cannot read"),
             ("request, a: 5", "which ajax.py cannot read"),
             ("request, a: list", "which ajax.py cannot read"),
-            ("request, a: list[list[str]]", "list of what is neither"),
-            ("request, a: list[dict]", "list of what is neither"),
-            ("request, a: list[int | None]", "list of what is neither"),
+            ("request, a: list[list[str]]", "list of what cannot be read"),
+            ("request, a: list[dict]", "list of what cannot be read"),
+            ("request, a: list[int | None]", "list of what cannot be read"),
             ("request, a: int | str", "union of several types"),
             ("request, a: typing.Literal['1', 1]", "neither all texts nor all"),
             ("request, a: typing.Annotated[int, int]", "no validator and no field"),
@@ -2812,7 +2812,8 @@ class Parameters(AjaxTestCase):
         refused(f"{source}def f(request, a: typing.Annotated[str, {two}]): pass", "one")
         one = "dict, models.EmailField()"
         refused(
-            f"{source}def f(request, a: typing.Annotated[{one}]): pass", "one field"
+            f"{source}def f(request, a: typing.Annotated[{one}]): pass",
+            "one model field",
         )
 
     def test_annotations_may_name_what_is_imported_for_type_checkers_only(self):
@@ -2904,7 +2905,7 @@ class Parameters(AjaxTestCase):
                 self.post("shop/hello", status=500)
                 with self.assertRaisesMessage(SystemCheckError, "auth.Group") as caught:
                     call_command("check")
-                message = "join takes records of a model that no endpoint serves: regi"
+                message = "join takes records of a model that no endpoint serves. Regi"
                 self.assertIn(message, str(caught.exception))
                 self.assertIn(f"line {line}", str(caught.exception))
                 self.assertNotIn("cannot be imported", str(caught.exception))
@@ -3458,8 +3459,8 @@ MESSAGES = [  # field, sent, message
         "Select a valid choice. That choice is not one of the available",
     ),
     ("keepers", [0], "user with pk 0 does not exist."),
-    ("tags", 5, "Tags are a text, or a list of names."),
-    ("tags", [*map(str, range(101))], "At most 100 tags."),
+    ("tags", 5, "Send the tags as a text or as a list of names."),
+    ("tags", [*map(str, range(101))], "Send at most 100 tags."),
 ]
 
 #: Values that a database could not give back, and the nearest one that it could.
@@ -4174,7 +4175,7 @@ class Fields(AjaxTestCase):
         self.assertEqual(len(data), len(tags) - 1)
         self.specimen.keepers.set([self.user])
         errors = self.errors(self.path, {"keepers": [*range(10_000, 11_001)]})
-        self.assertEqual(errors, {"keepers": ["At most 1000 values."]})
+        self.assertEqual(errors, {"keepers": ["Send at most 1000 values."]})
 
     def test_a_date_time_of_a_form_that_is_none_is_an_error_of_its_key(self):
         self.update(self.specimen, moment="2024-05-06T07:08:09Z")
@@ -5587,9 +5588,9 @@ class Refusals(AjaxTestCase):
     def test_the_class_in_ajax_authentication(self):
         for attributes, message in [
             ({"is_authenticated": is_asked_async}, "is_authenticated is async"),
-            ({"is_authenticate": no}, "is_authenticate is never asked"),
-            ({"isAuthenticated": no}, "isAuthenticated is never asked"),
-            ({"authenticate": no}, "authenticate is never asked here"),
+            ({"is_authenticate": no}, "is_authenticate has no effect"),
+            ({"isAuthenticated": no}, "isAuthenticated has no effect"),
+            ({"authenticate": no}, "authenticate has no effect here"),
             (
                 {"is_authenticated": lambda self, request: 1},
                 "is called with (request, ",
@@ -5786,7 +5787,7 @@ class Refusals(AjaxTestCase):
 
     def test_methods_that_are_to_validate_a_field(self):
         for name in ("clean_iban", "validate_iban"):
-            message = f"{name} is never asked. Write it into the model's clean()."
+            message = f"{name} has no effect. Write it into the model's clean()."
             self.refuse(message, Invoice, **{name: lambda self, value: value})
         for name in ("clean", "full_clean"):
             with self.subTest(name):
@@ -5935,7 +5936,7 @@ class Refusals(AjaxTestCase):
         self.serve(Group, **method)
         self.doCleanups()
         with mock.patch.object(Group, "__exclude__", ["name"], create=True):
-            self.refuse("Group.__exclude__ is never asked. Set exclude")
+            self.refuse("Group.__exclude__ has no effect. Set exclude")
 
     # Forms and encoders
 
@@ -5948,16 +5949,16 @@ class Refusals(AjaxTestCase):
         names += ["perform_create", "to_dict", "can_edit"]
         for name in names:
             with self.subTest(name):
-                message = f"BerthFormEndpoint.{name} is never asked"
+                message = f"BerthFormEndpoint.{name} has no effect"
                 text = refuse(message, **{name: is_author})
                 self.assertIn("Override authenticate() or get_form_kwargs()", text)
         for attributes, message in [
             ({"login_required": True}, "Override authenticate()"),
             ({"permission_classes": []}, "Override authenticate() or get_form_kwa"),
-            ({"throttle_classes": []}, "count in authenticate(), and raise AJAXError"),
+            ({"throttle_classes": []}, "Count them in authenticate(), and raise"),
             ({"authentification": []}, "Override authenticate()"),
-            ({"form_kwargs": {}}, "is never asked. Override get_form_kwargs()."),
-            ({"success_url": "/"}, "is never asked. The page itself goes on"),
+            ({"form_kwargs": {}}, "has no effect. Override get_form_kwargs()."),
+            ({"success_url": "/"}, "has no effect. Let the JavaScript of the page"),
             ({"get_form_kwarg": yes}, "Did you mean get_form_kwargs?"),
             ({"getFormKwargs": yes}, "Did you mean get_form_kwargs?"),
             ({"autenticate": yes}, "Did you mean authenticate?"),
@@ -5992,10 +5993,10 @@ class Refusals(AjaxTestCase):
         exclude = ajax.ExcludeEncoder
         mixin = type("Mixin", (), {"to_dict": to_dict})
         for bases, attributes, message in [
-            ([default], {"fields": ["title"]}, "fields is never asked here"),
-            ([default], {"exclude": ["title"]}, "exclude is never asked here"),
-            ([default], {"include": ["title"]}, "include is never asked here"),
-            ([include], {"exclude": ["title"]}, "exclude is never asked here"),
+            ([default], {"fields": ["title"]}, "fields has no effect here"),
+            ([default], {"exclude": ["title"]}, "exclude has no effect here"),
+            ([default], {"include": ["title"]}, "include has no effect here"),
+            ([include], {"exclude": ["title"]}, "exclude has no effect here"),
             ([default], {"toDict": to_dict}, "Did you mean to_dict?"),
             ([default], {"to_dit": to_dict}, "Did you mean to_dict?"),
             ([default], {"htmlEscape": True}, "Did you mean html_escape?"),
@@ -6053,7 +6054,7 @@ class Refusals(AjaxTestCase):
 
     def test_what_is_no_class_is_refused_by_name(self):
         for wrong in (OpenEndpoint("shop", Group, "get"), "OpenEndpoint", no):
-            message = "auth.Group wants a class that extends ModelEndpoint"
+            message = "auth.Group needs a class that extends ModelEndpoint"
             with self.assertRaisesMessage(ImproperlyConfigured, message):
                 ajax.endpoint.register(Group, wrong)
 
@@ -8009,7 +8010,7 @@ class Lists(AjaxTestCase):
     def test_parameters_in_the_query_string_are_refused(self):
         for query in ("status=closed", "title=First", "x"):
             reply = self.post("shop/article/list", status=400, QUERY_STRING=query)
-            message = "Send the parameters in the body."
+            message = "Send the parameters in the body, not in the query string."
             self.assertEqual(reply["data"]["message"], message)
         self.post("shop/article/list", QUERY_STRING="")
         self.post(f"{self.path}/get", QUERY_STRING="status=closed")
@@ -10913,10 +10914,10 @@ class Additions(AjaxTestCase):
             ),
             (
                 {"stars": 5},
-                "has 'stars', which is neither an expression nor a function",
+                "has 'stars', which is no expression",
             ),
-            ({"stars": "ratings"}, "neither an expression nor a function"),
-            ({"stars": None}, "neither an expression nor a function"),
+            ({"stars": "ratings"}, "which is no expression"),
+            ({"stars": None}, "which is no expression"),
             ({"stars": Count}, "has 'stars', a class. Write an expression, such as Co"),
             ({"stars": later}, "has 'stars', an async function"),
             ({"stars": lambda: Value(1)}, "called with (request)"),
@@ -11173,14 +11174,18 @@ class Versions(AjaxTestCase):
 
     def test_a_version_that_is_not_shown_is_refused(self):
         for name, attributes, message in [
-            ("fans", {}, "names 'fans', no column of shop.Recipe"),
-            ("pk", {}, "names 'pk', no column of shop.Recipe"),
-            ("cook__username", {}, "no column of shop.Recipe"),
-            ("nothing", {}, "no column of shop.Recipe"),
-            ("chnaged", {}, "no column of shop.Recipe. Did you mean changed?"),
-            ("cook_id", {}, "no column of shop.Recipe. Did you mean cook?"),
-            ("changed", {"fields": ["title"]}, "names 'changed', no shown column"),
-            ("changed", {"exclude": ["changed"]}, "no shown column"),
+            ("fans", {}, "names 'fans', which is no column of the model"),
+            ("pk", {}, "names 'pk', which is no column of the model"),
+            ("cook__username", {}, "which is no column of the model"),
+            ("nothing", {}, "which is no column of the model"),
+            ("chnaged", {}, "which is no column of the model. Did you mean changed?"),
+            ("cook_id", {}, "which is no column of the model. Did you mean cook?"),
+            (
+                "changed",
+                {"fields": ["title"]},
+                "names 'changed', which clients do not see",
+            ),
+            ("changed", {"exclude": ["changed"]}, "which clients do not see"),
         ]:
             with self.subTest(name, **attributes):
                 with self.assertRaisesMessage(ImproperlyConfigured, message):
@@ -11582,7 +11587,7 @@ class Security(AjaxTestCase):
                     self.assertEqual(reply["data"]["message"], NO_OPERATION)
         for name in ("get", "update", "delete"):
             reply = self.post(f"shop/article/{name}", status=400)
-            message = "This needs a record: add its pk to the path."
+            message = "This operation needs a record. Add its pk to the path."
             self.assertEqual(reply["data"]["message"], message)
         self.assertEqual(self.shown(self.article), shown)
 
@@ -13418,7 +13423,9 @@ class OpenAPI(AjaxTestCase):
                         self.assertEqual(kept, ["no-store", "DENY", "Cookie"])
 
     def test_it_says_who_asks(self):
-        self.assertEqual(self.described()["x-ajax"], {"you": "You are ann."})
+        self.assertEqual(
+            self.described()["x-ajax"], {"you": "You are logged in as ann."}
+        )
         self.client.logout()
         visitor = {"you": "You are not logged in.", "login_url": "/accounts/login/"}
         self.assertEqual(self.described()["x-ajax"], visitor)
@@ -13601,7 +13608,7 @@ class OpenAPI(AjaxTestCase):
         paths = self.described()["paths"]
         for name, taken, asks, hook in (
             ("tags/add", ["tags"], None, "can_update"),
-            ("tags/clear", None, "Take all tags away?", "can_update"),
+            ("tags/clear", None, "Remove all tags of this record?", "can_update"),
             ("tags/similar", None, None, None), ("get", None, None, None),
             ("delete", None, "Delete this record?", "can_delete"),
         ):  # fmt: skip
@@ -14342,7 +14349,7 @@ class Explorer(BrowserTestCase):
 
     def test_it_says_who_is_logged_in_and_where_visitors_log_in(self):
         self.explore()
-        self.assertEqual(self.find("#you").text, "You are ann.")
+        self.assertEqual(self.find("#you").text, "You are logged in as ann.")
         self.explore("shop/whoami", user=False)
         self.assertEqual(self.find("#you").text, "You are not logged in. Log in")
         link = self.find("#you a").get_attribute("href")
@@ -14365,15 +14372,15 @@ class Explorer(BrowserTestCase):
     def test_it_says_that_openapi_json_cannot_be_loaded(self):
         login = {"success": False, "data": {"message": "No."}, "login_url": "/in/"}
         for response, said, you in (
-            (HttpResponse("<b>Down</b>", status=502), "it answered 502.", ""),
-            (JsonResponse(login, status=404), "it answered 404. No.", "Log in"),
-            (JsonResponse({"paths": 5}), "it answered 200.", ""),
-            (HttpResponse(""), "it answered 200.", ""),
+            (HttpResponse("<b>Down</b>", status=502), "The server answered 502.", ""),
+            (JsonResponse(login, status=404), "The server answered 404. No.", "Log in"),
+            (JsonResponse({"paths": 5}), "The server answered 200.", ""),
+            (HttpResponse(""), "The server answered 200.", ""),
         ):
             with self.subTest(said), patch_openapi(response):
                 self.explore()
                 self.assertEqual(
-                    self.find("#problem").text, f"openapi.json cannot be loaded: {said}"
+                    self.find("#problem").text, f"openapi.json cannot be loaded. {said}"
                 )
                 self.assertEqual(self.find("#you").text, you)
                 self.assertFalse(self.find("#about").is_displayed())
@@ -14426,7 +14433,7 @@ class Explorer(BrowserTestCase):
         path_ = f"shop/article/{self.article.pk}"
         for name, label, question in (
             ("delete", "Delete", "Delete this record?"),
-            ("tags/clear", "Clear", "Take all tags away?"),
+            ("tags/clear", "Clear", "Remove all tags of this record?"),
         ):
             self.explore(f"{path_}/{name}")
             button = self.find("[type=submit]")
@@ -14696,7 +14703,7 @@ class Explorer(BrowserTestCase):
             [term.text for term in outline.find_elements("css selector", "dd")],
             strict=True,
         ))  # fmt: skip
-        self.assertEqual(lines["data"], "list of record of shop/article")
+        self.assertEqual(lines["data"], "list (record of shop/article)")
         self.assertEqual(lines["data[0].title"], "text")
         self.assertEqual(lines["total"], "whole number")
         self.explore("shop/hello")
@@ -14877,7 +14884,9 @@ class Explorer(BrowserTestCase):
         with self.answers(lambda request: JsonResponse(reply)):
             self.press()
             note = self.find_all("article [role=status] small")[1].text
-            self.assertEqual(note, "These keys were not written: author, created.")
+            self.assertEqual(
+                note, "Not saved, as read-only: author, created."
+            )
             del reply["ignored"]
             self.press()
         self.assertEqual(len(self.find_all("article [role=status] small")), 1)
