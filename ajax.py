@@ -169,7 +169,8 @@ app_name = "ajax"
 
 _MAX_JSON_DEPTH = 64
 _MAX_TAGS = 100
-#: Values of one many-to-many relation.
+#: Values of one many-to-many relation or list, and keys of a body that are looked at,
+#: one by one, for a message.
 _MAX_MEMBERS = 1000
 _MAX_FILTER_VALUES = 100
 #: Characters of one value of a filter.
@@ -805,7 +806,7 @@ def _is_of_auth(model):
     return model.__module__.startswith("django.contrib.auth.")
 
 
-def _is_special(field):
+def _is_shown_only(field):
     """Return whether a field is a range, hstore or search vector of PostgreSQL's: such
     fields are shown, but cannot be written."""
     if hasattr(field, "range_type"):
@@ -971,7 +972,7 @@ def _is_writable(field, is_named):
     if field.many_to_many and not _is_tags_manager(field):
         if not field.remote_field.through._meta.auto_created:
             return False
-    if field.generated or _is_special(field):
+    if field.generated or _is_shown_only(field):
         return False
     if is_named:
         return True
@@ -1365,7 +1366,7 @@ def _as_form_text(value):
     return value if isinstance(value, str) else _dump(value)
 
 
-def _is_sent(shown, sent):
+def _equals_shown(shown, sent):
     """Return whether what was sent is a plain value that was shown, in JSON or as the
     text of a form."""
     if not isinstance(sent, _FormValue):
@@ -2007,7 +2008,7 @@ class _Part:
         `reply` is what the client gets of the record. Raise ValidationError for a bad
         value.
         """
-        return self.name in reply and _is_sent(reply[self.name], sent)
+        return self.name in reply and _equals_shown(reply[self.name], sent)
 
 
 class _Column(_Part):
@@ -2927,7 +2928,7 @@ class _Plan:
         """
         related = relation.related_model
         levels = self._find_levels(name, related)
-        if levels is None and self.outer is None and not self._is_shut(related):
+        if levels is None and self.outer is None and not self._stays_pk(related):
             levels = {} if isinstance(self.levels, dict) else 0
         if levels is None:
             return None
@@ -2980,7 +2981,7 @@ class _Plan:
             parent_key=parent_key,
         )
 
-    def _is_shut(self, related):
+    def _stays_pk(self, related):
         """Return whether no records of a model are shown inside of these: the model is
         closed, its hooks want a user and there is none, or there are too many."""
         if endpoint.is_closed(related):
@@ -2995,7 +2996,7 @@ class _Plan:
         The pk is shown if no levels are left, if the model is expanded on the way here,
         or if nobody may see its records.
         """
-        if self._is_shut(related):
+        if self._stays_pk(related):
             return None
         endpoint_class = endpoint.find(related)
         if isinstance(self.levels, dict):
@@ -3613,7 +3614,7 @@ def _is_reverse(field):
 
 def _is_offered(field, lookups):
     """Return whether a filter may use these lookups on a field."""
-    if _is_special(field) or hasattr(field, "base_field"):
+    if _is_shown_only(field) or hasattr(field, "base_field"):
         return lookups == ["isnull"]
     if isinstance(field, models.JSONField) and lookups:
         own_lookups = field.get_lookups()
@@ -5061,10 +5062,12 @@ class _Draft:
         if isinstance(part, _JSONColumn) and is_form:
             return False  # A form's 1 is a number. The stored value may be "1".
         if self.plan.is_custom or self.plan.is_escaped:
-            return part.name in self.shown and _is_sent(self.shown[part.name], sent)
+            return part.name in self.shown and _equals_shown(
+                self.shown[part.name], sent
+            )
         if not part.compares_text:
             return False
-        if _is_sent(part.show_stored(self), sent):
+        if _equals_shown(part.show_stored(self), sent):
             return True
         return is_form and self.shows_moment(part, _only_value(sent))
 
@@ -5108,7 +5111,7 @@ class _Draft:
         sent = self.sent[key]
         if self.plan.is_custom:
             for record in (self.shown, reply):
-                if key in record and _is_sent(record[key], sent):
+                if key in record and _equals_shown(record[key], sent):
                     return True
             return False
         [part] = [part for part in self.plan.parts if part.name == key]
@@ -7400,13 +7403,19 @@ def _find_wrong_parameters(candidate):
             yield owner, name, sentence
 
 
+#: The hooks that allow a write.
+_WRITE_HOOKS = {
+    operation.hook for operation in _OPERATIONS.values() if operation.permission
+}
+
+
 def _fit_signature(hook, name, arguments):
     """Return the signature of a hook, None if it cannot be called with these arguments.
 
     The hooks that allow a write may take fewer, as those of the old package did.
     """
     modified = {}
-    if name in ("can_create", "can_update", "can_delete"):
+    if name in _WRITE_HOOKS:
         if arguments[-1] == "modified":
             arguments, modified = arguments[:-1], {"modified": "modified"}
         arguments, modified = _fit_arguments(hook, arguments, modified)

@@ -14884,9 +14884,7 @@ class Explorer(BrowserTestCase):
         with self.answers(lambda request: JsonResponse(reply)):
             self.press()
             note = self.find_all("article [role=status] small")[1].text
-            self.assertEqual(
-                note, "Not saved, as read-only: author, created."
-            )
+            self.assertEqual(note, "Not saved, as read-only: author, created.")
             del reply["ignored"]
             self.press()
         self.assertEqual(len(self.find_all("article [role=status] small")), 1)
