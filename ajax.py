@@ -2753,8 +2753,9 @@ class _Annotations:
         """Return the field that an annotation's values are of; None for a function of
         the request, if there is no request."""
         queryset = self.add(self.model._base_manager.all(), request)
-        expression = queryset.query.annotations.get(name)
-        return expression and expression.output_field
+        if name not in queryset.query.annotations:
+            return None
+        return queryset.query.annotations[name].output_field
 
 
 # --- The plan: what a model looks like ------------------------------------------------
@@ -2806,6 +2807,7 @@ class _Plan:
         self._set_escaping(html_escape, outer)
         self._set_expansion(levels, outer)
         self._make_parts()
+        self._place_parts()
         self.reader = _Reader(self)
 
     def _set_access(self):
@@ -2843,7 +2845,8 @@ class _Plan:
     # Parts
 
     def _make_parts(self):
-        self.is_custom = self.encoder is not None and self.encoder._is_custom
+        """Make the part for each key that is shown."""
+        #: By what they expand, the plan of foreign keys that share a query, and them.
         self.peers = {}
         self.parts = [_Column(self, "pk", self.model._meta.pk, "pk")]
         #: The keys that these records have elsewhere, but not inside of others.
@@ -2855,6 +2858,12 @@ class _Plan:
                 self.parts.append(part)
             elif self.outer is not None:
                 self.left_out.append(name)
+        self.names = [part.name for part in self.parts]
+        keys = [f"{_dump(name)}:%s" for name in self.names]
+        self.template = "{" + ",".join(keys) + "}"
+
+    def _place_parts(self):
+        """Work out what the parts want of a query, and give each its position."""
         self.lookups = []
         self.joins = []
         self.tag_parts = {}
@@ -2868,9 +2877,7 @@ class _Plan:
         if self.parent_key is not None:
             self.parent_position = len(self.lookups)
             self.lookups.append(self.parent_key.attname)
-        self.names = [part.name for part in self.parts]
-        keys = [f"{_dump(name)}:%s" for name in self.names]
-        self.template = "{" + ",".join(keys) + "}"
+        self.is_custom = self.encoder is not None and self.encoder._is_custom
         self.needs_records = (
             self.is_custom
             or self.asks_can_get

@@ -381,14 +381,19 @@ def no(self, *arguments):
     return False
 
 
-@functools.lru_cache(maxsize=64)
-def make_validators(served, encoders, discovery, uses_time_zones):
-    """Return by path what checks a reply against openapi.json.
+@functools.lru_cache(maxsize=256)
+def make_validators(label, name, served, encoders, discovery, uses_time_zones):
+    """Return by path what checks a reply of one endpoint against openapi.json.
 
-    The arguments are what that depends on: another one makes other validators.
+    The other arguments are what that depends on: another one makes other validators.
     """
-    with override_settings(DEBUG=True):
-        spec = Client().get("/ajax/openapi.json").json()
+    paths = {}  # To describe all of them takes long.
+    for key, model in ajax.endpoint._paths.items():
+        if key[1:] == (label, name):
+            paths[key] = model
+    with mock.patch.object(ajax.endpoint, "_paths", paths):
+        with override_settings(DEBUG=True):
+            spec = Client().get("/ajax/openapi.json").json()
     validators = {}
     for path_, item in spec["paths"].items():
         success = item["post"]["responses"]["200"]
@@ -406,6 +411,8 @@ def find_validator(path):
     names = ("app", "name", "model", "pk", "tags", "operation", "command")
     template = "/".join(parts[name] for name in names if name in parts)
     validators = make_validators(
+        parts["app"],
+        parts.get("name") or parts["model"],
         frozenset(ajax.endpoint._registry.items()),
         frozenset(ajax.encoder._registry.items()),
         ajax._discovery,
