@@ -8756,7 +8756,8 @@ def _describe_calls(request):
 def _describe_records(request):
     """Return by name the schema of each model's records, wherever they are shown."""
     plans = {}
-    for model, endpoint_class in endpoint._registry.items():
+    for model in dict.fromkeys(endpoint._paths.values()):
+        endpoint_class = endpoint._registry[model]
         if issubclass(endpoint_class, ModelEndpoint):
             _collect_plans(endpoint_class._for_model(model, request)._plan, plans)
     schemas = {}
