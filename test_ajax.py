@@ -11029,7 +11029,27 @@ class Additions(AjaxTestCase):
             with self.assertLogs("django.request") as logs:
                 self.post("shop/hello", status=500)
             self.assertIn("KindEndpoint.fields names permission_set", logs.output[0])
-            with self.assertRaisesMessage(SystemCheckError, "auth.Permission"):
+            advice = "no endpoint offers their get. Register auth.Permission"
+            with self.assertRaisesMessage(SystemCheckError, advice):
+                call_command("check")
+
+    def test_a_child_whose_endpoint_offers_no_get_fails_like_an_import(self):
+        source = """
+            import ajax
+            from django.contrib.auth.models import Permission
+            from django.contrib.contenttypes.models import ContentType
+
+            @ajax.register(Permission)
+            class RightEndpoint(ajax.ModelEndpoint):
+                operations = ["list"]
+
+            @ajax.register(ContentType)
+            class KindEndpoint(ajax.ModelEndpoint):
+                fields = ["model", "permission_set"]
+            """
+        with self.apps(zoo=source):
+            advice = 'Add "get" to operations of RightEndpoint'
+            with self.assertRaisesMessage(SystemCheckError, advice):
                 call_command("check")
 
     def test_members_that_expand_names_are_whole_or_a_pk(self):
