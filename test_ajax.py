@@ -10274,7 +10274,7 @@ class TicketField(models.BigAutoField):
     """A key that is a number only in the database, as those of django-hashid-field."""
 
     def to_python(self, value):
-        if isinstance(value, TicketNumber):
+        if value is None or isinstance(value, TicketNumber):
             return value
         return TicketNumber(int(str(value).removeprefix("T-")))
 
