@@ -4650,6 +4650,9 @@ class _Parameters:
                 if parameter.default is parameter.empty:
                     raise _BadParameter("is never read, so it must have a default")
                 return
+            is_bare = parameter.annotation is parameter.empty
+            if parameter.name == "record" and is_bare:
+                raise _BadParameter("stands directly after request, in an operation")
             self.by_name[parameter.name] = _Parameter(parameter, function)
         except _BadParameter as error:
             message = (
@@ -5172,7 +5175,8 @@ class _Draft:
             )
             if is_refusal or not (self.errors or is_missing):
                 raise
-            hint = f"A hook failed over a value that is missing or wrong: {error}."
+            reason = str(error).rstrip(".")
+            hint = f"A hook failed over a value that is missing or wrong: {reason}."
             for name, messages in self.errors.items():
                 hint += f" {name}: {' '.join(map(str, messages))}"
             raise AJAXError(403, _MESSAGES[403], **_hint(hint)) from error
@@ -6333,10 +6337,32 @@ class ModelEndpoint(_ServedEndpoint):
 
     def _no_operation(self):
         """Return the AJAXError 404 for an operation that is not offered."""
+        message = _("There is no such operation.")
+        if hint := self._explain_no_operation():
+            return AJAXError(404, message, **_hint(hint))
         names = self.operations
         if names is None:
             names = {*_operations(type(self)), *self._plan.tag_parts}
-        return _missing(_("There is no such operation."), self.method, names)
+        return _missing(message, self.method, names)
+
+    def _explain_no_operation(self):
+        """Return why a method of the class is not an operation at this path, None if
+        there is no such method."""
+        endpoint_class = type(self)
+        place = f"{endpoint_class.__name__}.{self.method}"
+        if self.method in _operations(endpoint_class):
+            if not self._offers(self.method):
+                return (
+                    f'Add "{self.method}" to operations of {endpoint_class.__name__}.'
+                )
+            return f"{place} takes no pk."
+        method = getattr(endpoint_class, self.method, None)
+        is_own = not self.method.startswith("_") and _defines(
+            endpoint_class, self.method
+        )
+        if is_own and inspect.isfunction(method):
+            return f"{place} takes more than request: put @ajax.validated above it."
+        return None
 
     def _run(self, request):
         """Return what the operation returns; a custom one on a record wants can_get to
@@ -7520,7 +7546,8 @@ def _find_bad_annotations(candidate):
     try:
         _Annotations(candidate.model, endpoint_class)
     except core_exceptions.FieldError as error:
-        yield endpoint_class, "annotations", f"cannot be queried: {error}."
+        reason = str(error).rstrip(".")
+        yield endpoint_class, "annotations", f"cannot be queried: {reason}."
 
 
 def _find_repeating_annotations(candidate):
@@ -9097,15 +9124,22 @@ class _NameRules:
         is_valid = _NAME_RULES[attribute]
         return is_valid(self, name)
 
-    def suggest(self, name):
-        """Return a hint about a name that is not accepted."""
-        known_names = [*self.field_names, *_operations(self.endpoint_class)]
+    def suggest(self, name, attribute="fields"):
+        """Return a hint about a name that a class attribute does not accept."""
+        if not isinstance(name, str):
+            return "Correct the name, or remove it."
+        known_names = self.field_names
+        if attribute == "operations":
+            known_names = _operations(self.endpoint_class)
+        name = name.lstrip("-^=@")
         close_name = self.columns.get(name)
-        if "__" in str(name):
-            close_name = close_name or self.correct_path(str(name).lstrip("-^=@"))
-        close_name = close_name or _find_close(str(name), known_names)
+        if "__" in name:
+            close_name = close_name or self.correct_path(name)
+        close_name = close_name or _find_close(name, known_names)
         if close_name and close_name != name:
             return f"Did you mean {close_name}?"
+        if attribute == "search_fields" and name.partition("__")[0] in self.field_names:
+            return f"Name a column to search in, such as {name}__name."
         return "Correct the name, or remove it."
 
     def correct_path(self, path_name):
@@ -9151,13 +9185,13 @@ class _NameRules:
         fields = self.endpoint_class.fields or ()
         return self.is_shown(name) and (name not in self.columns or name in fields)
 
-    def is_expandable(self, name):
-        field, lookups = _end_of_path(self.model, name)
-        if isinstance(field, models.ForeignKey) and not lookups:
-            return True
-        if not lookups and field is not None and field.many_to_many:
-            return not _is_tags_manager(field)
-        return name not in self.field_names and self.is_extra(name)
+    def is_expandable(self, path_name):
+        model = self.model
+        for name in path_name.split("__"):
+            model = _find_expanded_model(model, name)
+            if model is None:
+                return path_name not in self.field_names and self.is_extra(path_name)
+        return True
 
     def is_order(self, name):
         return name in ("?", "-?") or self.is_lookup(name.lstrip("-"))
@@ -9169,7 +9203,11 @@ class _NameRules:
         return self.is_lookup(name) and not is_repeated
 
     def is_searchable(self, name):
-        return self.is_lookup(name.lstrip("^=@"))
+        name = name.lstrip("^=@")
+        if name.partition("__")[0] in self.endpoint_class.annotations:
+            return False  # The search does not annotate its query.
+        _field, lookups = _end_of_path(self.model, name)
+        return self.is_lookup(name if lookups else f"{name}__icontains")
 
     def is_filter(self, name):
         first_name, *lookups = name.split("__")
@@ -9183,6 +9221,19 @@ class _NameRules:
         if field is not None and _is_tags_manager(field):
             return True
         return name in _operations(self.endpoint_class)
+
+
+def _find_expanded_model(model, name):
+    """Return the model of the records that a name expands to, None if it names no
+    foreign key, many-to-many relation or children."""
+    field = _model_fields(model).get(name)
+    if field is None:
+        relation = _find_child_relation(model, name)
+        return None if relation is None else relation.related_model
+    is_plural = field.many_to_many and not _is_tags_manager(field)
+    if is_plural or isinstance(field, models.ForeignKey):
+        return field.remote_field.model
+    return None
 
 
 #: The rule for the names in each class attribute.
@@ -9214,7 +9265,8 @@ def _check_names(model, endpoint_class):
         for name in names:
             if not rules.accepts(attribute, name):
                 message = f"{place} names {name!r}, which {model._meta.label} does not"
-                yield "E002", f"{message} have or offer.", rules.suggest(name)
+                hint = rules.suggest(name, attribute)
+                yield "E002", f"{message} have or offer.", hint
 
 
 def _check_encoder_names(model, model_encoder):
@@ -9868,9 +9920,9 @@ function receive(promise, path, options) {
 }
 
 function send(path, body, options) {
-  const segments = path.split("/");
+  const segments = String(path ?? "").split("/");
   if (segments.some(segment => ["", ".", ".."].includes(segment))) {
-    throw new TypeError(`The path "${path}" has a segment that is empty, "." or "..".`);
+    throw new TypeError(`Write a path such as blog/post/create, not "${path}".`);
   }
   const url = new URL(`${segments.map(encodeURIComponent).join("/")}.json`, import.meta.url);
   const headers = {[HEADER_NAME]: findToken()};

@@ -2309,6 +2309,35 @@ class Functions(AjaxTestCase):
                 messages = [error.msg for error in checks.run_checks()]
                 self.assertNotIn("books.endpoints", " ".join(messages))
 
+    def test_debug_tells_why_a_method_is_no_operation(self):
+        article = Article.objects.get(title="First")
+        self.serve(
+            Article,
+            operations=["get", "list"],
+            can_list=yes,
+            lend=lambda self, request, record: None,
+            _lend=lambda self, request, record: None,
+        )
+        for path, hint in [
+            (
+                f"{article.pk}/lend",
+                "ArticleEndpoint.lend takes more than request: put ",
+            ),
+            (f"{article.pk}/delete", 'Add "delete" to operations of ArticleEndpoint.'),
+            (f"{article.pk}/list", "ArticleEndpoint.list takes no pk."),
+            (f"{article.pk}/_lend", "There "),
+            (f"{article.pk}/save_record", "There "),
+            (f"{article.pk}/gett", "Did you mean get?"),
+        ]:
+            with self.subTest(path), self.settings(DEBUG=True):
+                reply = self.post(f"shop/article/{path}", status=404)
+                self.assertEqual(reply["data"]["message"], NO_OPERATION)
+                self.assertIn(
+                    hint.replace("There ", "These names exist"), reply["hint"]
+                )
+            reply = self.post(f"shop/article/{path}", status=404)
+            self.assertNotIn("hint", reply)
+
     def test_an_endpoint_object_encodes_records(self):
         news, local = self.shown(self.news), self.shown(self.local)
         self.assertEqual(self.post("tools/lamp")["data"], [news, [news, local]])
@@ -10712,7 +10741,7 @@ class ThirdParties(AjaxTestCase):
 # --- What endpoints add to records ----------------------------------------------------
 
 from django.db.models import Avg, Count, Exists, OuterRef, Q, Value
-from django.db.models.functions import Coalesce, TruncDate
+from django.db.models.functions import Coalesce, Length, TruncDate
 
 
 class Recipe(models.Model):
@@ -15213,6 +15242,7 @@ class Checks(AjaxTestCase):
             ("list_filter", ["category__pk__range"], None),
             ("list_filter", ["json__has_key"], None),
             ("operations", ["get", "publsh"], "publish"),
+            ("operations", ["get", "titl"], None), ("list_filter", [["title"]], None),
         ]:  # fmt: skip
             with self.subTest(attribute, names=names):
                 served = Specimen if "json" in str(names[0]) else Article
@@ -15222,6 +15252,23 @@ class Checks(AjaxTestCase):
                     self.assertIn(word, message)
                 if meant:
                     self.assertRegex(message, rf"(?i)did you mean\W.*{meant}\b")
+                if attribute == "operations":
+                    self.assertNotIn("title?", message)
+
+    def test_what_cannot_be_searched_in_is_e002(self):
+        length = {"length": Length("title")}
+        for name, hint in [
+            ("author", "such as author__name"),
+            ("=category", "Name a column"),
+            ("author_id", "Did you mean author?"),
+            ("readers", "such as readers__name"),
+            ("length", "Correct the name"),
+        ]:
+            with self.subTest(name):
+                attributes = {"search_fields": ["title", name], "annotations": length}
+                (message,) = self.said("ajax.E002", Article, **attributes)
+                self.assertIn(f"names {name!r}", message)
+                self.assertIn(hint, message)
 
     def test_names_that_are_there_are_not_e002(self):
         for served, attributes in [
@@ -15239,6 +15286,7 @@ class Checks(AjaxTestCase):
             }),
             (User, {"fields": ["id", "username", "get_full_name"], "expand": 2}),
             (Article, {"fields": "__all__", "expand": True, "ordering": ["?"]}),
+            (Note, {"expand": ["article__note_set", "article__readers"]}),
             (Specimen, {
                 "list_filter": ["json__key__gt", "json__isnull", "tags__name"],
             }),
