@@ -4145,6 +4145,12 @@ class Fields(AjaxTestCase):
             errors = self.refused({"moment": "2024-10-27T02:31"}, form=True)
             self.assertEqual(errors, ["moment"])
 
+    def test_null_clears_a_key_of_which_the_database_asks_nothing(self):
+        jar = self.make_jar(lost=Shelf.objects.create(code="a"))
+        self.assertIsNone(self.update(jar, lost=None)["lost"])
+        jar.refresh_from_db()
+        self.assertIsNone(jar.lost)
+
     def test_hidden_and_deleted_records_can_be_sent_back(self):
         shelf, other = [Shelf.objects.create(code=code) for code in "ab"]
         keys = {"shelf": shelf, "by_code": shelf, "twin": shelf, "lost_id": 987}
@@ -6372,6 +6378,10 @@ class Writing(AjaxTestCase):
             for (path_, data), (sent, status) in itertools.product(self.writes, rows):
                 with self.subTest(names, path=path_, sent=sent):
                     self.post(path_, data | sent, status=status)
+
+        # A mistake in a hook is no missing value.
+        self.serve(Wine, prepare_record=lambda self, request, record, created: self.x)
+        self.post("shop/wine", {"winery": self.winery.pk}, status=500)
 
         # The 403 of another service is an error like any other.
         def ask_elsewhere(self, request, record, created):
@@ -9970,6 +9980,16 @@ class Encoding(AjaxTestCase):
         winery = Winery.objects.create(name="Hill")
         wine = Wine.objects.create(name="Red", winery=winery)
         self.assertEqual(self.shown(wine)["winery"], self.shown(winery))
+
+    def test_an_encoder_may_show_records_in_what_it_adds(self):
+        class WithNotes(ajax.DefaultEncoder):
+            def to_dict(self, record, **options):
+                return {"notes": [record.author, 1], "by": record.author}
+
+        self.register_encoder(Article, WithNotes())
+        author = {"pk": self.article.author_id, "username": "ann"}
+        shown = self.shown(self.article)
+        self.assertEqual(shown, {"notes": [author, 1], "by": author})
 
     def test_the_descriptor_of_a_field_is_respected(self):
         class Loud:
