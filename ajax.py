@@ -11410,7 +11410,9 @@ _PAGE = """<!doctype html>
     <form id="find" role="search">
       <label for="filter">Find a call</label>
       <input id="filter" type="search" autocomplete="off" aria-describedby="found">
-      <small id="found" role="status">Type words. Or paste a path, press Enter.</small>
+      <small id="found" role="status">
+        Type words, or paste a path and press Enter.
+      </small>
     </form>
     <div id="calls"></div>
   </nav>
