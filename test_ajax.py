@@ -2814,6 +2814,7 @@ class Parameters(AjaxTestCase):
 
         for parameters, words in [
             ("request, a", "'a' has no annotation"),
+            ("request, days: int, record", "'record' stands directly after request"),
             ("request, *a: int", "'a' cannot be passed by its name"),
             ("request, **a: int", "'a' cannot be passed by its name"),
             ("request, a: int, /", "'a' cannot be passed by its name"),
