@@ -511,7 +511,7 @@ class _Page(EnvelopedResponse):
 
 
 def _plain_integer(value):
-    if abs(value) <= _MAX_SAFE_INTEGER:
+    if -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER:
         return int(value)
     return str(int(value))
 
@@ -666,8 +666,6 @@ _dump_apart = json.JSONEncoder(
 
 def _dump_each(values):
     """Return the JSON text of each of some plain values."""
-    if len(values) == 1:
-        return [_dump(values[0])]  # A single text is quicker by itself.
     texts = _dump_apart(values)[1:-1].split("\0")
     if len(texts) != len(values):
         # Some values are lists or dicts, which hold NUL as well.
@@ -697,7 +695,7 @@ def _without_infinities(value):
 
 def _dump_column(values, field=None):
     """Return the JSON text of each value of a column. `field` is the column's field."""
-    if len(values) == 1:
+    if len(values) == 1:  # A single value is quicker by itself.
         return [_dump(_plain_column_value(values[0], field))]
     classes = set(map(type, values))
     if not classes <= _PLAIN_CLASSES:
@@ -1266,17 +1264,19 @@ def _interpret(field, sent):
     empty text means.
     """
     text = _only_value(sent)
-    is_form = isinstance(sent, _FormValue)
     if not isinstance(text, str):
         return sent
-    if isinstance(field, models.JSONField) and not is_form:
+    is_form = text is not sent
+    if not is_form and isinstance(field, models.JSONField):
         return sent
-    if _takes_text(field):
-        value = _interpret_text(field, text, is_form)
-    elif field.is_relation:
+    if field.is_relation:
         value = text or _interpret_blank(field)
+    elif _takes_text(field):
+        value = _interpret_text(field, text, is_form)
     else:
         value = text.strip() or _interpret_blank(field)
+    if value is text:
+        return sent
     if is_form and value is not _NOT_SENT:
         return _FormValue([value])
     return value
@@ -1354,7 +1354,9 @@ def _parse_list(text):
 
 def _as_text(value):
     """Return a JSON text or number as text; raise ValueError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError("It is neither a text nor a number.")
     return str(value)
 
@@ -2131,7 +2133,7 @@ class _ForeignKey(_Column):
             setattr(draft.record, self.field.name, records[pk])
         key = getattr(draft.record, self.field.attname)
         self.field.run_validators(key)
-        draft.checked_keys[self.field] = key
+        draft.checked_keys[self] = key
 
     def agrees(self, draft, sent, reply):
         sent = _interpret(self.field, sent)
@@ -3039,6 +3041,15 @@ class _Plan:
         elif not never.isdisjoint(self._key_names):
             never |= self._key_names
         return {name: part for name, part in writable.items() if name not in never}
+
+    @cached_property
+    def updatable(self):
+        """By name, the parts that are written of a stored record: all but its key."""
+        updatable = {}
+        for name, part in self.writable.items():
+            if not part.field.primary_key:
+                updatable[name] = part
+        return updatable
 
     def _is_named(self, name):
         """Return whether `fields` names a field, and not just all of them."""
@@ -4944,12 +4955,17 @@ def _storing_uploads(request, record, find_name=str):
 def _find_uploads(record):
     """Return the files of a record that its save() will store."""
     uploads = []
-    for field in record._meta.concrete_fields:
-        if isinstance(field, models.FileField):
-            file = getattr(record, field.attname)
-            if file and not file._committed:
-                uploads.append(file)
+    for field in _find_file_fields(record._meta.model):
+        file = getattr(record, field.attname)
+        if file and not file._committed:
+            uploads.append(file)
     return uploads
+
+
+@functools.cache
+def _find_file_fields(model):
+    fields = model._meta.concrete_fields
+    return [field for field in fields if isinstance(field, models.FileField)]
 
 
 @contextlib.contextmanager
@@ -5007,34 +5023,27 @@ class _Draft:
         self.unwritten = []
         self.errors = {}
         self.relations = {}
-        #: By foreign key, the value that was found to refer to a record.
+        #: By the part of a foreign key, the value that was found to refer to a record.
         self.checked_keys = {}
 
     def read_into(self, record, stored=None):
         """Read what was sent into a record."""
         self.record = record
         self.stored = stored
+        writable = self.plan.writable if stored is None else self.plan.updatable
         for key, value in self.find_sent_in_order():
-            part = self.find_writable(key)
             try:
-                if part is None:
+                if key not in writable:
                     self.unwritten.append(key)
-                elif not self.shows(part, value):
-                    part.read(self, value)
+                elif stored is None or not self.shows(writable[key], value):
+                    writable[key].read(self, value)
             except ValidationError as error:
                 self.errors[key] = error.messages
         if stored is None:
             self.require_relations()
         # A custom encoder may show any key.
         if not self.plan.is_custom:
-            self.refuse_unknown()
-
-    def find_writable(self, key):
-        """Return the part that is written under a key, None if there is none."""
-        part = self.plan.writable.get(key)
-        if part and part.field.primary_key and self.stored is not None:
-            return None
-        return part
+            self.refuse_unknown(writable)
 
     def require_relations(self):
         """Hold an error for each relation without a value that has to have one."""
@@ -5043,11 +5052,11 @@ class _Draft:
             if is_required and name not in self.sent:
                 self.errors[name] = _required().messages
 
-    def refuse_unknown(self):
-        """Hold an error for each key that is not shown."""
+    def refuse_unknown(self, writable):
+        """Hold an error for each key that is not shown. An error may suggest one of the
+        keys that are `writable`."""
         known = self.plan.known_names
         if not known.issuperset(self.sent):
-            writable = [key for key in self.plan.writable if self.find_writable(key)]
             self.errors.update(_explain_unknown(self.sent, known, writable))
 
     # What is stored and shown already
@@ -5066,8 +5075,6 @@ class _Draft:
     def shows(self, part, sent):
         """Return whether what was sent for a part is what `get` shows of the stored
         record."""
-        if self.stored is None:
-            return False
         is_form = isinstance(sent, _FormValue)
         if isinstance(part, _JSONColumn) and is_form:
             return False  # A form's 1 is a number. The stored value may be "1".
@@ -5183,9 +5190,7 @@ class _Draft:
 
     def keeps(self, field):
         """Return whether the value of a column is stored already."""
-        if self.stored is None:
-            return False
-        return _is_same(field, self.stored, self.record)
+        return self.stored is not None and _is_same(field, self.stored, self.record)
 
     def is_changed(self):
         """Return whether any column differs from the stored record."""
@@ -5229,24 +5234,27 @@ class _Draft:
         for field in self.plan.own_attributes:
             if not _can_set_again(self.record, field):
                 names.add(field.name)
-        for field in self.record._meta.concrete_fields:
-            if self.keeps(field):
-                names.add(field.name)
-        for field, key in self.checked_keys.items():
-            if key == getattr(self.record, field.attname):
-                names.add(field.name)
+        if self.stored is not None:
+            for field in self.record._meta.concrete_fields:
+                if self.keeps(field):
+                    names.add(field.name)
+        for part, key in self.checked_keys.items():
+            if key == getattr(self.record, part.field.attname):
+                names.add(part.field.name)
         return names
 
     def check_values(self):
         """Return by field name the messages for values that _VALUE_CHECKS refuse."""
         refused = {}
-        for field in _find_value_checks(self.plan.model):
-            if not self.keeps(field):
-                value = vars(self.record).get(field.attname)
-                try:
-                    _check_value(field, value, self.model_endpoint._using)
-                except ValidationError as error:
-                    refused[field.name] = error.messages
+        connection = connections[self.model_endpoint._using]
+        for field, check in _find_value_checks(self.plan.model).items():
+            value = vars(self.record).get(field.attname)
+            if value is None or self.keeps(field):
+                continue
+            try:
+                check(field, value, connection)
+            except ValidationError as error:
+                refused[field.name] = error.messages
         return refused
 
     def explain_hidden(self, refused):
