@@ -8435,6 +8435,11 @@ def _describe_filter(field, lookups):
         return {"type": ["string"]}
     schema = _describe_value(field, is_sent=False)
     schema.setdefault("type", ["string"])
+    if not lookups and getattr(field, "choices", None):
+        choices = _describe_choices(field, _find_kind(type(field)))
+        # To a list, an empty text means that nothing is asked.
+        choices = [choice for choice in choices if choice["const"] != ""]
+        schema["x-ajax"] = {"choices": choices}  # Other values are taken, too.
     if schema.get("format") in ("email", "uri-reference"):
         del schema["format"]  # Any text may be looked for.
     if not lookups and (field.null or field.many_to_many):
@@ -10107,8 +10112,8 @@ const isVisible = input =>
 _EXPLORER = r"""/** The explorer: it shows the calls that openapi.json describes, and makes them by client.js. */
 import ajax, {AJAXError} from "./client.js";
 
-/** The longest text of a reply that is shown. */
-const MAX_LENGTH = 200_000;
+/** The longest text of a reply that is shown whole, and as a table if it is a list. */
+const MAX_LENGTH = 500_000;
 
 const api = await loadDescription();
 const calls = Object.entries(api.paths ?? {}).map(([path, item]) => makeCall(path, item));
@@ -10320,9 +10325,9 @@ const INPUT_TYPES = {
 /** Make the box in which a value is typed or chosen. */
 function makeBox(schema) {
   const [type] = getTypes(schema);
-  const {multiline, version, sortable_by: names} = extras(schema);
+  const {multiline, version, sortable_by: names, choices = schema.oneOf} = extras(schema);
   if (names) return makeSelect(names.flatMap(name => [{const: name}, {const: `-${name}`}]));
-  if (schema.oneOf) return makeSelect(schema.oneOf);
+  if (choices) return makeSelect(choices);
   if (schema.items?.oneOf) return makeSelect(schema.items.oneOf, true);
   if (schema.items?.format === "binary") return element("input", {type: "file", multiple: true});
   if (type === "boolean") return makeSelect([{const: true}, {const: false}]);
@@ -10634,6 +10639,7 @@ async function submit(view) {
   if (submitButton.ariaDisabled === "true" || !part("form").reportValidity()) return;
   if (call.asks && !confirm(`${call.asks}\n${path}`)) return;
   submitButton.ariaDisabled = "true";
+  for (const {options} of view.fields) options.replaceChildren();
   replace(part(".status"), "Calling …");
   const answer = await callServer(path, data).catch(error => ({error, text: ""}));
   submitButton.ariaDisabled = "false";
@@ -10685,20 +10691,22 @@ function showAnswer(view, {response, line, text, reply, error}) {
 function showReply(view, text, reply) {
   const {call, part} = view;
   const data = reply?.data;
+  const isLong = text.length > MAX_LENGTH;
   const isRecord = value => value?.constructor === Object;
-  const isTable = data?.length > 0 && Array.isArray(data) && data.every(isRecord);
+  const isTable = !isLong && Array.isArray(data) && data.length > 0 && data.every(isRecord);
   part(".reply pre").textContent = text.slice(0, MAX_LENGTH);
   part(".reply details").open = !isTable;
   part(".reply").hidden = false;
   part(".table").hidden = !isTable;
-  if (isTable) part(".table").replaceChildren(makeRows(view, data.slice(0, 200)));
+  if (isTable) part(".table").replaceChildren(makeRows(view, data));
   replace(
     part(".reply .head"),
-    text.length > MAX_LENGTH && `The first ${MAX_LENGTH} of ${text.length} characters. `,
-    isTable && data.length > 200 && `The first 200 of ${data.length} rows. `,
+    isLong && `The first ${MAX_LENGTH} of ${text.length} characters.`,
     data?.pk !== undefined && makeLinks(call, data.pk),
     ...isTable ? makePager(view, reply) : [],
   );
+  // The button that was pressed may be gone.
+  if (!find(":focus")) part(".reply").focus();
 }
 
 /** Make the table of a list of records. Those of a model have links to its calls. */
@@ -10761,7 +10769,7 @@ function callPage(view, page) {
   const field = view.fields.find(({name}) => name === "current_page");
   if (field) field.box.value = page;
   showCode(view);
-  view.part("form").requestSubmit();
+  submit(view);
 }
 
 // --- The list of calls ---
@@ -10838,9 +10846,9 @@ function goToCall() {
 
 /** Show whom the page is logged in as, a link to log in, and what the start page says. */
 function showStart() {
-  const {you, login_url: login} = {...extras(api), ...api.reply};
-  const {loginUrl} = new AJAXError("", {reply: {login_url: login}});
-  replace(find("#you"), you, " ", loginUrl && element("a", {href: loginUrl}, "Log in"));
+  const reply = {...extras(api), ...api.reply};
+  const {loginUrl} = new AJAXError("", {reply});
+  replace(find("#you"), reply.you, " ", loginUrl && element("a", {href: loginUrl}, "Log in"));
   find("#problem").textContent = api.problem;
   find("#about pre").textContent = api.info?.description;
   find("#loading").remove();
@@ -10913,7 +10921,7 @@ _STYLE = """:root {
 }
 
 /* A script focuses these, so that they are read aloud. */
-h2:focus-visible, main:focus-visible { outline: none; }
+h2:focus-visible, main:focus-visible, .reply:focus-visible { outline: none; }
 
 h1, h3 { font-size: 1em; }
 
@@ -11440,7 +11448,7 @@ _PAGE = """<!doctype html>
       </div>
     </form>
     <section>
-      <div class="reply" hidden>
+      <div class="reply" tabindex="-1" hidden>
         <div class="head" role="status"></div>
         <div class="scroll table" tabindex="0" role="region" aria-label="Table"></div>
         <details>

@@ -14008,6 +14008,8 @@ class OpenAPI(AjaxTestCase):
             "country__name__startswith": ["string", "array"],
         }.items():
             self.assertEqual(types[name], kinds)
+        choices = [{"const": "a", "title": "A"}, {"const": "b", "title": "B"}]
+        self.assertEqual(schema["properties"]["kind"]["x-ajax"]["choices"], choices)
         for sent in (
             {
                 "kind": ["a", None],
@@ -14786,6 +14788,17 @@ class Explorer(BrowserTestCase):
         self.explore("shop/hello")
         self.assertIn("data any JSON", " ".join(self.find("dl").text.split()))
 
+    def test_a_filter_by_a_field_with_choices_offers_them(self):
+        self.explore("shop/specimen/list")
+        choices = Select(self.box("kind"))
+        self.assertEqual(
+            [option.text for option in choices.options], ["not sent", "A", "B"]
+        )
+        self.box("kind").send_keys("B")
+        self.assertIn('kind: "b"', self.sample("JavaScript"))
+        self.press()
+        self.assertEqual(self.status()[:3], "200")
+
     # The reply
 
     def test_a_list_is_a_table_with_pager_sort_and_links(self):
@@ -14805,6 +14818,8 @@ class Explorer(BrowserTestCase):
         self.wait_until(lambda: len(self.find_all(".reply tbody tr")) == 1)
         self.assertFalse(self.find_button("Next").is_enabled())
         self.assertIn("current_page: 2", self.sample("JavaScript"))
+        focused = self.browser.switch_to.active_element
+        self.assertEqual(focused.get_attribute("class"), "reply")
         # Whatever else is looked for begins with its first page.
         self.fill(items_per_page="2")
         self.assertNotIn("current_page", self.sample("JavaScript"))
@@ -14913,16 +14928,22 @@ class Explorer(BrowserTestCase):
             self.find("[type=submit]").click()
             self.status()
         shown = self.find(".reply pre").get_property("textContent")
-        self.assertEqual(len(shown), 200_000)
+        self.assertEqual(len(shown), 500_000)
         head = self.find(".reply .head").text
-        self.assertRegex(head, r"^The first 200000 of 50000\d\d characters\.$")
+        self.assertRegex(head, r"^The first 500000 of 50000\d\d characters\.$")
         rows = [{"a": number, "b": None} for number in range(300)]
         with self.answers(lambda request: [*rows, {"c": [1, {"pk": 5}]}]):
             self.forget_reply()
             self.find("[type=submit]").click()
             self.status()
-        self.assertEqual(len(self.find_all(".reply tbody tr")), 200)
-        self.assertIn("The first 200 of 301 rows.", self.find(".reply").text)
+        self.assertEqual(len(self.find_all(".reply tbody tr")), 301)
+        rows = [{"a": number, "b": None} for number in range(15_000)]
+        with self.answers(lambda request: rows):
+            self.forget_reply()
+            self.find("[type=submit]").click()
+            self.status()
+        self.assertFalse(self.find(".table").is_displayed())
+        self.assertTrue(self.find(".reply pre").is_displayed())
         self.assert_refused(500)
 
     def test_a_server_that_cannot_be_reached_is_said(self):
