@@ -259,7 +259,7 @@ _MESSAGES = {
 }
 
 #: How other exceptions are answered: their classes, the status, and whether clients
-#: may see their text.
+#: may see their text. If not, it is a hint for the site's developer.
 _STATUSES = (
     (core_exceptions.RequestDataTooBig, 413, True),
     (core_exceptions.TooManyFieldsSent, 413, True),
@@ -312,11 +312,13 @@ def _as_ajax_error(error):
         return AJAXError(400, message, errors=_errors_by_field(error))
     for kinds, code, is_public in _STATUSES:
         if isinstance(error, kinds):
-            text = _own_text(error) if is_public else ""
-            if code == 413 and "settings." in text:
-                # Django names the limit that was exceeded, for the site's developer.
-                return AJAXError(code, _MESSAGES[code], **_hint(text))
-            return AJAXError(code, text or _MESSAGES[code])
+            text = _own_text(error)
+            # Django names the limit that was exceeded, for the site's developer.
+            names_setting = code == 413 and "settings." in text
+            if is_public and text and not names_setting:
+                return AJAXError(code, text)
+            hint = _hint(text) if text else {}
+            return AJAXError(code, _MESSAGES[code], **hint)
     return _as_database_error(error)
 
 
@@ -325,9 +327,10 @@ def _own_text(error):
 
     A Resolver404 has a dict with the URLconf, which clients must not see.
     """
-    if error.args and isinstance(error.args[0], str | Promise):
-        return str(error)
-    return ""
+    if not error.args or not isinstance(error.args[0], str | Promise):
+        return ""
+    # A ProtectedError has the records as its second argument.
+    return str(error) if len(error.args) == 1 else str(error.args[0])
 
 
 def _as_database_error(error):

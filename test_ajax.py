@@ -1672,6 +1672,21 @@ class Responses(AjaxTestCase):
                 expected = [("/ajax/shop/ask.json", kind) for kind in kinds]
                 self.assertEqual(signals, expected)
 
+    def test_a_hint_tells_what_conflicts_or_refers_to_a_record(self):
+        refers = "They are referenced through protected foreign keys: 'Post.category'."
+        unique = "UNIQUE constraint failed: shop_note.text"
+        for error, status, hint in (
+            (models.ProtectedError(refers, {self.news}), 409, refers),
+            (IntegrityError(unique), 409, unique),
+            (OverflowError("Python int too large"), 400, "Python int too large"),
+        ):
+            with self.settings(DEBUG=True), self.assertLogs("django.request"):
+                self.assertEqual(self.ask(error, status)["hint"], hint)
+            with self.assertLogs("django.request"):
+                self.assertNotIn("hint", self.ask(error, status))
+        with self.settings(DEBUG=True), self.assertLogs("django.request"):
+            self.assertNotIn("hint", self.ask(IntegrityError(), 409))
+
     def test_each_database_error_has_its_status_and_shows_no_sql(self):
         for kind, arguments, code, status in [
             (IntegrityError, ["INSERT secret"], {}, 409),
