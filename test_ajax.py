@@ -16881,6 +16881,8 @@ class Recipes(ReadmeTestCase):
             self.click("li button")
             self.wait_for([after], self.texts, "li button")
             self.assertEqual(self.stored("deleted", table="photo"), [(deleted,)])
+        self.open("photos/1/")
+        self.wait_for(["/media/photos/a.jpg Delete"], self.texts, "li")
         self.browser.set_network_conditions(offline=True, latency=0, throughput=0)
         self.click("button")
         self.wait_for_output("No answer.")
