@@ -9054,7 +9054,9 @@ def _check_exposure():
 
 def _looks_exposed(name, value, module):
     """Whether a module's own function or object could be an endpoint, but is none."""
-    if name.startswith("_") or isinstance(value, type) or not callable(value):
+    # An alias of a type, such as Annotated[int, ...], is callable too.
+    is_type = isinstance(value, type) or typing.get_origin(value) is not None
+    if name.startswith("_") or is_type or not callable(value):
         return False
     if hasattr(module, "__all__"):
         return name in module.__all__ and _wants_more(value)

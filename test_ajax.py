@@ -2873,6 +2873,7 @@ class Parameters(AjaxTestCase):
             import typing
             import ajax
             from django.contrib.auth.models import Group
+            from django.core.validators import MaxValueValidator
 
             if typing.TYPE_CHECKING:
                 from django.http import HttpRequest
@@ -2885,8 +2886,10 @@ class Parameters(AjaxTestCase):
             def guarded(request: HttpRequest, more: Lost = None) -> Lost:
                 return 2
 
+            Stars = typing.Annotated[int, MaxValueValidator(5)]
+
             @ajax.validated
-            def rate(request: HttpRequest, stars: int, _own: Lost = None) -> Lost:
+            def rate(request: HttpRequest, stars: Stars, _own: Lost = None) -> Lost:
                 return stars
 
             class Door(ajax.BaseEndpoint):
@@ -2931,6 +2934,7 @@ class Parameters(AjaxTestCase):
                     ("zoo/group/list", {}, [{"pk": group.pk, "name": "a"}]),
                 ]:
                     self.assertEqual(self.post(path_, sent)["data"], answer)
+                self.assertEqual([*self.errors("zoo/rate", {"stars": 6})], ["stars"])
                 self.assertNotIn("zoo", str(checks.run_checks()))
 
     def test_a_record_of_a_model_without_endpoint_fails_like_an_import(self):
@@ -3831,6 +3835,9 @@ class Fields(AjaxTestCase):
             [message] = self.errors(path, {key: "x"})[key]
             self.assertTrue(message.startswith("Unknown key."))
             self.assertNotIn('"secret"', message)
+        # Looking for what may be meant takes long.
+        many = dict.fromkeys(map(str, range(500)))
+        self.assertEqual(len(self.errors(path, many)), 20)
         self.assertEqual(self.refused({"plan": self.upload()}, form=True), ["plan"])
         self.update(self.specimen, True, csrfmiddlewaretoken="x")
 
@@ -8907,15 +8914,18 @@ class Forms(AjaxTestCase):
     def test_a_record_that_was_read_is_taken_as_its_key(self):
         Country.objects.create(code="fr", name="France")
         by_name = forms.ModelChoiceField(Country.objects, to_field_name="name")
-        self.serve_form(land=by_name, to_pk=forms.ModelChoiceField(Country.objects))
+        by_code = forms.ModelChoiceField(Country.objects, to_field_name="code")
+        to_pk = forms.ModelChoiceField(Country.objects)
+        self.serve_form(land=by_name, to_pk=to_pk, to_code=by_code)
         france = self.shown(Country(pk="fr"))
-        data = self.post("shop/oddform", {"land": france, "to_pk": france})["data"]
-        self.assertEqual(data, {"land": "fr", "to_pk": "fr"})
+        sent = dict.fromkeys(["land", "to_pk", "to_code"], france)
+        data = self.post("shop/oddform", sent)["data"]
+        self.assertEqual(data, dict.fromkeys(sent, "fr"))
         refusal = "Select a valid choice. That choice is not one of the available"
         for key, sent in [("land", {"pk": "fr"}), ("to_pk", {}), ("to_pk", {"pk": {}})]:
             with self.subTest(key, sent=sent):
-                data = {"land": france, "to_pk": france, key: sent}
-                errors = self.errors("shop/oddform", data)
+                data = dict.fromkeys(["land", "to_pk", "to_code"], france)
+                errors = self.errors("shop/oddform", data | {key: sent})
                 self.assertEqual(errors, {key: [f"{refusal} choices."]})
 
     def test_null_is_an_empty_value_and_null_in_a_column(self):
@@ -9531,6 +9541,9 @@ class Encoding(AjaxTestCase):
         shown = {"pk": self.news.pk, "title": "&lt;i&gt;", "parent": None}
         shown |= {"inner": ["pk", "parent"], "more": "&lt;b&gt;"}
         self.assertEqual(self.shown(self.news), shown)
+        self.news.refresh_from_db()
+        by_itself = ajax.HTMLEscapeEncoder().to_dict(self.news)
+        self.assertEqual(by_itself["title"], "&lt;i&gt;")
 
     def test_a_null_key_in_a_through_table_is_left_out(self):
         band = Band.objects.create()
