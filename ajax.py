@@ -1755,7 +1755,7 @@ class _Access:
         """Return why expansions show only pks, as keywords of a reply."""
         texts = []
         for model, reason in self.reasons.items():
-            texts.append(f"{_label(model)} is shown only as its pk: {reason}.")
+            texts.append(f"Records of {_label(model)} are not shown whole: {reason}.")
         return _hint(" ".join(texts)) if texts else {}
 
 
@@ -3742,8 +3742,16 @@ class _ListOptions:
             if len(errors) == _MAX_EXPLAINED_KEYS:
                 break
         if errors:
-            raise _invalid(errors)
+            raise _invalid(errors, **self.explain_keys(errors))
         return order, conditions
+
+    def explain_keys(self, errors):
+        """Return, as keywords of an AJAXError, which keys a list takes, if one of those
+        with errors is unknown; only in DEBUG."""
+        if errors.keys() <= {"order_by", *self.condition_makers}:
+            return {}
+        keys = ", ".join(sorted(self.known_keys))
+        return _hint(f"list takes {keys}. To take more, name it in list_filter.")
 
     def find_condition_maker(self, key):
         """Return the function that makes a condition of the value of a key."""
@@ -3764,8 +3772,16 @@ class _ListOptions:
         sortable = self.model_endpoint.sortable_by
         for key in keys:
             if key.removeprefix("-") not in sortable:
-                raise ValidationError(_unknown_key(key, sortable))
+                raise ValidationError(self.explain_order(key, sortable))
         return keys
+
+    def explain_order(self, key, sortable):
+        """Return the message for a name that the list cannot be ordered by."""
+        close = _find_close(key, sortable)
+        if close:
+            message = _('Records cannot be ordered by this. Did you mean "%s"?')
+            return message % close
+        return _("Records cannot be ordered by this.")
 
     def search(self, value):
         """Return the condition that the admin's search finds a record."""
@@ -3976,7 +3992,11 @@ class _ListOptions:
             properties[entry] = _or_several(_describe_filter(field, lookups))
             _add_help_text(properties[entry], field)
         if self.model_endpoint.search_fields:
-            properties["search"] = _TEXT
+            names = ", ".join(self.model_endpoint.search_fields)
+            properties["search"] = {
+                **_TEXT,
+                "description": f"Words to find in {names}.",
+            }
         if self.model_endpoint.sortable_by:
             names = ", ".join(self.model_endpoint.sortable_by)
             description = f"{names}. A minus sign before a name reverses its order."
@@ -5228,7 +5248,7 @@ class _Draft:
         for name, messages in refused.items():
             errors.setdefault(self.find_shown_name(name), []).extend(messages)
         if errors:
-            raise _invalid(errors, **self.explain_hidden(refused))
+            raise _invalid(errors, **self.explain_unwritten(refused))
 
     def find_skipped_names(self):
         """Return the names of the fields that are not validated: they are unchanged,
@@ -5260,18 +5280,17 @@ class _Draft:
                 refused[field.name] = error.messages
         return refused
 
-    def explain_hidden(self, refused):
+    def explain_unwritten(self, refused):
         """Return, as keywords of an AJAXError, which fields are wrong that clients do
-        not see; only in DEBUG."""
+        not write; only in DEBUG."""
         texts = []
         for name, messages in refused.items():
-            if name == core_exceptions.NON_FIELD_ERRORS:
-                continue
-            if self.find_shown_name(name) == core_exceptions.NON_FIELD_ERRORS:
+            is_of_record = name == core_exceptions.NON_FIELD_ERRORS
+            if not is_of_record and name not in self.plan.writable:
                 texts.append(f"{name}: {' '.join(map(str, messages))}")
         if not texts:
             return {}
-        advice = "Set it in prepare_record, or name it in fields."
+        advice = "Set it in prepare_record, or let clients write it."
         return _hint(f"{' '.join(texts)} {advice}")
 
     def find_shown_name(self, name):
@@ -7595,6 +7614,23 @@ def _find_wrong_annotation(candidate, name, expression):
         return "an async function, which nothing waits for. Write a plain one."
     if not _takes_one(expression):
         return "a function that is called with (request). Let it take request."
+    public_name = _find_public_name(expression)
+    if public_name:
+        return f"a function that everybody can call. Rename it to _{public_name}."
+    return None
+
+
+def _find_public_name(function):
+    """Return the name under which a function of an endpoints.py is an endpoint, too;
+    None if it is none."""
+    module = sys.modules.get(getattr(function, "__module__", None))
+    is_endpoints = module is not None and module.__name__.endswith(".endpoints")
+    if not is_endpoints or hasattr(module, "__all__"):
+        return None
+    for name, value in vars(module).items():
+        is_public = value is function and not name.startswith("_")
+        if is_public and _is_exposed(value, module):
+            return name
     return None
 
 
@@ -9443,10 +9479,14 @@ def _check_sorting(model, endpoint_class):
                 if _is_narrowed_or_closed(related):
                     message = (
                         f"{endpoint_class.__name__}.{attribute} names {key!r}, but the "
-                        f"endpoint of {_label(related)} hides records from some users. "
-                        "The order tells them about values that they cannot see."
+                        f"endpoint of {_label(related)} may hide records from some "
+                        "users. The order tells them about values that they cannot see."
                     )
-                    yield "W005", message, f"Leave {key!r} out of {attribute}."
+                    hint = (
+                        f"Leave {key!r} out of {attribute}. If the endpoint hides "
+                        "none, add ajax.W005 to SILENCED_SYSTEM_CHECKS."
+                    )
+                    yield "W005", message, hint
 
 
 def _find_sorted_models(model, path_name):
@@ -9478,12 +9518,14 @@ def _check_visitors(model, endpoint_class):
         if has_only_encoder or _overrides(endpoint.find(related), "authenticate"):
             continue
         message = (
-            f"If {endpoint_class.__name__}.authenticate lets visitors in, they see "
-            f"only the pks of {_label(related)}: its own endpoint wants a login."
+            f"If {endpoint_class.__name__}.authenticate lets visitors in, they do not "
+            f"see the records of {_label(related)} whole: its own endpoint wants a "
+            "login."
         )
         hint = (
-            f"Override authenticate in the endpoint of {related.__name__} too, or "
-            f"leave it out of `expand` of {endpoint_class.__name__}."
+            f"Override authenticate in the endpoint of {related.__name__} too. If it "
+            "has no endpoint, register an encoder for it. Or leave it out of `fields` "
+            f"or `expand` of {endpoint_class.__name__}."
         )
         yield "W006", message, hint
 
@@ -10123,11 +10165,8 @@ const MAX_LENGTH = 500_000;
 const api = await loadDescription();
 const calls = Object.entries(api.paths ?? {}).map(([path, item]) => makeCall(path, item));
 
-/** The views of the calls that were opened. What was typed stays in them. */
-const views = new Map();
-
 /** The last pk that was typed or created, by the group of its call. */
-const lastPks = new Map();
+const lastPks = {};
 
 // --- Elements ---
 
@@ -10178,7 +10217,7 @@ async function loadDescription() {
   const response = await fetch("openapi.json").catch(() => {});
   const reply = await response?.json().catch(() => {});
   if (typeof reply?.paths === "object") return reply;
-  const answer = response ? `The server answered ${response.status}.` : "No answer came.";
+  const answer = response ? `The server answered ${response.status}.` : "No reply.";
   const message = reply?.data?.message ?? "";
   return {problem: `openapi.json cannot be loaded. ${answer} ${message}`, reply};
 }
@@ -10303,7 +10342,7 @@ function makeField(call, name, schema, isRequired) {
   const labels = specials.map(special =>
     element("label.special", {}, special, special.value));
   const note = element("span.note", {role: "status", dir: "auto"});
-  const options = element("select.options", {"aria-label": "Records"});
+  const options = element("select.options", {"aria-label": "Records", size: 8});
   const field = {name, schema, box, specials, note, options};
   const required = isRequired && element("strong", {}, ", required");
   field.row = element("div.field", {},
@@ -10455,7 +10494,11 @@ function addSearch(field) {
   const list = getCall(`${getModel(schema)}/list`);
   if (!list || list.who.startsWith("Nobody")) return;
   box.placeholder = "Words, or a pk";
-  box.oninput = box.onclick = ({isTrusted}) => isTrusted && showOptions(field, list);
+  box.oninput = ({isTrusted}) => isTrusted && showOptions(field, list, box.value);
+  box.onclick = () => showOptions(field, list, "");
+  box.onkeydown = ({key}) => {
+    if (key === "ArrowDown") options.focus();
+  };
   options.onchange = () => {
     const earlier = schema.items ? box.value.replace(/[^,]*$/, "") : "";
     box.value = `${earlier}${earlier && " "}${options.value}`;
@@ -10468,26 +10511,23 @@ function addSearch(field) {
   };
   options.onkeydown = event => {
     if (event.key !== "Enter") return;
-    // It would send the form.
-    event.preventDefault();
+    event.preventDefault(); // It would send the form.
     options.onclick();
   };
 }
 
-/** Show the records that are found by the text in a box, or behind its last comma. */
-async function showOptions({box, options, note, schema}, list) {
+/** Show the records that are found by a text, or by what stands behind its last comma. */
+async function showOptions({box, options, note, schema}, list, words) {
   const typed = box.value;
   await new Promise(resolve => setTimeout(resolve, 200));
   if (box.value !== typed) return;
-  const text = (schema.items ? typed.replace(/^.*,/, "") : typed).trim();
+  const text = (schema.items ? words.replace(/^.*,/, "") : words).trim();
   const data = text && getProperties(list).search ? {search: text} : {};
   const records = await ajax(list.name, data).catch(() => []);
   if (box.value !== typed) return;
-  // A box of one line would choose the first one.
-  options.size = records.length + 1;
   options.replaceChildren(...records.map(record =>
     element("option", {value: record.pk}, `${getTitle(record)} (${record.pk})`)));
-  note.textContent = `${options.length} found.`;
+  note.textContent = `Choices: ${options.length}.`;
 }
 
 // --- The same call as code ---
@@ -10503,8 +10543,8 @@ function writeJavaScript(call, path, data = {}) {
   let literal = JSON.stringify(data);
   if (call.schema?.properties) {
     const members = Object.entries(data).map(([key, value]) => {
-      const files = Array.isArray(value) ? "[...input.files]" : "input.files[0]";
-      const text = isFile(value) ? files : JSON.stringify(value);
+      const file = Array.isArray(value) ? "input.files" : "input.files[0]";
+      const text = isFile(value) ? file : JSON.stringify(value);
       return `${/^[a-z_$][\w$]*$/i.test(key) ? key : JSON.stringify(key)}: ${text}`;
     });
     literal = `{${members.join(", ")}}`;
@@ -10551,12 +10591,12 @@ function copyCode({target}) {
 
 /** Return the view of a call, which is made once, and put a pk into its box. */
 function getView(call, pk) {
-  if (!views.has(call)) views.set(call, makeView(call));
-  const view = views.get(call);
-  const newPk = pk || lastPks.get(call.group);
+  // What was typed stays in a view.
+  const view = call.view ??= makeView(call);
+  const newPk = pk || lastPks[call.group];
   if (view.pkField && newPk && newPk !== view.pkField.box.value) {
     view.pkField.box.value = newPk;
-    changePk(view);
+    loadRecord(view);
   }
   showCode(view);
   // What was read before may have changed since.
@@ -10583,16 +10623,15 @@ function makeView(call) {
   const view = {call, article, part, fields, pkField, isLoaded};
   part(isLoaded ? ".filled" : ".empty").hidden = fields.length === 0;
   if (asks) Object.assign(part("[type=submit]"), {className: "danger", textContent: operation});
-  if (isLoaded) pkField.box.after(button("Load", () => loadRecord(view)));
-  if (pkField) {
-    pkField.box.required = true;
-    pkField.box.addEventListener("change", () => changePk(view));
-  }
+  const load = () => loadRecord(view);
+  if (pkField) Object.assign(pkField.box, {required: true, onchange: load});
+  if (isLoaded) pkField.box.after(button("Load", load));
   for (const copyButton of article.querySelectorAll(".head button")) copyButton.onclick = copyCode;
   part("form").oninput = ({target}) => {
     const page = part("[name=current_page]");
     // What is looked for begins with its first page.
     if (page && page !== target) page.value = "";
+    part(".status").replaceChildren();
     showCode(view);
   };
   part("form").onsubmit = event => {
@@ -10615,19 +10654,14 @@ function showCode(view) {
   view.part("[aria-label=curl]").textContent = writeCurl(path, data);
 }
 
-/** Remember the pk in a view's box, and load its record if the view shows one. */
-function changePk(view) {
-  const pk = view.pkField.box.value;
-  lastPks.set(view.call.group, pk);
-  if (view.isLoaded && pk) loadRecord(view);
-}
-
-/** Fill the fields of a view from the record. Only the answer for the last pk counts. */
+/** Remember the pk in the box, and fill the fields if the view shows the record. */
 async function loadRecord(view) {
-  const {call, part, pkField} = view;
-  const pk = pkField.box.value;
+  const {call, part, pkField, isLoaded} = view;
+  const pk = lastPks[call.group] = pkField.box.value;
+  if (!isLoaded || !pk) return;
   const path = `${call.prefix.replace("{pk}", () => pk)}get`;
   const record = await ajax(path).catch(error => error);
+  // Only the answer for the last pk counts.
   if (pk !== pkField.box.value) return;
   const {message} = record instanceof Error ? record : {};
   replace(part(".status"), prose("small", message ?? "The record is loaded."));
@@ -10684,7 +10718,7 @@ function showAnswer(view, {response, line, text, reply, error}) {
   part(".outline").open = false;
   showReply(view, text, reply);
   const pk = reply?.data?.pk;
-  if (call.operation === "create" && pk !== undefined) lastPks.set(call.group, String(pk));
+  if (call.operation === "create" && pk !== undefined) lastPks[call.group] = String(pk);
   if (call.operation === "update" && pk !== undefined) fillView(view, reply.data);
   // Of what is wrong, the first box has the focus.
   if (!find("[aria-invalid=true]")) part(".reply").scrollIntoView({block: "nearest"});
@@ -10708,7 +10742,7 @@ function showReply(view, text, reply) {
     part(".reply .head"),
     isLong && `The first ${MAX_LENGTH} of ${text.length} characters.`,
     data?.pk !== undefined && makeLinks(call, data.pk),
-    ...isTable ? makePager(view, reply) : [],
+    ...makePager(view, reply ?? {}),
   );
   // The button that was pressed may be gone.
   if (!find(":focus")) part(".reply").focus();
@@ -10846,7 +10880,7 @@ function goToCall() {
   if (!call) return;
   filter.value = "";
   location.hash = makeHash(call, pk);
-  listCalls();
+  filter.oninput();
 }
 
 /** Show whom the page is logged in as, a link to log in, and what the start page says. */
@@ -11238,6 +11272,7 @@ label {
 .line:has(.special :checked) > :first-child { opacity: .5; }
 
 .options {
+  field-sizing: content; /* In browsers that know it, no line is empty. */
   position: absolute;
   inset: 100% 0 auto;
   z-index: 2;
@@ -11366,7 +11401,7 @@ dd { color: var(--muted-text); }
     z-index: 1;
     margin: .75rem 0;
     padding: .5rem 0;
-    background: inherit;
+    background: var(--raised-background);
   }
 
   #back { display: none; }

@@ -7000,6 +7000,14 @@ class Writing(AjaxTestCase):
             self.assertIn("winery: This field cannot be null.", reply["hint"])
             self.assertIn("prepare_record", reply["hint"])
         self.assertNotIn("hint", self.post("shop/wine", {"name": "A"}, 400))
+        for readonly, hint in (["winery"], "winery: This field cannot be"), ([], None):
+            self.doCleanups()
+            self.serve(Wine, readonly_fields=readonly)
+            with self.settings(DEBUG=True):
+                reply = self.post("shop/wine", {"name": "A"}, 400)
+                self.assertEqual([*reply["errors"]], ["winery"])
+                self.assertEqual("hint" in reply, bool(readonly))
+                self.assertIn(hint or "", reply.get("hint", ""))
 
     def test_a_storage_that_cannot_delete_does_not_hide_what_failed(self):
         def save_and_refuse(self, request, record, created):
@@ -7770,6 +7778,8 @@ class Lists(AjaxTestCase):
             with self.subTest(order=order):
                 self.refuse("order_by", order)
         self.assertIn('Did you mean "char"?', self.refuse("order_by", "-chra"))
+        message = "Records cannot be ordered by this."
+        self.assertEqual(self.refuse("order_by", "country"), message)
 
     def test_the_default_order_is_the_endpoints_or_the_models_then_by_pk(self):
         for order in ("", "created", "-created"):  # Pages never overlap.
@@ -8106,6 +8116,12 @@ class Lists(AjaxTestCase):
                 self.refuse(key, 1)
         for key, suggestion in (("integer_gte", "integer__gte"), ("serach", "search")):
             self.assertIn(f'Did you mean "{suggestion}"?', self.refuse(key, 1))
+        with self.settings(DEBUG=True):
+            reply = self.post("shop/specimen/list", {"words": 1, "kind": "a"}, 400)
+            self.assertIn("list takes big, boolean, char, ", reply["hint"])
+            self.assertIn("To take more, name it in list_filter.", reply["hint"])
+            reply = self.post("shop/specimen/list", {"date__year": "a"}, 400)
+            self.assertNotIn("hint", reply)
         flood = {f"key{number}": 1 for number in range(50)}
         self.assertEqual(len(self.errors("shop/specimen/list", flood)), 20)
         self.assertEqual(
@@ -11026,6 +11042,37 @@ class Additions(AjaxTestCase):
         }
         self.serve(Recipe, annotations=annotations)
         self.assertIn(self.shown(self.soup)["latest"], (2, 5))
+
+    def test_a_function_for_an_annotation_that_everybody_could_call_is_refused(self):
+        source = """
+            import ajax
+            from django.contrib.auth.models import Group
+            from django.db.models import Value
+
+            {}
+            @ajax.register(Group)
+            class GroupEndpoint(ajax.ModelEndpoint):
+                annotations = {{"mine": {}}}
+            """
+        function = """def {}(request):
+                return Value(request.user.pk)
+            """
+        for name, more in (("_mine", ""), ("mine_of", '\n__all__ = ["GroupEndpoint"]')):
+            lines = function.format(name) + textwrap.indent(more, " " * 12)
+            with self.apps(zoo=source.format(lines, name)):
+                group = Group.objects.create(name=name)
+                shown = self.post(f"zoo/group/{group.pk}/get")["data"]
+                self.assertEqual(shown["mine"], self.user.pk)
+                self.post("zoo/mine_of", status=404)
+            ajax.endpoint.unregister(Group)
+        for name, lines in (
+            ("mine_of", function.format("mine_of")),
+            ("mine_of", "mine_of = lambda request: Value(1)\n"),
+        ):
+            words = f"a function that everybody can call. Rename it to _{name}."
+            with self.assertRaisesMessage(ImproperlyConfigured, words):
+                with self.apps(zoo=source.format(lines, name)):
+                    ajax._autodiscover()
 
     def test_children_are_whole_records_in_order_without_the_key_back(self):
         self.serve(Recipe, fields=["title", "ingredients", "portrait"])
@@ -14620,7 +14667,7 @@ class Explorer(BrowserTestCase):
             self.fill(**{"p-plans": "\n".join(map(str, paths))})
             self.assertEqual(self.press()[1]["data"], ["a.txt", "b.txt"])
             script, curl = self.sample("JavaScript"), self.sample("curl")
-            self.assertIn('{"p-plans": [...input.files]}', script)
+            self.assertIn('{"p-plans": input.files}', script)
             session = {"SESSION": self.client.cookies["sessionid"].value}
             line = f"cd {folder}; {curl} -s"
             output = Project(self, {}).run_program("bash", "-c", line, **session)
@@ -14754,7 +14801,7 @@ class Explorer(BrowserTestCase):
         option = self.wait(".options option")
         self.assertEqual(option.text, f"Sport ({sport.pk})")
         self.assertEqual(len(self.find_all(".options option")), 1)
-        self.assertEqual(self.find(".note:not(:empty)").text, "1 found.")
+        self.assertEqual(self.find(".note:not(:empty)").text, "Choices: 1.")
         self.choose_record("Sport")
         self.assertEqual(self.browser.switch_to.active_element, box)
         self.assertEqual(self.value("category"), str(sport.pk))
@@ -14764,9 +14811,10 @@ class Explorer(BrowserTestCase):
         box.send_keys(keys.ARROW_DOWN)
         box.send_keys("news")
         self.wait_until(lambda: "News" in self.find(".options").text)
-        # By the keyboard they are the next stop.
-        box.send_keys(keys.TAB)
+        # By the keyboard the arrow leads there, as Tab does.
+        box.send_keys(keys.ARROW_DOWN)
         records = self.browser.switch_to.active_element
+        self.assertEqual(records.get_attribute("class"), "options")
         records.send_keys(keys.ARROW_DOWN)
         self.assertEqual(self.value("category"), str(self.news.pk))
         # Enter takes it, and does not send the form.
@@ -14774,6 +14822,10 @@ class Explorer(BrowserTestCase):
         self.assertEqual(self.browser.switch_to.active_element, box)
         self.assertFalse(self.find(".options").is_displayed())
         self.assertFalse(self.find_all(".chip"))
+        # A click shows all of them again, whichever is chosen.
+        box.click()
+        self.wait_until(lambda: "Sport" in self.find(".options").text)
+        self.assertIn("News", self.find(".options").text)
         # A pk can still be typed.
         box.clear()
         box.send_keys(str(sport.pk), keys.TAB)
@@ -14826,6 +14878,10 @@ class Explorer(BrowserTestCase):
         self.assertIn('kind: "b"', self.sample("JavaScript"))
         self.press()
         self.assertEqual(self.status()[:3], "200")
+        self.assertEqual(self.find(".reply small").text[:8], "0 in all")
+        # The status is that of the values that were sent.
+        self.box("kind").send_keys("A")
+        self.assertFalse(self.find_all(".chip"))
 
     # The reply
 
@@ -15453,9 +15509,7 @@ class Checks(AjaxTestCase):
         (category, user) = self.said("ajax.W006", Article, authenticate=yes)
         self.assertIn("shop.Category", category)
         self.assertIn("auth.User", user)
-        start = (
-            "If ArticleEndpoint.authenticate lets visitors in, they see only the pks"
-        )
+        start = "If ArticleEndpoint.authenticate lets visitors in, they do not see the"
         for message in (category, user):
             self.assertTrue(message.startswith(start))
         self.assertEqual(self.said("ajax.W006", Article), [])
