@@ -16854,6 +16854,34 @@ class Recipes(ReadmeTestCase):
         self.assertEqual(stored, [("New", False, 1), ("New", True, 1)])
         self.assert_refused(400, 400)
 
+    def test_a_form_of_djangos_is_sent_to_a_model(self):
+        urls = """
+            from django.views.generic import CreateView
+            from blog.models import Post
+            options = {"model": Post, "fields": ["category", "title", "tags"]}
+            view = CreateView.as_view(template_name="blog/django.html", **options)
+            urlpatterns.append(path("django/", view))
+            """
+        page = """{% load static %}
+            <form data-path="blog/post/create" method="post" novalidate>
+            {{ form }} <button>Save</button> <output></output></form>
+            <script type="module" src="{% static 'blog/forms.js' %}"></script>
+            """
+        self.project.append("mysite/urls.py", urls)
+        self.project.write({"blog/templates/blog/django.html": page})
+        self.open("django/")
+        self.enter("title", "New")
+        self.click("button")
+        self.wait_for_output("", "This field is required.")
+        self.find("[name=category]").send_keys("Category")
+        self.wait_for_output("")
+        self.enter("tags", "css, html")
+        self.click("button")
+        self.wait_for_output("Saved.")
+        stored = self.stored("title, category_id, author_id", "id > 25")
+        self.assertEqual(stored, [("New", 1, 1)])
+        self.assert_refused(400)
+
     def test_visitors_log_in_and_come_back_to_the_first_page(self):
         self.open("accounts/login/")
         self.browser.delete_cookie("sessionid")
