@@ -9458,12 +9458,15 @@ def _check_form_replies(form_class, endpoint_class):
             yield "W001", *_describe_open(name, related, True, False)
 
 
-def _is_narrowed_or_closed(model):
-    """Return whether the endpoint of a model may hide records from some users."""
-    endpoint_class = endpoint.find(model)
-    if _overrides(endpoint_class, "authenticate"):
+def _may_hide(model, endpoint_class):
+    """Return whether the endpoint of a model may hide records from users whom another
+    endpoint class lets in."""
+    related_class = endpoint.find(model)
+    has_only_encoder = not endpoint.has(model) and encoder.find(model)
+    asks_the_same = related_class.authenticate is endpoint_class.authenticate
+    if not has_only_encoder and not asks_the_same:
         return True
-    return _is_narrowed(model, endpoint_class) or endpoint.is_closed(model)
+    return _is_narrowed(model, related_class) or endpoint.is_closed(model)
 
 
 def _check_sorting(model, endpoint_class):
@@ -9476,7 +9479,7 @@ def _check_sorting(model, endpoint_class):
             if not isinstance(key, str):
                 continue  # It is an expression of the project's.
             for related in _find_sorted_models(model, key.removeprefix("-")):
-                if _is_narrowed_or_closed(related):
+                if _may_hide(related, endpoint_class):
                     message = (
                         f"{endpoint_class.__name__}.{attribute} names {key!r}, but the "
                         f"endpoint of {_label(related)} may hide records from some "

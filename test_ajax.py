@@ -15493,17 +15493,24 @@ class Checks(AjaxTestCase):
 
     def test_a_sort_through_a_relation_that_hides_records_is_w005(self):
         narrow = {"get_queryset": lambda self, request: Category.objects.all()}
-        for attributes, sorts, is_told in [
-            ({"authenticate": yes}, ["category__title"], True),
-            (narrow, ["title", "category__parent__title"], True),
-            (narrow, ["title", "category"], False),
-            ({}, ["category__title"], False),
+        is_open = {"authenticate": yes}
+        for related, own, sorts, is_told in [
+            (is_open, {}, ["category__title"], True),
+            ({}, is_open, ["category__title"], True),
+            (is_open, is_open, ["category__title"], False),
+            (narrow, {}, ["title", "category__parent__title"], True),
+            (narrow, {}, ["title", "category"], False),
+            ({}, {}, ["category__title"], False),
         ]:
-            with self.subTest(attributes, sorts=sorts):
-                self.serve(Category, **attributes)
-                found = self.said("ajax.W005", Article, sortable_by=sorts)
+            with self.subTest(related, own=own, sorts=sorts):
+                self.serve(Category, **related)
+                found = self.said("ajax.W005", Article, sortable_by=sorts, **own)
                 self.assertEqual(bool(found), is_told)
                 self.doCleanups()
+        self.register_encoder(User, ajax.IncludeEncoder(include=["username"]))
+        sorts = ["author__username"]
+        found = self.said("ajax.W005", Article, sortable_by=sorts, **is_open)
+        self.assertEqual(found, [])
 
     def test_an_open_endpoint_that_expands_what_wants_a_login_is_w006(self):
         (category, user) = self.said("ajax.W006", Article, authenticate=yes)
