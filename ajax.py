@@ -10621,8 +10621,7 @@ function makeView(call) {
     makeField(call, name, property, schema.required?.includes(name)));
   part("form").prepend(...[pkField, ...fields].filter(Boolean).map(({row}) => row));
   // The fields of a call that changes a record are those which `get` reads.
-  const hasVersion = fields.some(field => extras(field.schema).version);
-  const isLoaded = (operation === "update" || hasVersion) && getCall(`${call.prefix}get`);
+  const isLoaded = (operation === "update" || asks) && getCall(`${call.prefix}get`);
   const view = {call, article, part, fields, pkField, isLoaded};
   part(isLoaded ? ".filled" : ".empty").hidden = fields.length === 0;
   if (asks) Object.assign(part("[type=submit]"), {className: "danger", textContent: operation});
@@ -10668,6 +10667,7 @@ async function loadRecord(view) {
   if (pk !== pkField.box.value) return;
   const {message} = record instanceof Error ? record : {};
   replace(part(".status"), prose("small", message ?? "The record is loaded."));
+  pkField.note.textContent = message ?? getTitle(record);
   if (!message) fillView(view, record);
   showCode(view);
 }
