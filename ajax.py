@@ -2021,9 +2021,9 @@ class _Column(_Part):
 
     compares_text = True
 
-    def __init__(self, plan, name, field, lookup=None):
+    def __init__(self, plan, name, field):
         super().__init__(plan, name, field)
-        self.lookups = [lookup or field.attname]
+        self.lookups = [field.attname]
 
     def encode(self, batch):
         return _dump_column(batch.column(self.start), self.field)
@@ -2853,7 +2853,7 @@ class _Plan:
         """Make the part for each key that is shown."""
         #: By what they expand, the plan of foreign keys that share a query, and them.
         self.peers = {}
-        self.parts = [_Column(self, "pk", self.model._meta.pk, "pk")]
+        self.parts = [_Column(self, "pk", self.model._meta.pk)]
         #: The keys that these records have elsewhere, but not inside of others.
         self.left_out = []
         fields = _model_fields(self.model)
