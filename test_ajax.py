@@ -5963,6 +5963,10 @@ class Refusals(AjaxTestCase):
         self.assertNotIn("password", self.post("shop/changeform", sent)["data"])
         self.user.refresh_from_db()
         self.assertEqual((self.user.username, self.user.password), ("anna", stored))
+        hidden = {"password": forms.CharField(disabled=True)}
+        hidden_form = type("HiddenForm", (forms.ModelForm,), hidden)
+        fields = ["username", "password"]
+        self.serve(forms.modelform_factory(User, form=hidden_form, fields=fields))
         # What is no user's is the form's own affair.
         self.serve(forms.modelform_factory(Invoice, fields="__all__"))
 
@@ -9683,6 +9687,12 @@ class Encoding(AjaxTestCase):
             with self.subTest(name):
                 pressing = self.press(**{f"{name}_id": dangling})
                 self.assert_shown(pressing, **{"pk": pressing.pk, name: None})
+                # Sent back, it stays as it is.
+                path_ = f"shop/pressing/{pressing.pk}/update"
+                data = self.post(path_, self.shown(pressing))["data"]
+                self.assertIsNone(data[name])
+                pressing.refresh_from_db()
+                self.assertEqual(getattr(pressing, f"{name}_id"), dangling)
         pressing, shown = self.press(origin=self.germany), self.shown(self.germany)
         self.assert_shown(pressing, origin=shown, maker=shown)
         for country in (self.germany, None):
@@ -11029,6 +11039,7 @@ class Additions(AjaxTestCase):
             ({"pk": Value(1)}, "the name of an attribute"),
             ({"ratings": Count("ratings")}, "the name of an attribute"),
             ({"save": Value(1)}, "the name of an attribute"),
+            ({"marks": Value(1)}, "the name of an attribute"),
             ({"stars": models.F("ratings__stars")}, "gives several values"),
             ({"stars": Coalesce("ratings__stars", 0)}, "gives several values"),
             (
@@ -11053,7 +11064,7 @@ class Additions(AjaxTestCase):
         ]:
             with self.subTest(annotations):
                 with self.assertRaisesMessage(ImproperlyConfigured, words):
-                    self.serve(Recipe, annotations=annotations)
+                    self.serve(Recipe, annotations=annotations, marks="!")
         latest = Rating.objects.filter(recipe=OuterRef("pk")).values("stars")[:1]
         cook = models.F("cook__username")
         big = models.Case(models.When(~Q(title="") | Q(pk=1), then=Value(1)))
