@@ -8620,9 +8620,10 @@ def _describe_function(path, function):
 
 def _make_custom_shape(parameters):
     """Return the shape of a function or operation of the project's."""
-    schemas, required = {}, ()
+    schemas, required = {}, ()  # It may take anything.
     if parameters is not None:
         schemas, required = parameters.describe()
+        schemas = schemas or None
     return _Shape(schemas, required, optional={"hint": _HINT})
 
 

@@ -14137,6 +14137,23 @@ class OpenAPI(AjaxTestCase):
             self.assertNotIn("format", taken["properties"][name])
             self.post("shop/specimen/list", {name: "no address"})
 
+    def test_what_takes_no_parameters_has_no_body(self):
+        source = """
+            import ajax
+
+            @ajax.validated
+            def refresh(request):
+                return 1
+
+            def plain(request):
+                return 1
+            """
+        with self.apps(zoo=source):
+            paths = self.described()["paths"]
+            self.assertNotIn("requestBody", paths["/zoo/refresh.json"]["post"])
+            self.assertIn("requestBody", paths["/zoo/plain.json"]["post"])
+            self.assertEqual([*self.errors("zoo/refresh", {"more": 1})], ["more"])
+
     def test_it_says_that_a_list_or_an_object_may_be_null(self):
         source = """
             import ajax
