@@ -8515,6 +8515,10 @@ class Forms(AjaxTestCase):
                 status = 200 if is_within else 400
                 self.post("shop/timesform", {key: sent}, status, form=True)
 
+    def test_a_form_may_have_any_number_of_values_where_django_has_no_limit(self):
+        with self.settings(DATA_UPLOAD_MAX_NUMBER_FIELDS=None):
+            self.post("shop/pollform", self.poll)
+
     def test_a_list_of_more_values_than_a_form_may_have_is_a_413(self):
         for name in ("hours", "guests"):
             self.post("shop/pollform", {name: [1] * 1001}, status=413)
@@ -11147,6 +11151,7 @@ class Additions(AjaxTestCase):
         self.serve(Recipe, expand=False)
         (flour,) = self.shown(self.cake)["ingredients"]
         self.assertEqual(flour["name"], "Flour")
+        self.assertNotIn("steps", flour)
 
     def test_children_that_the_user_may_not_see_are_left_out(self):
         self.serve(Recipe, fields=["title", "ingredients", "portrait"])
