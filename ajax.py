@@ -317,8 +317,7 @@ def _as_ajax_error(error):
             names_setting = code == 413 and "settings." in text
             if is_public and text and not names_setting:
                 return AJAXError(code, text)
-            hint = _hint(text) if text else {}
-            return AJAXError(code, _MESSAGES[code], **hint)
+            return AJAXError(code, _MESSAGES[code], **_hint(text))
     return _as_database_error(error)
 
 
@@ -461,8 +460,9 @@ def _invalid(errors, **extra):
 
 
 def _hint(text):
-    """Return a hint for the site's developer as keywords of an AJAXError, if DEBUG."""
-    if settings.DEBUG:
+    """Return a hint for the site's developer as keywords of an AJAXError, if DEBUG and
+    if there is a text."""
+    if text and settings.DEBUG:
         return {"hint": text}
     return {}
 
@@ -1177,12 +1177,13 @@ def _only_value(sent):
     return sent
 
 
-def _unknown_key(key, known_names):
-    """Return the message for an unknown key, with the name that may be meant."""
-    close = _find_close(key, known_names)
-    if close:
-        return _('Unknown key. Did you mean "%s"?') % close
-    return _("Unknown key.")
+def _add_suggestion(message, name, known_names):
+    """Return a message about an unknown name, with the name that may be meant."""
+    close = _find_close(name, known_names)
+    if close is None:
+        return message
+    params = {"message": message, "name": close}
+    return _('%(message)s Did you mean "%(name)s"?') % params
 
 
 def _explain_unknown(sent, known, writable):
@@ -1191,7 +1192,7 @@ def _explain_unknown(sent, known, writable):
     errors = {}
     for key in sent:
         if key not in known and len(errors) < _MAX_EXPLAINED_KEYS:
-            errors[key] = [_unknown_key(key, writable)]
+            errors[key] = [_add_suggestion(_("Unknown key."), key, writable)]
     return errors
 
 
@@ -1700,8 +1701,7 @@ class _Access:
         A model with only an encoder has no endpoint that could refuse.
         """
         if model not in self.permissions:
-            has_only_encoder = not endpoint.has(model) and encoder.find(model)
-            self.permissions[model] = bool(has_only_encoder) or self._ask(model)
+            self.permissions[model] = _has_only_encoder(model) or self._ask(model)
         return self.permissions[model]
 
     def _ask(self, model):
@@ -1756,7 +1756,12 @@ class _Access:
         texts = []
         for model, reason in self.reasons.items():
             texts.append(f"Records of {_label(model)} are not shown whole: {reason}.")
-        return _hint(" ".join(texts)) if texts else {}
+        return _hint(" ".join(texts))
+
+
+def _has_only_encoder(model):
+    """Return whether an encoder describes a model that has no endpoint."""
+    return not endpoint.has(model) and encoder.find(model) is not None
 
 
 def _get_access(request):
@@ -3748,16 +3753,18 @@ class _ListOptions:
     def explain_keys(self, errors):
         """Return, as keywords of an AJAXError, which keys a list takes, if one of those
         with errors is unknown; only in DEBUG."""
-        if errors.keys() <= {"order_by", *self.condition_makers}:
+        if errors.keys() <= set(self.known_keys):
             return {}
         keys = ", ".join(sorted(self.known_keys))
-        return _hint(f"list takes {keys}. To take more, name it in list_filter.")
+        advice = "To filter or search by more, set list_filter or search_fields."
+        return _hint(f"list takes {keys}. {advice}")
 
     def find_condition_maker(self, key):
         """Return the function that makes a condition of the value of a key."""
         if key in self.condition_makers:
             return self.condition_makers[key]
-        raise ValidationError(_unknown_key(key, self.known_keys))
+        message = _add_suggestion(_("Unknown key."), key, self.known_keys)
+        raise ValidationError(message)
 
     def read_order(self, value):
         """Return the names to order by, of a list or a text with commas."""
@@ -3772,16 +3779,9 @@ class _ListOptions:
         sortable = self.model_endpoint.sortable_by
         for key in keys:
             if key.removeprefix("-") not in sortable:
-                raise ValidationError(self.explain_order(key, sortable))
+                message = _("Records cannot be ordered by this.")
+                raise ValidationError(_add_suggestion(message, key, sortable))
         return keys
-
-    def explain_order(self, key, sortable):
-        """Return the message for a name that the list cannot be ordered by."""
-        close = _find_close(key, sortable)
-        if close:
-            message = _('Records cannot be ordered by this. Did you mean "%s"?')
-            return message % close
-        return _("Records cannot be ordered by this.")
 
     def search(self, value):
         """Return the condition that the admin's search finds a record."""
@@ -3992,11 +3992,9 @@ class _ListOptions:
             properties[entry] = _or_several(_describe_filter(field, lookups))
             _add_help_text(properties[entry], field)
         if self.model_endpoint.search_fields:
-            names = ", ".join(self.model_endpoint.search_fields)
-            properties["search"] = {
-                **_TEXT,
-                "description": f"Words to find in {names}.",
-            }
+            names = [name.lstrip("^=@") for name in self.model_endpoint.search_fields]
+            description = f"Words to find in {', '.join(names)}."
+            properties["search"] = {**_TEXT, "description": description}
         if self.model_endpoint.sortable_by:
             names = ", ".join(self.model_endpoint.sortable_by)
             description = f"{names}. A minus sign before a name reverses its order."
@@ -4987,6 +4985,7 @@ def _find_uploads(record):
 
 @functools.cache
 def _find_file_fields(model):
+    """Return the columns of a model that hold files."""
     fields = model._meta.concrete_fields
     return [field for field in fields if isinstance(field, models.FileField)]
 
@@ -7624,12 +7623,10 @@ def _find_public_name(function):
     """Return the name under which a function of an endpoints.py is an endpoint, too;
     None if it is none."""
     module = sys.modules.get(getattr(function, "__module__", None))
-    is_endpoints = module is not None and module.__name__.endswith(".endpoints")
-    if not is_endpoints or hasattr(module, "__all__"):
+    if module is None or not module.__name__.endswith(".endpoints"):
         return None
-    for name, value in vars(module).items():
-        is_public = value is function and not name.startswith("_")
-        if is_public and _is_exposed(value, module):
+    for name in _find_exposed_names(module):
+        if getattr(module, name, None) is function and not name.startswith("_"):
             return name
     return None
 
@@ -8047,18 +8044,21 @@ def _import_functions(config):
     module = _import_endpoints(config)
     if module is None:
         return {}
-    names = getattr(module, "__all__", None)
-    if names is None:
-        names = [
-            name for name, value in vars(module).items() if _is_exposed(value, module)
-        ]
     functions = {}
-    for name in names:
+    for name in _find_exposed_names(module):
         value = getattr(module, name)
         is_function = callable(value) and not isinstance(value, type)
         if is_function and not name.startswith("_") and not _wants_more(value):
             functions[config.label, name] = _Function(value)
     return functions
+
+
+def _find_exposed_names(module):
+    """Return the names in `__all__` of a module, else those of its endpoints."""
+    if hasattr(module, "__all__"):
+        return module.__all__
+    values = vars(module).items()
+    return [name for name, value in values if _is_exposed(value, module)]
 
 
 def _is_exposed(value, module):
@@ -9463,9 +9463,8 @@ def _may_hide(model, endpoint_class):
     """Return whether the endpoint of a model may hide records from users whom another
     endpoint class lets in."""
     related_class = endpoint.find(model)
-    has_only_encoder = not endpoint.has(model) and encoder.find(model)
     asks_the_same = related_class.authenticate is endpoint_class.authenticate
-    if not has_only_encoder and not asks_the_same:
+    if not asks_the_same and not _has_only_encoder(model):
         return True
     return _is_narrowed(model, related_class) or endpoint.is_closed(model)
 
@@ -9518,8 +9517,8 @@ def _check_visitors(model, endpoint_class):
         return
     plan = _Plan(model, endpoint_class, True)
     for related in dict.fromkeys(plan.expansions.models):
-        has_only_encoder = not endpoint.has(related) and encoder.find(related)
-        if has_only_encoder or _overrides(endpoint.find(related), "authenticate"):
+        is_open = _overrides(endpoint.find(related), "authenticate")
+        if is_open or _has_only_encoder(related):
             continue
         message = (
             f"If {endpoint_class.__name__}.authenticate lets visitors in, they do not "
@@ -10668,7 +10667,7 @@ async function loadRecord(view) {
   if (pk !== pkField.box.value) return;
   const {message} = record instanceof Error ? record : {};
   replace(part(".status"), prose("small", message ?? "The record is loaded."));
-  pkField.note.textContent = message ?? getTitle(record);
+  pkField.note.textContent = message ? "" : getTitle(record);
   if (!message) fillView(view, record);
   showCode(view);
 }

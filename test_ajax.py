@@ -8145,7 +8145,8 @@ class Lists(AjaxTestCase):
         with self.settings(DEBUG=True):
             reply = self.post("shop/specimen/list", {"words": 1, "kind": "a"}, 400)
             self.assertIn("list takes big, boolean, char, ", reply["hint"])
-            self.assertIn("To take more, name it in list_filter.", reply["hint"])
+            advice = "To filter or search by more, set list_filter or search_fields."
+            self.assertIn(advice, reply["hint"])
             reply = self.post("shop/specimen/list", {"date__year": "a"}, 400)
             self.assertNotIn("hint", reply)
         flood = {f"key{number}": 1 for number in range(50)}
@@ -11102,13 +11103,15 @@ class Additions(AjaxTestCase):
                 self.assertEqual(shown["mine"], self.user.pk)
                 self.post("zoo/mine_of", status=404)
             ajax.endpoint.unregister(Group)
-        for name, lines in (
-            ("mine_of", function.format("mine_of")),
-            ("mine_of", "mine_of = lambda request: Value(1)\n"),
+        listed = textwrap.indent('\n__all__ = ["mine_of"]\n', " " * 12)
+        for lines in (
+            function.format("mine_of"),
+            "mine_of = lambda request: Value(1)\n",
+            function.format("mine_of") + listed,
         ):
-            words = f"a function that everybody can call. Rename it to _{name}."
+            words = "a function that everybody can call. Rename it to _mine_of."
             with self.assertRaisesMessage(ImproperlyConfigured, words):
-                with self.apps(zoo=source.format(lines, name)):
+                with self.apps(zoo=source.format(lines, "mine_of")):
                     ajax._autodiscover()
 
     def test_children_are_whole_records_in_order_without_the_key_back(self):
@@ -14141,6 +14144,10 @@ class OpenAPI(AjaxTestCase):
         for name in ("email", "file"):  # Any text may be looked for.
             self.assertNotIn("format", taken["properties"][name])
             self.post("shop/specimen/list", {name: "no address"})
+        self.serve(Specimen, search_fields=["^char", "country__name"])
+        taken, _kinds = self.body("/shop/specimen/list.json")
+        description = taken["properties"]["search"]["description"]
+        self.assertEqual(description, "Words to find in char, country__name.")
 
     def test_what_takes_no_parameters_has_no_body(self):
         source = """
